@@ -1,0 +1,48 @@
+# Everything a person does here starts with one of these. `make setup` is part of each, and quick once it has run.
+UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+RUN := $(UV) run --frozen --no-sync
+
+.PHONY: help setup setup-torch setup-cuda test test-all lint demo
+
+help:
+	@echo "make demo         the main job, end to end"
+	@echo "make test         the tests that take seconds"
+	@echo "make test-all     the slow ones too"
+	@echo "make lint         formatting, lint, types, import contracts"
+	@echo "make setup        .venv with everything that needs neither torch nor a GPU"
+	@echo "make setup-torch  adds PyTorch 2.13 for the analyses that use it"
+	@echo "make setup-cuda   adds JAX for an NVIDIA GPU"
+
+setup: .venv/.synced
+
+# Inexact: what setup-torch or setup-cuda added stays.
+.venv/.synced: uv.lock pyproject.toml */pyproject.toml | $(UV)
+	$(UV) sync --frozen --inexact --all-packages
+	@touch $@
+
+# Where uv is missing it goes into a folder of its own: neither the system's Python nor the home folder is touched.
+.tools/bin/uv:
+	python3 -m venv .tools
+	.tools/bin/pip install --quiet uv
+
+# Where pip's find-links hold a CPU build of torch, it is taken, and no CUDA package with it.
+setup-torch: setup
+	$(UV) pip install "torch==2.13.0" $$(python3 -m pip config get global.find-links 2>/dev/null | sed 's/[^ ][^ ]*/--find-links &/g')
+
+setup-cuda: setup
+	$(UV) sync --frozen --inexact --all-packages --extra cuda
+
+test: setup
+	$(RUN) pytest -m "not slow"
+
+test-all: setup
+	$(RUN) pytest
+
+lint: setup
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) basedpyright
+	$(RUN) lint-imports
+
+demo:
+	@echo "not yet: the demo comes with the rollouts; until then, see README.md"

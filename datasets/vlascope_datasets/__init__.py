@@ -1,0 +1,4 @@
+"""LeRobot datasets: read, write, split, statistics.
+
+Knows nothing of models or of simulations.
+"""

@@ -1,0 +1,42 @@
+"""What to capture from a policy, what it costs, and (as it grows) the store that keeps it.
+
+Knows nothing of JAX or of how a model computes.
+"""
+
+from vlascope_latents.layout import ExpertLayout, LatentLayout, Span
+from vlascope_latents.plan import (
+    CampaignCost,
+    CapturePlan,
+    ExpertPlan,
+    TensorPlan,
+    TokenGroup,
+    campaign_cost,
+    plan_capture,
+)
+from vlascope_latents.spec import (
+    COMPONENTS,
+    EXPERTS,
+    FLOW_COMPONENTS,
+    TOKEN_COMPONENTS,
+    CaptureSpec,
+    CaptureSpecError,
+)
+
+__all__ = [
+    "COMPONENTS",
+    "EXPERTS",
+    "FLOW_COMPONENTS",
+    "TOKEN_COMPONENTS",
+    "CampaignCost",
+    "CapturePlan",
+    "CaptureSpec",
+    "CaptureSpecError",
+    "ExpertLayout",
+    "ExpertPlan",
+    "LatentLayout",
+    "Span",
+    "TensorPlan",
+    "TokenGroup",
+    "campaign_cost",
+    "plan_capture",
+]

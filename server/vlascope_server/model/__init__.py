@@ -1,0 +1,28 @@
+"""Pi0 and Pi0.5 in JAX, with capture taps. Knows nothing of files, robots or the wire."""
+
+from vlascope_server.model.config import CAMERAS, GemmaConfig, Lora, Pi0Config, VisionConfig
+from vlascope_server.model.infer import ParameterError, check_shapes, infer_config
+from vlascope_server.model.observation import Observation, ObservationError
+from vlascope_server.model.parameters import Params, init_params, lora_frozen, parameter_shapes
+from vlascope_server.model.pi0 import draw_noise_and_time, flow_loss, sample_actions, velocity
+
+__all__ = [
+    "CAMERAS",
+    "GemmaConfig",
+    "Lora",
+    "Observation",
+    "ObservationError",
+    "ParameterError",
+    "Params",
+    "Pi0Config",
+    "VisionConfig",
+    "check_shapes",
+    "draw_noise_and_time",
+    "flow_loss",
+    "infer_config",
+    "init_params",
+    "lora_frozen",
+    "parameter_shapes",
+    "sample_actions",
+    "velocity",
+]

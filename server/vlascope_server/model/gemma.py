@@ -1,0 +1,226 @@
+"""The transformer block that both experts are made of, and its taps.
+
+B batch, T query tokens, S key tokens, D width, F mlp width, N heads, K kv heads, G = N/K heads a kv head, H head size,
+L layers, R adapter rank. Parameters are one layer's, by the names of `expert_layers`.
+
+A block returns its output and its taps; it knows nothing of which taps are kept, of cameras, of the flow or of the
+other expert, whose keys and values it may be handed.
+Source: Gemma Team 2024, with the two-expert attention of Black et al. 2024, "pi0", and the adaptive norm of Pi0.5.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vlascope_server.model.config import GemmaConfig, Lora
+from vlascope_server.model.parameters import Params
+
+_EPSILON = 1e-6
+_MAX_WAVELENGTH = 10_000
+_MASKED = -2.3819763e38
+"""Logit of a masked key. Finite, as in the reference: a row that sees nothing attends evenly instead of becoming NaN."""
+
+Taps = dict[str, jax.Array]
+"""Component -> value [B, T, ...] at one block."""
+
+
+class KeysValues(NamedTuple):
+    """Keys (after the rotary embedding) and values of one layer; stacked on a leading L where they are a cache."""
+
+    k: Float[Array, "*L B S K H"]
+    v: Float[Array, "*L B S K H"]
+
+
+class Modulation(NamedTuple):
+    """What the denoise time does to an adaptive norm: `norm(x) * (1 + scale) + shift`, and a gate on the branch after it."""
+
+    scale: Float[Array, "*lead D"]
+    shift: Float[Array, "*lead D"]
+    gate: Float[Array, "*lead D"]
+
+
+class BlockModulation(NamedTuple):
+    """The two adaptive norms of a block."""
+
+    attn: Modulation
+    mlp: Modulation
+
+
+class Projected(NamedTuple):
+    """A block's input after its first norm and the projections."""
+
+    q: Float[Array, "B T N H"]
+    kv: KeysValues
+    gate: Float[Array, "B D"] | None
+    norm_scale: Float[Array, "B T"]
+
+
+def project(
+    layer: Params,
+    config: GemmaConfig,
+    x: Float[Array, "B T D"],
+    positions: Int[Array, "B T"],
+    modulation: BlockModulation | None = None,
+) -> Projected:
+    """First half of a block's attention: norm, queries, keys and values, rotary embedding."""
+    h, gate, norm_scale = rms_norm(layer, "pre_attention_norm", x, modulation and modulation.attn)
+    q, k, v = _qkv(layer, config, h)
+    # the head size scales after the rotation, in the activations' dtype
+    q = apply_rope(q, positions) * config.head_dim**-0.5
+    return Projected(q, KeysValues(apply_rope(k, positions), v), gate, norm_scale)
+
+
+def finish(
+    layer: Params,
+    config: GemmaConfig,
+    x: Float[Array, "B T D"],
+    projected: Projected,
+    kv: KeysValues,
+    mask: Bool[Array, "B T S"],
+    modulation: BlockModulation | None = None,
+) -> tuple[Float[Array, "B T D"], Taps]:
+    """The rest of the block: attention over `kv`, the residuals, the gated MLP."""
+    attended = attend(projected.q, kv, mask)
+    x = _tap(_residual(x, _attn_out(layer, config, attended), projected.gate))
+    h, gate, norm_scale = rms_norm(layer, "pre_ffw_norm", x, modulation and modulation.mlp)
+    activation = _tap(_mlp_activation(layer, h))
+    out = _tap(_residual(x, _mlp_linear(layer, "linear", activation), gate))
+    return out, {
+        "hidden_states": out,
+        "post_attn_embedding": x,
+        "mlp_activation": activation,
+        "pre_attn_norm_scales": projected.norm_scale,
+        "pre_mlp_norm_scales": norm_scale,
+    }
+
+
+def rms_norm(
+    params: Params, name: str, x: Float[Array, "B T D"], modulation: Modulation | None = None
+) -> tuple[Float[Array, "B T D"], Float[Array, "*B D"] | None, Float[Array, "B T"]]:
+    """Root-mean-square norm, plain or adaptive.
+
+    Returns:
+        The normed x in its own dtype, the gate on the branch that follows (None for a plain norm), and the factor
+        rsqrt(mean(x^2) + 1e-6) in float32.
+    """
+    x32 = x.astype(jnp.float32)
+    factor = _tap(1 / jnp.sqrt(jnp.mean(jnp.square(x32), axis=-1) + _EPSILON))
+    normed = x32 * factor[..., None]
+    if modulation is None:
+        scaled = normed * (1 + params[f"{name}/scale"].astype(jnp.float32))
+        return scaled.astype(x.dtype), None, factor
+    scaled = normed * (1 + modulation.scale[..., None, :]) + modulation.shift[..., None, :]
+    return scaled.astype(x.dtype), modulation.gate, factor
+
+
+def modulate(params: Params, name: str, cond: Float[Array, "Q b D"]) -> Modulation:
+    """The adaptive norm's parameters from the embedded denoise time: float32, [Q b D], or [Q L b D] of stacked layers."""
+    kernel, bias = params[f"{name}/Dense_0/kernel"], params[f"{name}/Dense_0/bias"].astype(jnp.float32)
+    cond = cond.astype(kernel.dtype)
+    if kernel.ndim == 3:
+        # one product a layer: a single one over all layers would transpose the whole stack of kernels first
+        rows = jnp.broadcast_to(cond.reshape(1, -1, cond.shape[-1]), (len(kernel), cond[..., 0].size, cond.shape[-1]))
+        out = jnp.einsum("LqD,LDE->LqE", rows, kernel, preferred_element_type=jnp.float32) + bias[:, None]
+        out = out.reshape(-1, *cond.shape[:2], out.shape[-1]).swapaxes(0, 1)
+    else:
+        out = jnp.einsum("QbD,DE->QbE", cond, kernel, preferred_element_type=jnp.float32) + bias[None, None]
+    return Modulation(*jnp.split(out, 3, axis=-1))
+
+
+def apply_rope(x: Float[Array, "B T M H"], positions: Int[Array, "B T"]) -> Float[Array, "B T M H"]:
+    """Rotary position embedding in float32: the head's halves are the pairs' two coordinates (Su et al. 2021)."""
+    half = x.shape[-1] // 2
+    timescale = _MAX_WAVELENGTH ** (2.0 / x.shape[-1] * jnp.arange(half, dtype=jnp.float32))
+    radians = (positions[..., None].astype(jnp.float32) / timescale)[:, :, None, :]
+    sin, cos = jnp.sin(radians), jnp.cos(radians)
+    a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def attend(q: Float[Array, "B T N H"], kv: KeysValues, mask: Bool[Array, "B T S"]) -> Float[Array, "B T N H"]:
+    """Softmax attention with float32 logits; query head n uses kv head n // G."""
+    B, T, N, H = q.shape
+    K = kv.k.shape[2]
+    # all of a kv head's queries in one matrix product, instead of one product a head
+    q = q.reshape(B, T, K, N // K, H).transpose(0, 2, 1, 3, 4)
+    logits = jnp.einsum("BKTGH,BSKH->BKTGS", q, kv.k, preferred_element_type=jnp.float32)
+    logits = jnp.where(mask[:, None, :, None, :], logits, _MASKED)
+    weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    attended = jnp.einsum("BKTGS,BSKH->BKTGH", weights.astype(q.dtype), kv.v, preferred_element_type=jnp.float32)
+    # dividing the sum instead of every weight touches H numbers a row instead of S
+    attended = (attended / jnp.sum(weights, axis=-1, keepdims=True)).astype(q.dtype)
+    return attended.transpose(0, 2, 1, 3, 4).reshape(B, T, N, H)
+
+
+def _qkv(
+    layer: Params, config: GemmaConfig, h: Float[Array, "B T D"]
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
+    N, K, H = config.num_heads, config.num_kv_heads, config.head_dim
+    flat = h @ _fused_qkv(layer).astype(h.dtype)
+    q, k, v = (part.reshape(*h.shape[:2], -1, H) for part in jnp.split(flat, [N * H, (N + K) * H], axis=-1))
+    if lora := config.attn_lora:
+        q = q + _lora_heads(layer, "attn/q_einsum", "BTD,NDR->BTNR", "BTNR,NRH->BTNH", lora, h)
+        dk, dv = _lora_heads(layer, "attn/kv_einsum", "BTD,CKDR->CBTKR", "CBTKR,CKRH->CBTKH", lora, h)
+        k, v = k + dk, v + dv
+    return q, k, v
+
+
+def _fused_qkv(layer: Params) -> Float[Array, "D M"]:
+    """Query, key and value projections side by side, so that the input is read once."""
+    q, kv = layer["attn/q_einsum/w"], layer["attn/kv_einsum/w"]
+    D = q.shape[1]
+    return jnp.concatenate([w.swapaxes(0, 1).reshape(D, -1) for w in (q, kv[0], kv[1])], axis=-1)
+
+
+def _attn_out(layer: Params, config: GemmaConfig, attended: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
+    w = layer["attn/attn_vec_einsum/w"]
+    N, H, D = w.shape
+    out = attended.reshape(*attended.shape[:2], N * H) @ w.reshape(N * H, D).astype(attended.dtype)
+    if lora := config.attn_lora:
+        # Each factor is summed over the heads by itself, not head by head: the reference's adapters were trained so.
+        a = layer["attn/attn_vec_einsum/lora_a"].astype(attended.dtype)
+        b = layer["attn/attn_vec_einsum/lora_b"].astype(attended.dtype)
+        out = out + jnp.einsum("BTNH,NHR->BTR", attended, a) @ jnp.sum(b, axis=0) * lora.scale
+    return out
+
+
+def _lora_heads(layer: Params, name: str, down: str, up: str, lora: Lora, h: Float[Array, "B T D"]) -> jax.Array:
+    a, b = (layer[f"{name}/{part}"].astype(h.dtype) for part in ("lora_a", "lora_b"))
+    return jnp.einsum(up, jnp.einsum(down, h, a), b) * lora.scale
+
+
+def _mlp_activation(layer: Params, h: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
+    gate, up = (_mlp_linear(layer, "gating_einsum", h, index) for index in (0, 1))
+    return jax.nn.gelu(gate, approximate=True) * up
+
+
+def _mlp_linear(layer: Params, name: str, x: Float[Array, "B T M"], index: int | None = None) -> Float[Array, "B T E"]:
+    """One projection of the gated MLP. Its adapter is not scaled by alpha / rank, unlike the attention's."""
+
+    def part(key: str) -> jax.Array:
+        value = layer[f"mlp/{key}"]
+        return (value if index is None else value[index]).astype(x.dtype)
+
+    y = x @ part(name)
+    if f"mlp/{name}_lora_a" in layer:
+        y = y + x @ part(f"{name}_lora_a") @ part(f"{name}_lora_b")
+    return y
+
+
+def _residual(
+    x: Float[Array, "B T D"], y: Float[Array, "B T D"], gate: Float[Array, "*B D"] | None
+) -> Float[Array, "B T D"]:
+    return x + (y if gate is None else y * gate[..., None, :].astype(y.dtype))
+
+
+def _tap(value: jax.Array) -> jax.Array:
+    """Marks a value that can be captured, whether it is or not.
+
+    The compiler may not fuse across it, so that the arithmetic around it is the same in every program, and capture
+    cannot move the actions by a rounding.
+    """
+    return jax.lax.optimization_barrier(value)
