@@ -52,10 +52,20 @@ def embed_prompt(params: Params, config: Pi0Config, prompt: Int[Array, "B n"]) -
     return (table[prompt] * jnp.sqrt(config.vlm.width).astype(table.dtype)).astype(config.dtype)
 
 
-def suffix_blocks(config: Pi0Config) -> Int[np.ndarray, " T"]:
-    """Attention block of each suffix token: a token sees the blocks up to its own. The state does not see the actions."""
-    state = [] if config.pi05 else [0]
-    return np.array(state + [1] * config.action_horizon)
+def suffix_attention(
+    config: Pi0Config, prefix_valid: Bool[Array, "B S"]
+) -> tuple[Int[Array, "B T"], Bool[Array, "B T S+T"]]:
+    """Positions of the suffix tokens, which go on counting where the valid prefix ends, and what each of them sees.
+
+    All see the valid prefix. Pi0's state token does not see the actions; an action sees the state and every action.
+    """
+    B, S = prefix_valid.shape
+    blocks = np.array(([] if config.pi05 else [0]) + [1] * config.action_horizon)
+    T = len(blocks)
+    positions = jnp.sum(prefix_valid, axis=1)[:, None] + jnp.arange(T)[None, :]
+    onto_prefix = jnp.broadcast_to(prefix_valid[:, None, :], (B, T, S))
+    within = jnp.broadcast_to(blocks[None, :] <= blocks[:, None], (B, T, T))
+    return positions, jnp.concatenate([onto_prefix, within], axis=-1)
 
 
 def embed_suffix(
@@ -82,6 +92,16 @@ def time_condition(params: Params, time_embedding: Float[Array, "*lead D"]) -> F
     """Pi0.5: what the adaptive norms are conditioned on."""
     hidden = jax.nn.swish(linear(params, "time_mlp_in", time_embedding))
     return jax.nn.swish(linear(params, "time_mlp_out", hidden))
+
+
+def flow_times(num_steps: int) -> Float[Array, " Q"]:
+    """The time of each denoise step, from 1 (noise) down; accumulated in float32, as the reference does.
+
+    1 - k / num_steps differs in the last digits, which the time embedding's short periods amplify.
+    """
+    step = jnp.float32(-1.0 / num_steps)
+    _, times = jax.lax.scan(lambda t, _: (t + step, t), jnp.float32(1.0), length=num_steps)
+    return times
 
 
 def embed_time(time: Float[Array, "*lead"], width: int) -> Float[Array, "*lead D"]:

@@ -1,7 +1,7 @@
 """The transformer block that both experts are made of, and its taps.
 
 B batch, T query tokens, S key tokens, D width, F mlp width, N heads, K kv heads, G = N/K heads a kv head, H head size,
-L layers, R adapter rank. Parameters are one layer's, by the names of `expert_layers`.
+L layers, M fused projections, R adapter rank. Parameters are one layer's, by the names of `expert_layers` after `fuse_qkv`.
 
 A block returns its output and its taps; it knows nothing of which taps are kept, of cameras, of the flow or of the
 other expert, whose keys and values it may be handed.
@@ -22,17 +22,32 @@ from vlascope_server.model.parameters import Params
 _EPSILON = 1e-6
 _MAX_WAVELENGTH = 10_000
 _MASKED = -2.3819763e38
-"""Logit of a masked key. Finite, as in the reference: a row that sees nothing attends evenly instead of becoming NaN."""
+"""Logit of a masked key. Finite, as in the reference: a row that sees nothing attends evenly instead of becoming NaN.
+So large that a float32 logit added to it is lost in rounding."""
 
 Taps = dict[str, jax.Array]
 """Component -> value [B, T, ...] at one block."""
 
 
 class KeysValues(NamedTuple):
-    """Keys (after the rotary embedding) and values of one layer; stacked on a leading L where they are a cache."""
+    """Keys (after the rotary embedding) and values of one layer; stacked on a leading L where they are a cache.
 
-    k: Float[Array, "*L B S K H"]
-    v: Float[Array, "*L B S K H"]
+    Keys lie transposed, as the product with the queries wants them: a cache is read once a denoise step.
+    """
+
+    k: Float[Array, "*L B K H S"]
+    v: Float[Array, "*L B K S H"]
+
+    def append(self, new: KeysValues) -> KeysValues:
+        """The keys and values of more tokens behind these."""
+        return KeysValues(jnp.concatenate([self.k, new.k], axis=-1), jnp.concatenate([self.v, new.v], axis=-2))
+
+
+class Rotation(NamedTuple):
+    """Sine and cosine of the rotary embedding's angles; they depend on positions alone, so all layers share them."""
+
+    sin: Float[Array, "B T 1 H/2"]
+    cos: Float[Array, "B T 1 H/2"]
 
 
 class Modulation(NamedTuple):
@@ -59,19 +74,32 @@ class Projected(NamedTuple):
     norm_scale: Float[Array, "B T"]
 
 
+def fuse_qkv(layers: Params) -> dict[str, jax.Array]:
+    """Stacked layers with the query, key and value weights side by side in `attn/qkv` [L, D, (N + 2K) H].
+
+    One product then reads its input once. Done before the loops over layers and denoise steps, since it moves weights.
+    """
+    fused = dict(layers)
+    q, kv = fused.pop("attn/q_einsum/w"), fused.pop("attn/kv_einsum/w")
+    L, D = q.shape[0], q.shape[2]
+    fused["attn/qkv"] = jnp.concatenate([w.swapaxes(1, 2).reshape(L, D, -1) for w in (q, kv[:, 0], kv[:, 1])], axis=-1)
+    return fused
+
+
 def project(
     layer: Params,
     config: GemmaConfig,
     x: Float[Array, "B T D"],
-    positions: Int[Array, "B T"],
+    rotation: Rotation,
     modulation: BlockModulation | None = None,
 ) -> Projected:
     """First half of a block's attention: norm, queries, keys and values, rotary embedding."""
     h, gate, norm_scale = rms_norm(layer, "pre_attention_norm", x, modulation and modulation.attn)
     q, k, v = _qkv(layer, config, h)
     # the head size scales after the rotation, in the activations' dtype
-    q = apply_rope(q, positions) * config.head_dim**-0.5
-    return Projected(q, KeysValues(apply_rope(k, positions), v), gate, norm_scale)
+    q = rotate(q, rotation) * config.head_dim**-0.5
+    kv = KeysValues(rotate(k, rotation).transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3))
+    return Projected(q, kv, gate, norm_scale)
 
 
 def finish(
@@ -80,15 +108,15 @@ def finish(
     x: Float[Array, "B T D"],
     projected: Projected,
     kv: KeysValues,
-    mask: Bool[Array, "B T S"],
+    bias: Float[Array, "B T S"],
     modulation: BlockModulation | None = None,
 ) -> tuple[Float[Array, "B T D"], Taps]:
     """The rest of the block: attention over `kv`, the residuals, the gated MLP."""
-    attended = attend(projected.q, kv, mask)
+    attended = attend(projected.q, kv, bias)
     x = _tap(_residual(x, _attn_out(layer, config, attended), projected.gate))
     h, gate, norm_scale = rms_norm(layer, "pre_ffw_norm", x, modulation and modulation.mlp)
     activation = _tap(_mlp_activation(layer, h))
-    out = _tap(_residual(x, _mlp_linear(layer, "linear", activation), gate))
+    out = _tap(_residual(x, _mlp_out(layer, activation), gate))
     return out, {
         "hidden_states": out,
         "post_attn_embedding": x,
@@ -131,26 +159,37 @@ def modulate(params: Params, name: str, cond: Float[Array, "Q b D"]) -> Modulati
     return Modulation(*jnp.split(out, 3, axis=-1))
 
 
-def apply_rope(x: Float[Array, "B T M H"], positions: Int[Array, "B T"]) -> Float[Array, "B T M H"]:
-    """Rotary position embedding in float32: the head's halves are the pairs' two coordinates (Su et al. 2021)."""
-    half = x.shape[-1] // 2
-    timescale = _MAX_WAVELENGTH ** (2.0 / x.shape[-1] * jnp.arange(half, dtype=jnp.float32))
+def rotary(positions: Int[Array, "B T"], head_dim: int) -> Rotation:
+    """The rotary embedding's angles in float32, base 10000 (Su et al. 2021)."""
+    half = head_dim // 2
+    timescale = _MAX_WAVELENGTH ** (2.0 / head_dim * jnp.arange(half, dtype=jnp.float32))
     radians = (positions[..., None].astype(jnp.float32) / timescale)[:, :, None, :]
-    sin, cos = jnp.sin(radians), jnp.cos(radians)
+    return Rotation(jnp.sin(radians), jnp.cos(radians))
+
+
+def rotate(x: Float[Array, "B T M H"], rotation: Rotation) -> Float[Array, "B T M H"]:
+    """Applies the rotary embedding in float32: the head's two halves are the coordinates of its pairs."""
+    half = x.shape[-1] // 2
     a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+    sin, cos = rotation
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
-def attend(q: Float[Array, "B T N H"], kv: KeysValues, mask: Bool[Array, "B T S"]) -> Float[Array, "B T N H"]:
+def attention_bias(mask: Bool[Array, "B T S"]) -> Float[Array, "B T S"]:
+    """What is added to the float32 logits: nothing where a query sees a key, and where it does not, enough to drown them."""
+    return jnp.where(mask, jnp.float32(0), jnp.float32(_MASKED))
+
+
+def attend(q: Float[Array, "B T N H"], kv: KeysValues, bias: Float[Array, "B T S"]) -> Float[Array, "B T N H"]:
     """Softmax attention with float32 logits; query head n uses kv head n // G."""
     B, T, N, H = q.shape
-    K = kv.k.shape[2]
+    K = kv.k.shape[1]
     # all of a kv head's queries in one matrix product, instead of one product a head
     q = q.reshape(B, T, K, N // K, H).transpose(0, 2, 1, 3, 4)
-    logits = jnp.einsum("BKTGH,BSKH->BKTGS", q, kv.k, preferred_element_type=jnp.float32)
-    logits = jnp.where(mask[:, None, :, None, :], logits, _MASKED)
+    logits = jnp.einsum("BKTGH,BKHS->BKTGS", q, kv.k, preferred_element_type=jnp.float32)
+    logits = logits + bias[:, None, :, None, :]
     weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-    attended = jnp.einsum("BKTGS,BSKH->BKTGH", weights.astype(q.dtype), kv.v, preferred_element_type=jnp.float32)
+    attended = jnp.einsum("BKTGS,BKSH->BKTGH", weights.astype(q.dtype), kv.v, preferred_element_type=jnp.float32)
     # dividing the sum instead of every weight touches H numbers a row instead of S
     attended = (attended / jnp.sum(weights, axis=-1, keepdims=True)).astype(q.dtype)
     return attended.transpose(0, 2, 1, 3, 4).reshape(B, T, N, H)
@@ -160,20 +199,13 @@ def _qkv(
     layer: Params, config: GemmaConfig, h: Float[Array, "B T D"]
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
     N, K, H = config.num_heads, config.num_kv_heads, config.head_dim
-    flat = h @ _fused_qkv(layer).astype(h.dtype)
+    flat = h @ layer["attn/qkv"].astype(h.dtype)
     q, k, v = (part.reshape(*h.shape[:2], -1, H) for part in jnp.split(flat, [N * H, (N + K) * H], axis=-1))
     if lora := config.attn_lora:
         q = q + _lora_heads(layer, "attn/q_einsum", "BTD,NDR->BTNR", "BTNR,NRH->BTNH", lora, h)
         dk, dv = _lora_heads(layer, "attn/kv_einsum", "BTD,CKDR->CBTKR", "CBTKR,CKRH->CBTKH", lora, h)
         k, v = k + dk, v + dv
     return q, k, v
-
-
-def _fused_qkv(layer: Params) -> Float[Array, "D M"]:
-    """Query, key and value projections side by side, so that the input is read once."""
-    q, kv = layer["attn/q_einsum/w"], layer["attn/kv_einsum/w"]
-    D = q.shape[1]
-    return jnp.concatenate([w.swapaxes(0, 1).reshape(D, -1) for w in (q, kv[0], kv[1])], axis=-1)
 
 
 def _attn_out(layer: Params, config: GemmaConfig, attended: Float[Array, "B T N H"]) -> Float[Array, "B T D"]:
@@ -194,21 +226,23 @@ def _lora_heads(layer: Params, name: str, down: str, up: str, lora: Lora, h: Flo
 
 
 def _mlp_activation(layer: Params, h: Float[Array, "B T D"]) -> Float[Array, "B T F"]:
-    gate, up = (_mlp_linear(layer, "gating_einsum", h, index) for index in (0, 1))
-    return jax.nn.gelu(gate, approximate=True) * up
+    # one batched product over gate and up: slicing the two apart would copy their weights
+    both = jnp.broadcast_to(h[None], (2, *h.shape))
+    weights = layer["mlp/gating_einsum"].astype(h.dtype)
+    gate_up = jnp.einsum("GBTD,GDF->GBTF", both, weights)
+    if "mlp/gating_einsum_lora_a" in layer:
+        a, b = (layer[f"mlp/gating_einsum_{part}"].astype(h.dtype) for part in ("lora_a", "lora_b"))
+        gate_up = gate_up + jnp.einsum("GBTR,GRF->GBTF", jnp.einsum("GBTD,GDR->GBTR", both, a), b)
+    return jax.nn.gelu(gate_up[0], approximate=True) * gate_up[1]
 
 
-def _mlp_linear(layer: Params, name: str, x: Float[Array, "B T M"], index: int | None = None) -> Float[Array, "B T E"]:
-    """One projection of the gated MLP. Its adapter is not scaled by alpha / rank, unlike the attention's."""
-
-    def part(key: str) -> jax.Array:
-        value = layer[f"mlp/{key}"]
-        return (value if index is None else value[index]).astype(x.dtype)
-
-    y = x @ part(name)
-    if f"mlp/{name}_lora_a" in layer:
-        y = y + x @ part(f"{name}_lora_a") @ part(f"{name}_lora_b")
-    return y
+def _mlp_out(layer: Params, activation: Float[Array, "B T F"]) -> Float[Array, "B T D"]:
+    """The down projection. Unlike the attention's, the adapters of the MLP are not scaled by alpha / rank."""
+    out = activation @ layer["mlp/linear"].astype(activation.dtype)
+    if "mlp/linear_lora_a" in layer:
+        a, b = (layer[f"mlp/linear_{part}"].astype(activation.dtype) for part in ("lora_a", "lora_b"))
+        out = out + activation @ a @ b
+    return out
 
 
 def _residual(

@@ -46,12 +46,16 @@ def init_params(config: Pi0Config, seed: int = 0, dtype: str = "float32") -> dic
     Small enough to stay finite through any depth, large enough that attention is not uniform: for tests, benchmarks and
     the start of training from scratch.
     """
-    key = jax.random.key(seed)
 
     def draw(name: str, shape: tuple[int, ...]) -> jax.Array:
         offset, scale = _init_law(name, shape)
-        noise = jax.random.normal(jax.random.fold_in(key, zlib.crc32(name.encode())), shape, jnp.float32)
-        return (offset + scale * noise).astype(dtype)
+        if not scale:
+            return jnp.full(shape, offset, dtype)
+        # numpy's generator: JAX's would compile a program for every shape, a minute for a model that draws in a second
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        noise = rng.standard_normal(shape, dtype=np.float32)
+        noise *= np.float32(scale)
+        return jnp.asarray(noise + np.float32(offset) if offset else noise, dtype)
 
     return {name: draw(name, shape) for name, shape in parameter_shapes(config).items()}
 

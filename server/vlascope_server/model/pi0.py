@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
-from vlascope_latents import FLOW_COMPONENTS, CapturePlan, CaptureSpec, plan_capture
+from jaxtyping import Array, Float
+from vlascope_latents import CapturePlan, CaptureSpec, plan_capture
 
 from vlascope_server.model import gemma
 from vlascope_server.model.config import Pi0Config
@@ -24,23 +24,26 @@ from vlascope_server.model.embed import (
     embed_prefix,
     embed_suffix,
     embed_time,
+    flow_times,
     linear,
-    suffix_blocks,
+    suffix_attention,
     time_condition,
 )
 from vlascope_server.model.observation import Observation, check_observation
 from vlascope_server.model.parameters import Params, expert_layers, under
-from vlascope_server.model.taps import Latents, TapSelector, join, scan_tapped
+from vlascope_server.model.taps import Latents, TapSelector, empty_latents, finished, record, scan_tapped
 
 
 class Context(NamedTuple):
-    """What the prefix leaves for the action expert."""
+    """What every denoise step needs: the action expert's weights, and what the prefix leaves for it."""
+
+    layers: Params
 
     cache: gemma.KeysValues
     """Of every layer, stacked on a leading L."""
-    mask: Bool[Array, "B T S+T"]
-    """Which of [prefix, suffix] each suffix token sees."""
-    positions: Int[Array, "B T"]
+    bias: Float[Array, "B T S+T"]
+    """Which of [prefix, suffix] each suffix token sees, as `gemma.attention_bias`."""
+    rotation: gemma.Rotation
 
 
 class Condition(NamedTuple):
@@ -80,18 +83,17 @@ def sample_actions(
     plan = None if capture is None else plan_capture(capture, config.layout(num_steps))
     context, latents = _read(params, config, observation, plan)
     dt = jnp.float32(-1.0 / num_steps)
-    # accumulated in float32 as the reference does; 1 - k / num_steps differs in the last digits
-    _, times = jax.lax.scan(lambda t, _: (t + dt, t), jnp.float32(1.0), length=num_steps)
     # no step's condition depends on another's, so that the weights behind them are read once
-    conditions = _condition(params, config, times[:, None])
-    select = TapSelector.of(plan, "action", jnp.ones(context.positions.shape, bool))
+    conditions = _condition(params, config, flow_times(num_steps)[:, None])
 
-    def denoise(x_t: jax.Array, condition: Condition, tapped: bool):
-        v_t, taps = _velocity(params, config, observation, context, x_t, condition, select if tapped else None)
-        return x_t + dt * v_t, (None, taps | _flow_taps(plan if tapped else None, x_t, v_t))
+    def denoise(carry, condition: Condition, slot: jax.Array | None):
+        x_t, latents = carry
+        v_t, latents = _velocity(params, config, observation, context, x_t, condition, plan, latents, slot)
+        return (x_t + dt * v_t, latents), None
 
-    actions, _, taps = scan_tapped(denoise, noise, conditions, plan.denoise_steps if plan else ())
-    return actions, latents | _batch_first("action", taps)
+    selected = plan.denoise_steps if plan else ()
+    (actions, latents), _ = scan_tapped(denoise, (noise, latents), conditions, selected)
+    return actions, finished(latents)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "capture"))
@@ -152,13 +154,11 @@ def _teacher_forced(
     time: jax.Array,
     plan: CapturePlan | None,
 ) -> tuple[Float[Array, "B A a"], Latents]:
-    context, latents = _read(params, config, observation, plan, differentiable=plan is None)
-    select = TapSelector.of(plan, "action", jnp.ones(context.positions.shape, bool))
+    context, latents = _read(params, config, observation, plan)
     x_t = time[:, None, None] * noise + (1 - time[:, None, None]) * actions
     condition = jax.tree.map(lambda leaf: leaf[0], _condition(params, config, time[None]))
-    v_t, taps = _velocity(params, config, observation, context, x_t, condition, select)
-    one_step = jax.tree.map(lambda tap: tap[None], taps | _flow_taps(plan, x_t, v_t))
-    return v_t, latents | _batch_first("action", one_step)
+    v_t, latents = _velocity(params, config, observation, context, x_t, condition, plan, latents, 0)
+    return v_t, finished(latents)
 
 
 def _read(
@@ -171,44 +171,32 @@ def _read(
 ) -> tuple[Context, Latents]:
     """Runs the vision-language expert over the prefix."""
     prefix = embed_prefix(params, config, observation)
-    select = TapSelector.of(plan, "vlm", prefix.valid)
-    cache, taps = _run_vlm(params, config, prefix, select, differentiable)
-    blocks = suffix_blocks(config)
-    B, T = observation.batch_size, len(blocks)
-    within = jnp.broadcast_to(blocks[None, :] <= blocks[:, None], (B, T, T))
-    onto_prefix = jnp.broadcast_to(prefix.valid[:, None, :], (B, T, prefix.valid.shape[1]))
-    positions = jnp.sum(prefix.valid, axis=1)[:, None] + jnp.arange(T)[None, :]
-    context = Context(cache, jnp.concatenate([onto_prefix, within], axis=-1), positions)
-    return context, _batch_first("vlm", taps)
+    latents = empty_latents(plan, observation.batch_size)
+    cache, latents = _run_vlm(params, config, prefix, plan, latents)
+    positions, mask = suffix_attention(config, prefix.valid)
+    rotation = gemma.rotary(positions, config.action.head_dim)
+    return Context(gemma.fuse_qkv(expert_layers(params, 1)), cache, gemma.attention_bias(mask), rotation), latents
 
 
 def _run_vlm(
-    params: Params, config: Pi0Config, prefix: Prefix, select: TapSelector | None, differentiable: bool
-) -> tuple[gemma.KeysValues, gemma.Taps]:
-    """Keys and values of every layer, and the selected taps.
+    params: Params, config: Pi0Config, prefix: Prefix, plan: CapturePlan | None, latents: Latents
+) -> tuple[gemma.KeysValues, Latents]:
+    """Keys and values of every layer, and the selected taps written into `latents`."""
+    select = TapSelector.of(plan, "vlm", prefix.valid)
+    rotation = gemma.rotary(prefix.positions, config.vlm.head_dim)
+    bias = gemma.attention_bias(prefix.valid[:, :, None] & prefix.valid[:, None, :])
 
-    Of the last block nobody needs more than its keys and values, so the rest of it runs only where it is captured. With
-    `differentiable` all blocks are alike, since the gradient of one plain scan over the stack is the cheaper one.
-    """
-    layers, last = expert_layers(params, 0), config.vlm.depth - 1
-    mask = prefix.valid[:, :, None] & prefix.valid[:, None, :]
-    selected = select.plan.layers if select else ()
+    def block(carry, layer: Params, slot: jax.Array | None):
+        x, latents = carry
+        projected = gemma.project(layer, config.vlm, x, rotation)
+        x, taps = gemma.finish(layer, config.vlm, x, projected, projected.kv, bias)
+        if select and slot is not None:
+            latents = select.record(latents, taps, (slot,))
+        return (x, latents), projected.kv
 
-    def block(x: jax.Array, layer: Params, tapped: bool):
-        projected = gemma.project(layer, config.vlm, x, prefix.positions)
-        x, taps = gemma.finish(layer, config.vlm, x, projected, projected.kv, mask)
-        return x, (projected.kv, select.keep(taps) if select and tapped else {})
-
-    if differentiable:
-        _, cache, _ = scan_tapped(block, prefix.tokens, layers, ())
-        return cache, {}
-    x, cache, taps = scan_tapped(block, prefix.tokens, layers, selected, stop=last)
-    layer = {name: stacked[last] for name, stacked in layers.items()}
-    projected = gemma.project(layer, config.vlm, x, prefix.positions)
-    if select and last in selected:
-        _, last_taps = gemma.finish(layer, config.vlm, x, projected, projected.kv, mask)
-        taps = join([taps, _stack_one(select.keep(last_taps))])
-    return join([cache, _stack_one(projected.kv)]), taps
+    layers = gemma.fuse_qkv(expert_layers(params, 0))
+    (_, latents), cache = scan_tapped(block, (prefix.tokens, latents), layers, select.plan.layers if select else ())
+    return cache, latents
 
 
 def _velocity(
@@ -218,22 +206,34 @@ def _velocity(
     context: Context,
     x_t: Float[Array, "B A a"],
     condition: Condition,
-    select: TapSelector | None,
-) -> tuple[Float[Array, "B A a"], gemma.Taps]:
-    """Runs the action expert once: the velocity at x_t, and the selected taps with a leading L."""
+    plan: CapturePlan | None,
+    latents: Latents,
+    step: jax.Array | int | None,
+) -> tuple[Float[Array, "B A a"], Latents]:
+    """Runs the action expert once: the velocity at x_t, and the selected taps written at denoise slot `step`."""
+    valid = jnp.ones(context.bias.shape[:2], bool)
+    select = None if step is None else TapSelector.of(plan, "action", valid)
     x = embed_suffix(params, config, observation.state, x_t, condition.embedding)
 
-    def block(x: jax.Array, entry, tapped: bool):
+    def block(carry, entry, slot: jax.Array | None):
+        x, latents = carry
         layer, cached, modulation = entry
-        projected = gemma.project(layer, config.action, x, context.positions, modulation)
-        kv = gemma.KeysValues(*(jnp.concatenate(pair, axis=1) for pair in zip(cached, projected.kv, strict=True)))
-        x, taps = gemma.finish(layer, config.action, x, projected, kv, context.mask, modulation)
-        return x, (None, select.keep(taps) if select and tapped else {})
+        projected = gemma.project(layer, config.action, x, context.rotation, modulation)
+        x, taps = gemma.finish(
+            layer, config.action, x, projected, cached.append(projected.kv), context.bias, modulation
+        )
+        if select and step is not None and slot is not None:
+            latents = select.record(latents, taps, (step, slot))
+        return (x, latents), None
 
-    stacked = (expert_layers(params, 1), context.cache, condition.blocks)
-    x, _, taps = scan_tapped(block, x, stacked, select.plan.layers if select else ())
+    stacked = (context.layers, context.cache, condition.blocks)
+    (x, latents), _ = scan_tapped(block, (x, latents), stacked, select.plan.layers if select else ())
     out, _, _ = gemma.rms_norm(under(params, "PaliGemma/llm"), "final_norm_1", x, condition.final)
-    return linear(params, "action_out_proj", out[:, -config.action_horizon :]), taps
+    v_t = linear(params, "action_out_proj", out[:, -config.action_horizon :])
+    if plan and step is not None:
+        flow = {name: value for name, value in (("x_t", x_t), ("v_t", v_t)) if name in plan.flow}
+        latents = record(latents, "action", flow, (step,))
+    return v_t, latents
 
 
 def _condition(params: Params, config: Pi0Config, time: Float[Array, "Q b"]) -> Condition:
@@ -244,18 +244,3 @@ def _condition(params: Params, config: Pi0Config, time: Float[Array, "Q b"]) -> 
     layers = expert_layers(params, 1)
     norms = (gemma.modulate(layers, name, cond) for name in ("pre_attention_norm", "pre_ffw_norm"))
     return Condition(embedding, gemma.BlockModulation(*norms), gemma.modulate(llm, "final_norm_1", cond))
-
-
-def _flow_taps(plan: CapturePlan | None, x_t: jax.Array, v_t: jax.Array) -> gemma.Taps:
-    return {name: value for name, value in (("x_t", x_t), ("v_t", v_t)) if plan and name in plan.flow}
-
-
-def _batch_first(expert: str, taps: gemma.Taps) -> Latents:
-    """Names the stacked taps, and moves the batch axis to the front from behind denoise step and layer."""
-    lead = {"vlm": 1, "action": 2}[expert]
-    axis = {name: 1 if name in FLOW_COMPONENTS else lead for name in taps}
-    return {f"{expert}/{name}": jnp.moveaxis(tap, axis[name], 0) for name, tap in taps.items()}
-
-
-def _stack_one(tree):
-    return jax.tree.map(lambda leaf: leaf[None], tree)

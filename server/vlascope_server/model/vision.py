@@ -30,7 +30,7 @@ def encode_images(
     """
     x = embed_patches(params, config, images).astype(dtype)
     x, _ = jax.lax.scan(lambda x, layer: (encoder_block(layer, x), None), x, under(params, "Transformer/encoderblock"))
-    return project_tokens(params, x)
+    return project_tokens(params, normalise_tokens(params, x))
 
 
 def embed_patches(
@@ -52,9 +52,14 @@ def encoder_block(layer: Params, x: Float[Array, "B S D"]) -> Float[Array, "B S 
     return x + _linear(under(layer, "MlpBlock_0/Dense_1"), jax.nn.gelu(h, approximate=True))
 
 
+def normalise_tokens(params: Params, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+    """The norm behind the last block."""
+    return _layer_norm(under(params, "Transformer/encoder_norm"), x)
+
+
 def project_tokens(params: Params, x: Float[Array, "B S D"]) -> Float[Array, "B S D_llm"]:
-    """Final norm and the linear head into the language model's width."""
-    return _linear(under(params, "head"), _layer_norm(under(params, "Transformer/encoder_norm"), x))
+    """The linear head into the language model's width."""
+    return _linear(under(params, "head"), x)
 
 
 def _attention(p: Mapping[str, jax.Array], x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
