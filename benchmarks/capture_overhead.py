@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 from common import MID, interleaved, random_observation, ratio, report
 from vlascope_latents import CaptureSpec, plan_capture
-from vlascope_server.model import init_params, sample_actions
+from vlascope_server.model import fuse_for_inference, init_params, sample_actions
 from vlascope_server.model.sizes import full_size
 
 STEPS = 10
@@ -31,7 +31,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the JSON here")
     args = parser.parse_args()
     config = MID if args.size == "mid" else dataclasses.replace(full_size(), dtype="bfloat16")
-    params, observation = init_params(config, dtype=config.dtype), random_observation(config)
+    params = fuse_for_inference(init_params(config, dtype=config.dtype))
+    observation = random_observation(config)
     noise = jax.random.normal(jax.random.key(1), (1, config.action_horizon, config.action_dim))
     full = CaptureSpec()
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from common import MID, interleaved, random_observation, ratio, report
-from vlascope_server.model import CAMERAS, Pi0Config, init_params, sample_actions
+from vlascope_server.model import CAMERAS, Pi0Config, fuse_for_inference, init_params, sample_actions
 from vlascope_server.model.sizes import full_size
 from work import count_work
 
@@ -28,7 +28,7 @@ REFERENCE_SHARE = 0.45
 
 def share_of_matmul(config: Pi0Config, rounds: int) -> dict:
     """Three cameras against the matmul rate, and two and one camera against three."""
-    params, n = init_params(config), 2048
+    params, n = fuse_for_inference(init_params(config)), 2048
     noise = jax.random.normal(jax.random.key(1), (1, config.action_horizon, config.action_dim))
     square = jax.random.normal(jax.random.key(2), (n, n), jnp.float32)
     matmul = jax.jit(lambda x: x @ x)
@@ -60,7 +60,7 @@ def share_of_matmul(config: Pi0Config, rounds: int) -> dict:
 
 def over_roofline(config: Pi0Config, rounds: int) -> dict:
     """Latency over max(operations / matmul rate, bytes / memory rate), by cameras and batch size."""
-    params = init_params(config, dtype="bfloat16")
+    params = fuse_for_inference(init_params(config, dtype="bfloat16"))
     matmul_rate, memory_rate = _device_rates(rounds)
     rows = []
     print(f"matmul {matmul_rate / 1e12:.0f} TFLOP/s, memory {memory_rate / 1e12:.2f} TB/s")

@@ -111,13 +111,13 @@ class CaptureSpec:
 def _names(field: str, value: Any, known: tuple[str, ...] | None) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise CaptureSpecError(field, f"expected a list of names, got {value!r}", known or ())
-    names = tuple(dict.fromkeys(value))
+    names = tuple(value)
     for name in names:
         if not isinstance(name, str) or (known is not None and name not in known):
             raise CaptureSpecError(field, f"unknown name {name!r}", known or ())
     if not names:
         raise CaptureSpecError(field, "selects nothing", known or ())
-    return names if known is None else tuple(name for name in known if name in names)
+    return tuple(dict.fromkeys(names)) if known is None else tuple(name for name in known if name in names)
 
 
 def _indices(field: str, value: Any) -> Indices:

@@ -32,6 +32,7 @@ WHOLE = ("image_uint8", "image_mask", "alt_image_mask", "state", "tokenized_", "
 BATCH_MEANS = ("grad", "loss_mean")
 LEFT_OUT = ("resize/pil/480x640/", "resize/pil/256x256/", "resize/pil/224x224/", "resize/jax/256x256_uint8/",
             "libero_inputs/hwc_uint8/wrist_in", "chain/image/left_wrist_0_rgb")  # fmt: skip
+FULL_SIZE = "params_full.json"
 NO_BATCH = ("prefix_token_index", "suffix_attn_mask_len", "suffix_mlp_act_steps")
 
 
@@ -45,6 +46,7 @@ def main() -> None:
         shutil.copyfile(source / entry["params"], HERE / entry["params"])
     with np.load(source / index["preprocessing"]) as whole:
         save(index["preprocessing"], compact_preprocessing(dict(whole)))
+    shutil.copyfile(source / FULL_SIZE, HERE / FULL_SIZE)
     kept = {key: index[key] for key in ("goldens", "preprocessing")}
     (HERE / "index.json").write_text(json.dumps(kept, indent=1) + "\n")
     print(f"{sum(f.stat().st_size for f in HERE.glob('*') if f.suffix != '.py') / 1e6:.2f} MB")

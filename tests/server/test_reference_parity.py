@@ -24,7 +24,7 @@ from vlascope_server.model.embed import (
     time_condition,
 )
 from vlascope_server.model.observation import pixels
-from vlascope_server.model.parameters import expert_layers, under
+from vlascope_server.model.parameters import expert_layers, fuse_for_inference, under
 from vlascope_server.model.vision import embed_patches, encode_images, encoder_block, normalise_tokens
 
 from tests.server.goldens import Golden, load, names
@@ -133,7 +133,7 @@ def test_prefix_states(name):
     close(golden, "prefix/rms_mlp", taps["pre_mlp_norm_scales"], NORM_SCALES)
 
     prefix = embed_prefix(golden.params, golden.config, golden.observation())
-    layers = gemma.fuse_qkv(expert_layers(golden.params, 0))
+    layers = expert_layers(fuse_for_inference(golden.params), 0)
     inputs = np.concatenate([np.asarray(prefix.tokens)[None], taps["hidden_states"][:-1]])
     rotation = gemma.rotary(prefix.positions, golden.config.vlm.head_dim)
     for part, limit in (("k", KEYS), ("v", STATES)):

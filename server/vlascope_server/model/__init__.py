@@ -3,7 +3,7 @@
 from vlascope_server.model.config import CAMERAS, GemmaConfig, Lora, Pi0Config, VisionConfig
 from vlascope_server.model.infer import ParameterError, check_shapes, infer_config
 from vlascope_server.model.observation import Observation, ObservationError
-from vlascope_server.model.parameters import Params, init_params, lora_frozen, parameter_shapes
+from vlascope_server.model.parameters import Params, fuse_for_inference, init_params, lora_frozen, parameter_shapes
 from vlascope_server.model.pi0 import draw_noise_and_time, flow_loss, sample_actions, velocity
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "check_shapes",
     "draw_noise_and_time",
     "flow_loss",
+    "fuse_for_inference",
     "infer_config",
     "init_params",
     "lora_frozen",

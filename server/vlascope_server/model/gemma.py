@@ -1,7 +1,7 @@
 """The transformer block that both experts are made of, and its taps.
 
 B batch, T query tokens, S key tokens, D width, F mlp width, N heads, K kv heads, G = N/K heads a kv head, H head size,
-L layers, M fused projections, R adapter rank. Parameters are one layer's, by the names of `expert_layers` after `fuse_qkv`.
+L layers, M fused projections, R adapter rank. Parameters are one layer's, by the names of `expert_layers`.
 
 A block returns its output and its taps; it knows nothing of which taps are kept, of cameras, of the flow or of the
 other expert, whose keys and values it may be handed.
@@ -72,18 +72,6 @@ class Projected(NamedTuple):
     kv: KeysValues
     gate: Float[Array, "B D"] | None
     norm_scale: Float[Array, "B T"]
-
-
-def fuse_qkv(layers: Params) -> dict[str, jax.Array]:
-    """Stacked layers with the query, key and value weights side by side in `attn/qkv` [L, D, (N + 2K) H].
-
-    One product then reads its input once. Done before the loops over layers and denoise steps, since it moves weights.
-    """
-    fused = dict(layers)
-    q, kv = fused.pop("attn/q_einsum/w"), fused.pop("attn/kv_einsum/w")
-    L, D = q.shape[0], q.shape[2]
-    fused["attn/qkv"] = jnp.concatenate([w.swapaxes(1, 2).reshape(L, D, -1) for w in (q, kv[:, 0], kv[:, 1])], axis=-1)
-    return fused
 
 
 def project(

@@ -15,12 +15,14 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from vlascope_server.model.config import GemmaConfig, Pi0Config, VisionConfig
 
 Params = Mapping[str, jax.Array]
 """Flat name -> array; a pytree."""
 Shapes = dict[str, tuple[int, ...]]
+_ATTENTION = "PaliGemma/llm/layers/attn"
 Leaf = TypeVar("Leaf")
 
 
@@ -75,6 +77,20 @@ def under(params: Mapping[str, Leaf], prefix: str) -> dict[str, Leaf]:
     return {name[cut:]: value for name, value in params.items() if name.startswith(prefix + "/")}
 
 
+def fuse_for_inference(params: Params) -> dict[str, jax.Array]:
+    """The parameters with each expert's query, key and value weights side by side: `attn/qkv` [L, D, (N + 2K) H].
+
+    One product then reads its input once. Every model function does this to parameters as a checkpoint holds them; who
+    calls one often does it once, beforehand, and saves moving these weights each time. Idempotent.
+    """
+    fused = dict(params)
+    for suffix in ("", "_1"):
+        q, kv = (f"{_ATTENTION}/{name}{suffix}/w" for name in ("q_einsum", "kv_einsum"))
+        if q in fused:
+            fused[f"{_ATTENTION}/qkv{suffix}"] = _side_by_side(fused.pop(q), fused.pop(kv))
+    return fused
+
+
 def expert_layers(params: Mapping[str, Leaf], expert: int) -> dict[str, Leaf]:
     """The stacked per-layer parameters of one expert (0 the vlm, 1 the action expert), by the names of expert 0.
 
@@ -86,6 +102,11 @@ def expert_layers(params: Mapping[str, Leaf], expert: int) -> dict[str, Leaf]:
         if (parts != name.split("/")) == bool(expert):
             layers["/".join(parts)] = value
     return layers
+
+
+def _side_by_side(q: Float[Array, "L N D H"], kv: Float[Array, "L 2 K D H"]) -> Float[Array, "L D M"]:
+    L, _, D, _ = q.shape
+    return jnp.concatenate([w.swapaxes(1, 2).reshape(L, D, -1) for w in (q, kv[:, 0], kv[:, 1])], axis=-1)
 
 
 def _linear(name: str, fan_in: int, fan_out: int) -> Shapes:

@@ -30,7 +30,7 @@ from vlascope_server.model.embed import (
     time_condition,
 )
 from vlascope_server.model.observation import Observation, check_observation
-from vlascope_server.model.parameters import Params, expert_layers, under
+from vlascope_server.model.parameters import Params, expert_layers, fuse_for_inference, under
 from vlascope_server.model.taps import Latents, TapSelector, empty_latents, finished, record, scan_tapped
 
 
@@ -68,6 +68,7 @@ def sample_actions(
     """Integrates the flow from noise (time 1) to actions (time 0) in `num_steps` Euler steps.
 
     Args:
+        params: as a checkpoint holds them, or after `fuse_for_inference`.
         noise: float32 standard normal; the same noise and observation give the same actions.
         capture: what to keep of the hidden states; None keeps nothing and compiles the plain program.
 
@@ -80,6 +81,7 @@ def sample_actions(
         CaptureSpecError: the spec asks for what the model does not have.
     """
     check_observation(observation, config)
+    params = fuse_for_inference(params)
     plan = None if capture is None else plan_capture(capture, config.layout(num_steps))
     context, latents = _read(params, config, observation, plan)
     dt = jnp.float32(-1.0 / num_steps)
@@ -154,6 +156,7 @@ def _teacher_forced(
     time: jax.Array,
     plan: CapturePlan | None,
 ) -> tuple[Float[Array, "B A a"], Latents]:
+    params = fuse_for_inference(params)
     context, latents = _read(params, config, observation, plan)
     x_t = time[:, None, None] * noise + (1 - time[:, None, None]) * actions
     condition = jax.tree.map(lambda leaf: leaf[0], _condition(params, config, time[None]))
@@ -175,7 +178,7 @@ def _read(
     cache, latents = _run_vlm(params, config, prefix, plan, latents)
     positions, mask = suffix_attention(config, prefix.valid)
     rotation = gemma.rotary(positions, config.action.head_dim)
-    return Context(gemma.fuse_qkv(expert_layers(params, 1)), cache, gemma.attention_bias(mask), rotation), latents
+    return Context(expert_layers(params, 1), cache, gemma.attention_bias(mask), rotation), latents
 
 
 def _run_vlm(
@@ -194,7 +197,7 @@ def _run_vlm(
             latents = select.record(latents, taps, (slot,))
         return (x, latents), projected.kv
 
-    layers = gemma.fuse_qkv(expert_layers(params, 0))
+    layers = expert_layers(params, 0)
     (_, latents), cache = scan_tapped(block, (prefix.tokens, latents), layers, select.plan.layers if select else ())
     return cache, latents
 

@@ -1,0 +1,98 @@
+"""The dry run: shapes, bytes and refusals of a spec on a model's layout."""
+
+from __future__ import annotations
+
+import pytest
+from vlascope_latents import (
+    COMPONENTS,
+    CaptureSpec,
+    CaptureSpecError,
+    ExpertLayout,
+    LatentLayout,
+    Span,
+    TokenGroup,
+    campaign_cost,
+    plan_capture,
+)
+
+CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
+IMAGES = tuple(Span(f"image/{camera}", 256 * i, 256 * (i + 1)) for i, camera in enumerate(CAMERAS))
+FULL = LatentLayout(
+    vlm=ExpertLayout(18, 2048, 16384, (*IMAGES, Span("text", 768, 816))),
+    action=ExpertLayout(18, 1024, 4096, (Span("state", 0, 1), Span("action", 1, 51))),
+    denoise_steps=10,
+    action_horizon=50,
+    action_dim=32,
+)
+
+
+def shapes(**fields):
+    return {t.path: t.shape for t in plan_capture(CaptureSpec(**fields), FULL).tensors}
+
+
+def test_full_size_pi0():
+    assert shapes(components=COMPONENTS) == {
+        "vlm/hidden_states": (18, 816, 2048),
+        "vlm/post_attn_embedding": (18, 816, 2048),
+        "vlm/mlp_activation": (18, 816, 16384),
+        "vlm/pre_attn_norm_scales": (18, 816),
+        "vlm/pre_mlp_norm_scales": (18, 816),
+        "action/hidden_states": (10, 18, 51, 1024),
+        "action/post_attn_embedding": (10, 18, 51, 1024),
+        "action/mlp_activation": (10, 18, 51, 4096),
+        "action/pre_attn_norm_scales": (10, 18, 51),
+        "action/pre_mlp_norm_scales": (10, 18, 51),
+        "action/x_t": (10, 50, 32),
+        "action/v_t": (10, 50, 32),
+    }
+
+
+def test_bytes_of_a_frame_and_of_a_campaign():
+    plan = plan_capture(CaptureSpec(), FULL)
+    assert plan.nbytes == 2 * (18 * 816 * 2048 + 10 * 18 * 51 * 1024)  # 79 MB
+    cost = campaign_cost(plan, episodes=50, steps=280, stride=25)
+    assert cost.frames == 50 * 12  # timesteps 0, 25, ... 275
+    assert cost.nbytes == cost.frames * plan.nbytes
+    assert str(cost) == "at most 600 frames, 47.38 GB"
+    assert "vlm/hidden_states" in str(plan)
+    assert "78.96 MB" in str(plan)
+
+
+def test_spans_and_reductions():
+    assert shapes(spans=("text",), experts=("vlm",), layers=(5,)) == {"vlm/hidden_states": (1, 48, 2048)}
+    assert shapes(spans=("text", "action"), denoise_steps=(9,)) == {
+        "vlm/hidden_states": (18, 48, 2048),
+        "action/hidden_states": (1, 18, 50, 1024),
+    }
+    assert shapes(spans=("image", "text", "state"), reduction="mean") == {
+        "vlm/hidden_states": (18, 2, 2048),
+        "action/hidden_states": (10, 18, 1, 1024),
+    }
+    plan = plan_capture(CaptureSpec(experts=("vlm",), spans=("right_wrist_0_rgb", "base_0_rgb", "text")), FULL)
+    assert plan.experts[0].groups == (TokenGroup("tokens", ((0, 256), (512, 816))),)
+
+
+def test_the_flow_alone_asks_nothing_of_the_tokens():
+    assert shapes(components=("v_t",), denoise_steps=(0, 9)) == {"action/v_t": (2, 50, 32)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"layers": (18,)}, "layers: 18 is out of range: this model has 18 layers; allowed: 0-17"),
+        ({"denoise_steps": (10,)}, "denoise_steps: 10 is out of range: this model has 10 denoise steps; allowed: 0-9"),
+        ({"spans": ("wrist",)}, "spans: no selected expert has a span 'wrist'; allowed: all, image, base_0_rgb"),
+        ({"spans": ("text",)}, "spans: ['text'] selects no token of the action expert: leave it out of `experts`"),
+    ],
+)
+def test_what_the_model_does_not_have_is_refused(fields, message):
+    with pytest.raises(CaptureSpecError) as caught:
+        plan_capture(CaptureSpec(**fields), FULL)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["episodes", "steps", "stride"])
+def test_a_campaign_of_nothing_is_refused(field):
+    plan = plan_capture(CaptureSpec(), FULL)
+    with pytest.raises(ValueError, match=f"{field}: expected at least 1, got 0"):
+        campaign_cost(plan, **{"episodes": 1, "steps": 1, "stride": 1, field: 0})

@@ -1,0 +1,59 @@
+"""The capture spec as a value: canonical, hashable, and particular about what it accepts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from vlascope_latents import COMPONENTS, CaptureSpec, CaptureSpecError
+
+
+def test_specs_that_select_the_same_are_the_same():
+    a = CaptureSpec(experts=["action", "vlm"], layers=[5, 0, 5], components=["v_t", "hidden_states"])
+    b = CaptureSpec(experts=("vlm", "action"), layers=(np.int64(0), 5), components=("hidden_states", "v_t"))
+    assert a == b
+    assert hash(a) == hash(b)
+
+
+def test_a_spec_survives_the_wire():
+    spec = CaptureSpec(components=COMPONENTS, layers=(3,), spans=("text", "action"), reduction="mean", dtype="float32")
+    assert CaptureSpec.from_map(spec.to_map()) == spec
+    assert CaptureSpec.from_map({}) == CaptureSpec()
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "message"),
+    [
+        (
+            {"components": ["hidden"]},
+            "components",
+            "unknown name 'hidden'; allowed: hidden_states, post_attn_embedding",
+        ),
+        ({"components": "hidden_states"}, "components", "expected a list of names, got 'hidden_states'"),
+        ({"components": []}, "components", "selects nothing"),
+        ({"experts": ["vlm"], "components": ["x_t"]}, "components", "'x_t' belongs to the action expert"),
+        ({"experts": ["vision"]}, "experts", "unknown name 'vision'; allowed: vlm, action"),
+        ({"experts": [["vlm"]]}, "experts", "unknown name ['vlm']"),
+        ({"layers": [-1]}, "layers", "-1 is no index"),
+        ({"layers": [True]}, "layers", "True is no index"),
+        ({"layers": [1.0]}, "layers", "1.0 is no index"),
+        ({"layers": "last"}, "layers", "expected 'all' or a list of indices, got 'last'"),
+        ({"layers": 3}, "layers", "expected 'all' or a list of indices, got 3"),
+        ({"denoise_steps": []}, "denoise_steps", "selects nothing"),
+        ({"spans": [7]}, "spans", "unknown name 7"),
+        ({"reduction": "max"}, "reduction", "unknown value 'max'; allowed: none, mean, last"),
+        ({"dtype": "float16"}, "dtype", "unknown value 'float16'; allowed: bfloat16, float32"),
+        ({"dtype": ["float32"]}, "dtype", "unknown value ['float32']"),
+        ({"layer": [1]}, "layer", "unknown field; allowed: experts, components, layers"),
+    ],
+)
+def test_bad_fields_are_named(fields, field, message):
+    with pytest.raises(CaptureSpecError) as caught:
+        CaptureSpec.from_map(fields)
+    assert caught.value.field == field
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_spec_is_a_map():
+    with pytest.raises(CaptureSpecError, match="expected a map of fields, got list"):
+        CaptureSpec.from_map([1])  # pyright: ignore
