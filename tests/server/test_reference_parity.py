@@ -1,7 +1,8 @@
 """The model against the reference's numbers: every golden of the folder, every array that it holds.
 
 `VLASCOPE_GOLDENS` names a folder; without it the repository's compact set is checked. Limits are those that the set's own
-documentation derives from running the reference under two versions of JAX.
+documentation derives from running the reference under two versions of JAX. Its preprocessing is checked where it lives, in
+`robots/` and `prompts/` beside this file.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from vlascope_latents import COMPONENTS, CaptureSpec
+from vlascope_server.checkpoints import load_checkpoint
 from vlascope_server.model import Pi0Config, draw_noise_and_time, flow_loss, gemma, sample_actions, velocity
 from vlascope_server.model.embed import (
     embed_prefix,
@@ -27,7 +29,7 @@ from vlascope_server.model.observation import pixels
 from vlascope_server.model.parameters import expert_layers, fuse_for_inference, under
 from vlascope_server.model.vision import embed_patches, encode_images, encoder_block, normalise_tokens
 
-from tests.server.goldens import Golden, load, names
+from tests.server.goldens import FOLDER, INDEX, Golden, load, names
 
 FLOAT32, BFLOAT16 = names(dtype="float32"), names(dtype="bfloat16")
 EVERYTHING = CaptureSpec(components=COMPONENTS, dtype="float32")
@@ -292,6 +294,22 @@ def test_bfloat16(name, stored):
     tokens = jnp.stack([encode_images(img, golden.config.vision, image, "bfloat16") for image in images])
     for key, ours in (("loss_v_t", v_t), ("loss", loss), ("siglip_tokens", tokens)):
         no_worse_than_the_reference(golden, stored, key, ours)
+
+
+@pytest.mark.parametrize("name", INDEX.get("checkpoints", {}))
+def test_a_checkpoint_that_the_reference_wrote_gives_its_actions(name):
+    golden = load(INDEX["checkpoints"][name]["expected"])
+    checkpoint = load_checkpoint(
+        FOLDER / name,
+        dtype=golden.config.dtype,
+        action_horizon=golden.config.action_horizon,
+        max_token_len=golden.config.max_token_len,
+    )
+    assert checkpoint.config == golden.config
+    inputs = (golden.observation(), golden.inputs["noise"])
+    for n in golden.steps("actions"):
+        actions, _ = sample_actions(checkpoint.params, checkpoint.config, *inputs, num_steps=n)
+        close(golden, f"actions_{n}", actions, ACTIONS)
 
 
 def test_noise_and_time_of_training():

@@ -1,0 +1,23 @@
+"""Checkpoints: the reference's two formats, from local or remote places. Knows nothing of serving or of training."""
+
+from vlascope_server.checkpoints.errors import CheckpointError
+from vlascope_server.checkpoints.load import Checkpoint, load_checkpoint
+from vlascope_server.checkpoints.record import Record
+from vlascope_server.checkpoints.save import convert_checkpoint, save_checkpoint
+from vlascope_server.checkpoints.seeded import opened
+from vlascope_server.checkpoints.source import Source, open_source
+from vlascope_server.checkpoints.summary import Summary, summarise
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Record",
+    "Source",
+    "Summary",
+    "convert_checkpoint",
+    "load_checkpoint",
+    "open_source",
+    "opened",
+    "save_checkpoint",
+    "summarise",
+]

@@ -1,0 +1,179 @@
+"""Loads a policy from a checkpoint: parameters on the device, architecture, statistics. Knows nothing of robots' units.
+
+Parameters are read one after the other, the largest first, cast while they are read, and handed to the device before
+the next is read. Host memory therefore peaks while the largest is read (see `benchmarks/restore_memory.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+
+from vlascope_server.checkpoints.errors import CheckpointError
+from vlascope_server.checkpoints.layout import Kind, Layout
+from vlascope_server.checkpoints.record import FILE, Record, record_of
+from vlascope_server.checkpoints.source import Source, open_source
+from vlascope_server.checkpoints.weights import DTYPES, Weights, count_not_finite, largest_first, nbytes
+from vlascope_server.model import Pi0Config, init_params
+from vlascope_server.presets import PRESETS, SEEDED
+from vlascope_server.presets.tiny import unit_norm_stats
+from vlascope_server.robots.libero import Libero
+from vlascope_server.robots.norm_stats import NormStats, NormStatsError, load_norm_stats
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A policy ready to run.
+
+    Attributes:
+        params: flat name -> array on JAX's default device.
+        config: the architecture; its dtype is the parameters'.
+        norm_stats: quantity (`state`, `actions`) -> statistics; None where the checkpoint has none, or those of several
+            robots and nobody said which.
+        asset_id: which statistics these are.
+        record: everything else that is known: robot, normalisation, training step.
+        path: the folder on this machine; None for drawn weights.
+        kind: the format it was read from, or `seeded`.
+    """
+
+    params: dict[str, jax.Array]
+    config: Pi0Config
+    norm_stats: dict[str, NormStats] | None
+    asset_id: str | None
+    record: Record
+    path: Path | None
+    kind: Kind | Literal["seeded"]
+
+
+def load_checkpoint(
+    location: str | Path,
+    *,
+    dtype: Literal["float32", "bfloat16"] = "bfloat16",
+    preset: str | None = None,
+    action_horizon: int | None = None,
+    max_token_len: int | None = None,
+    cameras: tuple[str, ...] | None = None,
+    robot: str | None = None,
+    asset_id: str | None = None,
+    lora_alpha: float | None = None,
+) -> Checkpoint:
+    """Loads a checkpoint of either format from a local or a remote place.
+
+    Weights that are NaN or infinite are logged as a warning and loaded.
+
+    Args:
+        location: a step folder, its `params/`, a safetensors file, a URL of one of these, or a preset's name; `tiny` and
+            `tiny-pi05` are LIBERO policies whose weights are drawn from a seed.
+        dtype: of parameters and activations; bfloat16 is how the reference serves.
+        preset: fills in what neither an argument nor the checkpoint's `vlascope.json` says.
+        action_horizon: actions in one chunk. Like the others below, it overrules `vlascope.json` and preset.
+        max_token_len: text tokens, padding included.
+        cameras: image slots that the robot fills; all three where nobody says.
+        robot: whose observations and actions these are.
+        asset_id: which folder below `assets/` holds the statistics.
+        lora_alpha: of every adapter; the adapter's rank where nobody says.
+
+    Raises:
+        CheckpointError: one line that names the path, what was expected, what was found and what to do.
+    """
+    if dtype not in DTYPES:
+        raise CheckpointError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    asked = Record(action_horizon, max_token_len, cameras, robot=robot, asset_id=asset_id, lora_alpha=lora_alpha)
+    if str(location) in SEEDED and not Path(location).exists():
+        return _draw(str(location), dtype, preset, asked)
+    source = open_source(location, preset)
+    source = dataclasses.replace(source, record=asked.over(source.record))
+    _require(source)
+    config = source.config(dtype)
+    norm_stats, asset_id = load_assets(source.layout, source.record.asset_id, config.action_dim)
+    _log.info("%s: %.2f GB as %s", source.layout.weights, nbytes(source.weights, dtype) / 1e9, dtype)
+    params = _params(source.weights, source.layout, dtype)
+    return Checkpoint(params, config, norm_stats, asset_id, source.record, source.layout.root, source.layout.kind)
+
+
+def _draw(name: str, dtype: Literal["float32", "bfloat16"], preset: str | None, asked: Record) -> Checkpoint:
+    """A seeded policy; only the shapes of what it sees and does may be asked for otherwise."""
+    free = {field: getattr(asked, field) for field in ("action_horizon", "max_token_len", "cameras")}
+    fixed = dataclasses.replace(asked, action_horizon=None, max_token_len=None, cameras=None)
+    if preset or fixed != Record():
+        raise CheckpointError(f"{name}: is whole by itself; expected none of preset, robot, asset_id and lora_alpha")
+    chosen = {field: value for field, value in free.items() if value is not None}
+    config = dataclasses.replace(SEEDED[name], dtype=dtype, **chosen)
+    robot = Libero()
+    record = Record(
+        robot=robot.spec.name,
+        normalisation=robot.conventions(pi05=config.pi05).normalisation,
+        state_in_prompt=True if config.pi05 else None,
+    )
+    stats = unit_norm_stats(robot.spec.state_dim, robot.spec.action_dim)
+    params = init_params(config, dtype=dtype)
+    return Checkpoint(params, config, stats, robot.spec.name, record_of(config).over(record), None, "seeded")
+
+
+def load_assets(
+    layout: Layout, asset_id: str | None, action_dim: int
+) -> tuple[dict[str, NormStats] | None, str | None]:
+    """The statistics beside a checkpoint, and whose they are; (None, None) where there is nothing to choose or no choice.
+
+    Raises:
+        CheckpointError: those asked for are missing or unreadable, or wider than the model's `action_dim`.
+    """
+    assets = layout.assets
+    if asset_id is None and len(assets) == 1:
+        asset_id = next(iter(assets))
+    if asset_id is None:
+        if assets:
+            _log.info("%s: no statistics chosen; asset ids: %s", layout.root, ", ".join(assets))
+        return None, None
+    if asset_id not in assets:
+        raise CheckpointError(
+            f"{layout.root / 'assets' / asset_id / 'norm_stats.json'}: missing; asset ids found:"
+            f" {', '.join(assets) or 'none'}: name one of these, or copy the file there"
+        )
+    try:
+        stats = load_norm_stats(assets[asset_id])
+    except NormStatsError as error:
+        raise CheckpointError(str(error)) from error
+    for quantity, entry in stats.items():
+        if entry.width > action_dim:
+            raise CheckpointError(
+                f"{assets[asset_id]}: {quantity}: expected at most {action_dim} numbers, the model's width; found"
+                f" {entry.width}: these are the statistics of another model"
+            )
+    return stats, asset_id
+
+
+def _params(weights: Weights, layout: Layout, dtype: str) -> dict[str, jax.Array]:
+    params = {}
+    for name in largest_first(weights):
+        array = weights.read(name, dtype)
+        warn_not_finite(layout, name, array)
+        # wait, so that on an accelerator the host's copy is gone before the next parameter is read
+        params[name] = jax.block_until_ready(jax.device_put(array))
+    return dict(sorted(params.items()))
+
+
+def warn_not_finite(layout: Layout, name: str, array: np.ndarray) -> None:
+    """Logs a warning where an array holds a value that is NaN or infinite."""
+    if bad := count_not_finite(array):
+        _log.warning(
+            "%s: parameter %s: %d of %d values are NaN or infinite; actions will be too: use an earlier step",
+            layout.weights, name, bad, array.size,
+        )  # fmt: skip
+
+
+def _require(source: Source) -> None:
+    """Neither horizon nor token length can be guessed: a wrong one runs, and gives wrong actions."""
+    missing = [field for field in ("action_horizon", "max_token_len") if getattr(source.record, field) is None]
+    if missing:
+        raise CheckpointError(
+            f"{source.layout.root}: {' and '.join(missing)}: not in {FILE}, and the parameters do not tell; give"
+            f" {'them' if len(missing) > 1 else 'it'}, or a preset: {', '.join(PRESETS)}"
+        )

@@ -1,0 +1,128 @@
+"""`vlascope.json`, beside the parameters: what their shapes cannot tell. Knows nothing of formats or presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from vlascope_server.checkpoints.errors import CheckpointError
+from vlascope_server.model import Pi0Config
+from vlascope_server.robots.contract import Normalisation
+
+FILE = "vlascope.json"
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """Facts about a checkpoint that its parameters do not carry; None where nobody has said.
+
+    Attributes:
+        action_horizon: actions in one chunk.
+        max_token_len: text tokens, padding included.
+        cameras: image slots that the robot fills, in the model's order.
+        image_size: pixels; the parameters tell it too, so that a wrong file shows.
+        robot: whose observations and actions these are.
+        normalisation: of state and actions.
+        state_in_prompt: pi0.5 with the state as text in the prompt (the usual form), or without any.
+        delta_actions: joint actions are relative to the state at the chunk's start.
+        asset_id: which of the folders below `assets/` holds the statistics.
+        norm_stats_count: state vectors behind the statistics.
+        lora_alpha: of every adapter.
+        vision_heads: attention heads of the image encoder, which the torch format hides.
+        kv_heads: of the experts, likewise.
+        step: training step.
+    """
+
+    action_horizon: int | None = None
+    max_token_len: int | None = None
+    cameras: tuple[str, ...] | None = None
+    image_size: int | None = None
+    robot: str | None = None
+    normalisation: Normalisation | None = None
+    state_in_prompt: bool | None = None
+    delta_actions: bool | None = None
+    asset_id: str | None = None
+    norm_stats_count: int | None = None
+    lora_alpha: float | None = None
+    vision_heads: int | None = None
+    kv_heads: int | None = None
+    step: int | None = None
+
+    def over(self, other: Record) -> Record:
+        """A record that says what this one does, and where it is silent what `other` says."""
+        mine = {field: value for field, value in dataclasses.asdict(self).items() if value is not None}
+        return dataclasses.replace(other, **mine)
+
+
+def record_of(config: Pi0Config) -> Record:
+    """What a configuration says beyond its parameters' shapes."""
+    adapters = (config.vlm.attn_lora, config.vlm.ffn_lora, config.action.attn_lora, config.action.ffn_lora)
+    alphas = {lora.alpha for lora in adapters if lora}
+    usual = all(lora.alpha == lora.rank for lora in adapters if lora)
+    if len(alphas) > 1 and not usual:
+        raise CheckpointError(f"LoRA alpha: expected one for all adapters, or each its rank; found {sorted(alphas)}")
+    return Record(
+        action_horizon=config.action_horizon,
+        max_token_len=config.max_token_len,
+        cameras=config.cameras,
+        image_size=config.vision.image_size,
+        lora_alpha=None if usual else alphas.pop(),
+        vision_heads=config.vision.num_heads,
+        kv_heads=config.vlm.num_kv_heads,
+    )
+
+
+def read_record(folder: Path) -> Record:
+    """The record in `folder`; an empty one where there is none.
+
+    Raises:
+        CheckpointError: the file is no record, of a newer schema, or holds a value of the wrong type.
+    """
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Record()
+    except ValueError as error:
+        raise CheckpointError(f"{path}: expected JSON: {error}; repair or remove the file") from None
+    if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
+        raise CheckpointError(f"{path}: expected a map with 'schema': {SCHEMA}; update vlascope, or remove the file")
+    hints = typing.get_type_hints(Record)
+    for field, value in content.items():
+        if field not in hints:
+            raise CheckpointError(f"{path}: {field}: unknown; the fields are {list(hints)}")
+        if field == "cameras" and isinstance(value, list):
+            content[field] = value = tuple(value)
+        if not _fits(value, hints[field]):
+            raise CheckpointError(f"{path}: {field}: expected {_spell(hints[field])}, found {value!r}")
+    return Record(**content)
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Writes the record into `folder`, which must exist."""
+    content = {"schema": SCHEMA, **dataclasses.asdict(record)}
+    (folder / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if origin is Literal:
+        return value in typing.get_args(hint)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, hint)
+
+
+def _spell(hint: Any) -> str:
+    return str(getattr(hint, "__name__", hint) if isinstance(hint, type) else hint).replace("typing.", "")

@@ -1,0 +1,137 @@
+"""Writes checkpoints of both formats, whole or not at all. Knows nothing of training or of where parameters came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vlascope_server.checkpoints.errors import CheckpointError
+from vlascope_server.checkpoints.layout import TORCH_FILE, Kind
+from vlascope_server.checkpoints.load import warn_not_finite
+from vlascope_server.checkpoints.record import Record, record_of, write_record
+from vlascope_server.checkpoints.source import Source
+from vlascope_server.checkpoints.weights import largest_first
+from vlascope_server.model import Pi0Config, check_shapes
+from vlascope_server.robots.norm_stats import NormStats, save_norm_stats
+
+
+def save_checkpoint(
+    folder: str | Path,
+    params: Mapping[str, jax.Array | np.ndarray],
+    config: Pi0Config,
+    *,
+    kind: Kind = "orbax",
+    norm_stats: Mapping[str, NormStats] | None = None,
+    asset_id: str | None = None,
+    record: Record | None = None,
+) -> Path:
+    """Writes parameters, statistics and `vlascope.json`, so that `load_checkpoint` needs no further argument.
+
+    Args:
+        folder: must not exist.
+        params: flat name -> array, of the shapes that `config` says.
+        config: its horizon, token length, cameras, image size and adapters' alpha are recorded.
+        kind: the format.
+        norm_stats: quantity -> statistics; needs an `asset_id`.
+        asset_id: the folder below `assets/` that they go to.
+        record: what else is known; `config` overrules it.
+
+    Raises:
+        CheckpointError: the folder exists, or the parameters have no form in this format.
+        ParameterError: the parameters are not those of `config`.
+    """
+    check_shapes({name: tuple(array.shape) for name, array in params.items()}, config)
+    if (norm_stats is None) != (asset_id is None):
+        raise CheckpointError("norm_stats and asset_id: expected both or neither")
+    record = dataclasses.replace(record_of(config).over(record or Record()), asset_id=asset_id)
+    with _Unfinished(Path(folder)) as partial:
+        _write(partial, kind, {name: np.asarray(array) for name, array in params.items()})
+        if norm_stats is not None and asset_id is not None:
+            (partial / "assets" / asset_id).mkdir(parents=True)
+            save_norm_stats(partial / "assets" / asset_id / "norm_stats.json", norm_stats)
+        write_record(partial, record)
+    return Path(folder)
+
+
+def convert_checkpoint(source: Source, folder: str | Path, kind: Kind, dtype: str | None = None) -> Path:
+    """Writes a checkpoint anew in a format and a dtype, with all of its assets and what is known about it.
+
+    Args:
+        source: the opened checkpoint.
+        folder: must not exist.
+        kind: the format to write.
+        dtype: of the parameters; None keeps each as it is stored, and the conversion exact.
+
+    Raises:
+        CheckpointError: the folder exists, the source is damaged, or its parameters have no form in this format.
+    """
+    config = source.config()
+    known = dataclasses.replace(record_of(config), cameras=source.record.cameras)
+    unknown = {f: None for f in ("action_horizon", "max_token_len") if getattr(source.record, f) is None}
+    record = dataclasses.replace(known, **unknown).over(source.record)
+    if kind == "safetensors":
+        from vlascope_server.checkpoints.torch_format import check_has_torch_form
+
+        check_has_torch_form(source.weights.shapes)
+    with _Unfinished(Path(folder)) as partial:
+        _write(partial, kind, _LazyParams(source, dtype))
+        for asset_id, stats in source.layout.assets.items():
+            (partial / "assets" / asset_id).mkdir(parents=True)
+            shutil.copyfile(stats, partial / "assets" / asset_id / stats.name)
+        write_record(partial, record)
+    return Path(folder)
+
+
+class _LazyParams(Mapping[str, np.ndarray]):
+    """Parameters that are read when asked for, once each."""
+
+    def __init__(self, source: Source, dtype: str | None):
+        self._source, self._dtype = source, dtype
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self._source.weights.read(name, self._dtype)
+        warn_not_finite(self._source.layout, name, array)
+        return array
+
+    def __iter__(self):
+        return largest_first(self._source.weights)
+
+    def __len__(self) -> int:
+        return len(self._source.weights.shapes)
+
+
+def _write(folder: Path, kind: Kind, params: Mapping[str, np.ndarray]) -> None:
+    if kind == "orbax":
+        from vlascope_server.checkpoints.orbax_format import write_orbax
+
+        write_orbax(folder / "params", params)
+    else:
+        from vlascope_server.checkpoints.torch_format import write_torch
+
+        write_torch(folder / TORCH_FILE, params.items())
+
+
+class _Unfinished:
+    """A folder beside the wanted one that takes its name when all went well, and goes away when not."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._partial = folder, folder.with_name(f"{folder.name}.partial")
+
+    def __enter__(self) -> Path:
+        if self._folder.exists():
+            raise CheckpointError(f"{self._folder}: exists; expected a new folder: choose another, or remove it")
+        # what an earlier attempt left behind
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+        return self._partial
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._partial.rename(self._folder)
+        else:
+            shutil.rmtree(self._partial, ignore_errors=True)

@@ -1,0 +1,14 @@
+"""Policies by name: the published checkpoints, and small ones with seeded weights. Knows nothing of reading parameters."""
+
+from vlascope_server.model import Pi0Config
+from vlascope_server.presets.preset import Preset
+from vlascope_server.presets.published import PUBLISHED
+from vlascope_server.presets.tiny import TINY, TINY_PI05
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in PUBLISHED}
+"""Name -> published checkpoint."""
+
+SEEDED: dict[str, Pi0Config] = {"tiny": TINY, "tiny-pi05": TINY_PI05}
+"""Name -> architecture whose weights are drawn, not read."""
+
+__all__ = ["PRESETS", "PUBLISHED", "SEEDED", "Preset"]

@@ -1,0 +1,41 @@
+"""Policies small enough that everything downstream of the model runs in seconds on a CPU.
+
+They act as LIBERO's arm. Knows nothing of trained weights: parameters come from `init_params(config, seed)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from vlascope_server.model import GemmaConfig, Pi0Config, VisionConfig
+from vlascope_server.robots import Libero, NormStats
+
+TOKENIZER_PATH = Path(__file__).with_name("tiny_tokenizer.model")
+"""Their SentencePiece model; `server/scripts/train_tiny_tokenizer.py` makes it."""
+
+TINY = Pi0Config(
+    # 112 / 14 = 8 patches a side, 64 tokens a camera: chunks of 8 or 16 tokens divide this and the text's 48
+    vision=VisionConfig(width=128, depth=6, mlp_dim=512, num_heads=4, patch_size=14, image_size=112),
+    # unlike widths, so that mixing the experts up cannot go unnoticed
+    vlm=GemmaConfig(width=192, depth=8, mlp_dim=512, num_heads=6, num_kv_heads=1, head_dim=32),
+    action=GemmaConfig(width=128, depth=8, mlp_dim=256, num_heads=6, num_kv_heads=1, head_dim=32),
+    vocabulary=1024,
+    # the published width: padding to it is exercised, and costs nothing
+    action_dim=32,
+    action_horizon=10,
+    max_token_len=48,
+    cameras=tuple(Libero().spec.cameras),
+)
+"""A pi0."""
+
+TINY_PI05 = dataclasses.replace(TINY, pi05=True, max_token_len=64)
+"""A pi0.5. Its longer text has room for the state: LIBERO's longest instruction and eight numbers."""
+
+
+def unit_norm_stats(state_dim: int, action_dim: int) -> dict[str, NormStats]:
+    """Statistics that change nothing but by the 1e-6 margin, for weights that were never trained."""
+    widths = {"state": state_dim, "actions": action_dim}
+    return {key: NormStats(np.zeros(n), np.ones(n), -np.ones(n), np.ones(n)) for key, n in widths.items()}

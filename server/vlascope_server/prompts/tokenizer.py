@@ -1,0 +1,103 @@
+"""Turns an instruction into the token numbers that a policy reads, with any SentencePiece model.
+
+Knows nothing of the model but how many text tokens it takes, and of robots only a normalised state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+from jaxtyping import Bool, Float, Int
+
+from vlascope_server.prompts.text import clean, state_prompt
+
+PADDING = 0
+"""The number of a padding token, whatever the tokenizer calls it; the mask tells it from a real one."""
+
+
+class TokenizerError(ValueError):
+    """A tokenizer that cannot be used; the message is one line that names the file."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenizedPrompt:
+    """A prompt of fixed length.
+
+    Attributes:
+        tokens: int32, 0 where padded.
+        mask: true for real tokens.
+        truncated: tokens that did not fit and are lost; report them, since the policy did not see the whole prompt.
+    """
+
+    tokens: Int[np.ndarray, " n"]
+    mask: Bool[np.ndarray, " n"]
+    truncated: int
+
+
+class Tokenizer:
+    """A SentencePiece model file, and the two prompt formats.
+
+    Raises:
+        TokenizerError: the file is missing, no SentencePiece model, or without a begin-of-sequence token.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise TokenizerError(
+                f"{path}: expected a SentencePiece model file, found none ({error.strerror})"
+            ) from None
+        try:
+            self._model = sentencepiece.SentencePieceProcessor()
+            self._model.LoadFromSerializedProto(content)
+        except RuntimeError:
+            raise TokenizerError(f"{path}: {len(content)} bytes that are no SentencePiece model") from None
+        if self._model.bos_id() < 0:
+            raise TokenizerError(f"{path}: has no begin-of-sequence token, and every prompt begins with one")
+
+    @property
+    def vocabulary(self) -> int:
+        """Token numbers are smaller than this."""
+        return self._model.vocab_size()
+
+    def check_fits(self, rows: int) -> None:
+        """Compares with a model's text embedding; a larger one is common (reserved tokens), a smaller one is a mistake.
+
+        Raises:
+            TokenizerError: token numbers would run past the embedding's `rows`.
+        """
+        if self.vocabulary > rows:
+            raise TokenizerError(f"{self.path}: {self.vocabulary} tokens, and the model's embedding has {rows} rows")
+
+    def encode(self, instruction: str, length: int, state: Float[np.ndarray, " s"] | None = None) -> TokenizedPrompt:
+        """The prompt as `length` tokens.
+
+        Args:
+            instruction: as the user wrote it; it is cleaned here.
+            length: text tokens of the model (`Pi0Config.max_token_len`).
+            state: normalised and not padded, for a pi0.5 that reads its state as text. Without one it is the format of
+                pi0: the instruction, and a line break as a token of its own.
+
+        Raises:
+            ValueError: the state holds NaN.
+        """
+        if state is None:
+            tokens = self._ids(clean(instruction), bos=True) + self._ids("\n", bos=False)
+        else:
+            tokens = self._ids(state_prompt(instruction, state), bos=True)
+        kept = tokens[:length]
+        out = np.full(length, PADDING, np.int32)
+        out[: len(kept)] = kept
+        return TokenizedPrompt(out, np.arange(length) < len(kept), len(tokens) - len(kept))
+
+    def decode(self, prompt: TokenizedPrompt) -> str:
+        """The text of the real tokens, for people to read."""
+        return self._model.decode(prompt.tokens[prompt.mask].tolist())
+
+    def _ids(self, text: str, *, bos: bool) -> list[int]:
+        return self._model.encode(text, add_bos=bos)

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+from vlascope_server.robots import NormStats, NormStatsError
+from vlascope_server.robots.actions import pad, to_absolute, to_delta
+from vlascope_server.robots.normalise import normalise, unnormalise
+
+KINDS = ["zscore", "quantile"]
+
+
+def _stats(golden, key):
+    return NormStats(*(golden[f"norm_stats/{key}/{field}"] for field in ("mean", "std", "q01", "q99")))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("key", ["state", "actions"])
+def test_normalise_equals_the_reference(golden, key, kind, dtype):
+    x = golden[f"normalize/{kind}_{dtype}/{key}_in"]
+    assert x.dtype == dtype
+    found = normalise(x, _stats(golden, key), kind)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, golden[f"normalize/{kind}_{dtype}/{key}_out"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_normalise_cuts_wider_statistics(golden, kind):
+    found = normalise(golden["normalize/narrow_zscore/state_in"], _stats(golden, "state"), kind)
+    np.testing.assert_array_equal(found, golden[f"normalize/narrow_{kind}/state_out"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("key", ["state", "actions"])
+def test_unnormalise_of_padded_arrays_equals_the_reference(golden, key, kind):
+    x = golden[f"unnormalize/{key}_in"]
+    before = x.copy()
+    found = unnormalise(x, _stats(golden, key), kind)
+    np.testing.assert_array_equal(found, golden[f"unnormalize/{kind}/{key}_out"])
+    np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unnormalise_inverts_normalise(kind):
+    rng = np.random.default_rng(0)
+    stats = NormStats(rng.normal(size=5), rng.random(5), -1 - rng.random(5), rng.random(5))
+    x = rng.normal(size=(4, 5))
+    np.testing.assert_allclose(unnormalise(normalise(x, stats, kind), stats, kind), x, rtol=1e-12)
+
+
+def test_statistics_that_do_not_fit():
+    narrow = NormStats(np.zeros(3), np.ones(3))
+    with pytest.raises(NormStatsError, match="3 dimensions cannot normalise 4"):
+        normalise(np.zeros(4), narrow, "zscore")
+    with pytest.raises(NormStatsError, match="needs q01 and q99"):
+        normalise(np.zeros(3), narrow, "quantile")
+    with pytest.raises(NormStatsError, match="needs q01 and q99"):
+        unnormalise(np.zeros(3), narrow, "quantile")
+
+
+def test_delta_and_absolute_equal_the_reference(golden):
+    actions, state, mask = golden["delta/actions_in"], golden["delta/state"], golden["delta/mask"]
+    np.testing.assert_array_equal(to_delta(actions, state, mask), golden["delta/actions_out"])
+    np.testing.assert_array_equal(actions, golden["delta/actions_in"])
+    actions, state = golden["absolute/actions_in"], golden["absolute/state"]
+    np.testing.assert_array_equal(to_absolute(actions, state, mask), golden["absolute/actions_out"])
+    np.testing.assert_array_equal(actions, golden["absolute/actions_in"])
+
+
+def test_delta_leaves_its_arguments_alone_and_inverts():
+    rng = np.random.default_rng(0)
+    actions, state = rng.normal(size=(2, 5, 7)), rng.normal(size=(2, 8))
+    actions.flags.writeable = state.flags.writeable = False
+    mask = (True,) * 6 + (False,)
+    delta = to_delta(actions, state, mask)
+    np.testing.assert_array_equal(delta[..., 6], actions[..., 6])
+    np.testing.assert_allclose(delta[..., :6], actions[..., :6] - state[:, None, :6])
+    np.testing.assert_allclose(to_absolute(delta, state, mask), actions)
+    np.testing.assert_array_equal(to_delta(actions, state, ()), actions)
+
+
+def test_pad_equals_the_reference(golden):
+    for key in ("state", "actions"):
+        found = pad(golden[f"pad/{key}_in"], 32)
+        np.testing.assert_array_equal(found, golden[f"pad/{key}_out"])
+        assert found.dtype == golden[f"pad/{key}_out"].dtype
+    with pytest.raises(ValueError, match="cannot pad 8 dimensions to 7"):
+        pad(np.zeros(8), 7)
