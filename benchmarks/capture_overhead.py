@@ -14,7 +14,8 @@ import statistics
 from pathlib import Path
 
 import jax
-from common import MID, interleaved, random_observation, ratio, report
+from common import MID, interleaved, random_observation, ratio
+from reporting import report
 from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_server.model import fuse_for_inference, init_params, sample_actions
 from vlascope_server.model.sizes import full_size
@@ -49,7 +50,7 @@ def main() -> None:
     }
     for name, value in results.items():
         print(f"{name:<24} {value:>14.3f}")
-    report("capture_overhead", config, results, args.out)
+    report("capture_overhead", dataclasses.asdict(config), results, args.out, jax.devices()[0].device_kind)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,13 @@
-"""What the benchmarks share: interleaved timing, model inputs, and the one JSON line at the end.
+"""What the model's benchmarks share: interleaved timing, the mid size, inputs.
 
 Knows nothing of what is measured.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -61,35 +55,3 @@ def random_observation(config: Pi0Config, batch_size: int = 1, seed: int = 0) ->
         prompt=jnp.asarray(rng.integers(0, config.vocabulary, (B, n), np.int32)),
         prompt_mask=jnp.ones((B, n), bool),
     )
-
-
-def report(name: str, config: Pi0Config, results: dict, out: Path | None) -> None:
-    """Ends a benchmark with one JSON line: results, configuration, versions, revision, machine; to `out` too, if given."""
-    line = {
-        "benchmark": name,
-        "results": results,
-        "config": dataclasses.asdict(config),
-        "device": jax.devices()[0].device_kind,
-        "machine": {
-            "cores": len(jax.devices()) if jax.default_backend() != "cpu" else _cores(),
-            "cpu": platform.machine(),
-        },
-        "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
-        "revision": _revision(),
-    }
-    print(json.dumps(line))
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(line, indent=1) + "\n")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _revision() -> str:
-    root = Path(__file__).parent
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False
-    )
-    return git.stdout.strip() or "unknown"

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from common import MID, interleaved, random_observation, ratio, report
+from common import MID, interleaved, random_observation, ratio
+from reporting import report
 from vlascope_server.model import CAMERAS, Pi0Config, fuse_for_inference, init_params, sample_actions
 from vlascope_server.model.sizes import full_size
 from work import count_work
@@ -103,7 +104,7 @@ def main() -> None:
     else:
         config = dataclasses.replace(full_size(), dtype="bfloat16")
         results = over_roofline(config, args.rounds)
-    report("inference", config, results, args.out)
+    report("inference", dataclasses.asdict(config), results, args.out, jax.devices()[0].device_kind)
 
 
 if __name__ == "__main__":

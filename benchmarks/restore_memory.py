@@ -23,7 +23,7 @@ import threading
 import time
 from pathlib import Path
 
-from common import report
+from reporting import report
 from vlascope_server.model import GemmaConfig, Pi0Config
 from vlascope_server.model.parameters import count, parameter_shapes
 from vlascope_server.model.sizes import full_size
@@ -68,7 +68,7 @@ def compare(measured: dict[str, float], config: Pi0Config, args: argparse.Namesp
     }
     for name, value in results.items():
         print(f"{name:<34} {value:>18,.3f}")
-    report("restore_memory", config, results, args.out)
+    report("restore_memory", dataclasses.asdict(config), results, args.out)
 
 
 def scaled(gigabytes: float) -> Pi0Config:

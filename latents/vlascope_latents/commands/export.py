@@ -1,0 +1,56 @@
+"""`vlascope-latents export`: episodes as NetCDF or NPZ files. Knows nothing of either format."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.progress import track
+
+from vlascope_latents.commands.options import Options, readable
+from vlascope_latents.store import LatentStore, StoreError
+from vlascope_latents.store.exports import export_netcdf, export_npz
+
+
+@dataclasses.dataclass(kw_only=True)
+class Export(Options):
+    """Writes one file an episode, as float32; docs/store.md describes the formats."""
+
+    path: Annotated[Path, tyro.conf.Positional]
+    """A run, or a folder of runs."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder to write to; made where it is missing."""
+    format: Literal["netcdf", "npz"] = "netcdf"
+    """`netcdf` (needs xarray, h5netcdf and h5py), or `npz` in the nested layout of the reference."""
+    episodes: tuple[str, ...] = ()
+    """Ids; every episode unless given."""
+    dry_run: bool = False
+    """Say how many bytes it takes, and stop."""
+
+    def run(self) -> int:
+        """Prints the cost, then writes."""
+        store = LatentStore(self.path)
+        chosen = [store.episode(name) for name in self.episodes] if self.episodes else store.episodes()
+        chosen = [episode for episode in chosen if episode.frames]
+        cost = sum(
+            episode.frames * tensor.nbytes * (2 if tensor.dtype == "bfloat16" else 1)
+            for episode in chosen
+            for tensor in episode.tensors().values()
+        )
+        print(f"{len(chosen)} episodes, {readable(cost)} as float32")
+        if self.dry_run:
+            return 0
+        write, suffix = {"netcdf": (export_netcdf, ".nc"), "npz": (export_npz, ".npz")}[self.format]
+        self.out.mkdir(parents=True, exist_ok=True)
+        for episode in track(chosen, "exporting", transient=True):
+            file = self.out / f"{episode.run}-{episode.row.folder}{suffix}"
+            try:
+                write(store, episode, file)
+            except ImportError as error:
+                raise StoreError(
+                    f"{self.format}: needs xarray, h5netcdf and h5py: install vlascope-latents[netcdf]"
+                ) from error
+            print(file)
+        return 0

@@ -1,0 +1,43 @@
+"""`vlascope-latents import`: the reference's pickles as runs. Knows nothing of pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.progress import track
+
+from vlascope_latents.commands.options import Options, readable
+from vlascope_latents.store import StoreError
+from vlascope_latents.store.layout_on_disk import layout_from_map
+from vlascope_latents.store.reference_import import import_reference
+
+
+@dataclasses.dataclass(kw_only=True)
+class Import(Options):
+    """Makes a run of each of the reference's `task_*.pkl`; nothing in a pickle is run, only numpy arrays are read."""
+
+    runs: Annotated[Path, tyro.conf.Positional]
+    """Folder of runs to write to."""
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """The pickles. Each passes through memory whole."""
+    layout: Path | None = None
+    """JSON file like `layout` in a run.json; the reference's own token spans unless given."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """To store."""
+
+    def run(self) -> int:
+        """Prints the cost, then imports file by file."""
+        try:
+            layout = layout_from_map(json.loads(self.layout.read_text())) if self.layout else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{self.layout}: expected a layout as in run.json ({error})") from error
+        sizes = {file: file.stat().st_size for file in self.files}
+        largest = max(sizes.values(), default=0)
+        print(f"{len(sizes)} pickles, {readable(sum(sizes.values()))}; up to {readable(largest)} in memory")
+        for file in track(self.files, "importing", transient=True):
+            print(import_reference(file, self.runs, layout=layout, dtype=self.dtype))
+        return 0

@@ -1,0 +1,255 @@
+"""Takes the frames of one episode from a policy and commits them in order.
+
+1. `append` copies a frame into bounded memory and returns its number: a ticket.
+2. A worker thread writes one durable shard a tensor, with its checksum.
+3. Whoever completes the oldest frame grows the arrays and appends the index lines of all that are complete: committed.
+4. A write that fails fails the episode: what is committed stays, nothing is committed after it.
+
+Knows nothing of the run's other episodes, beyond sharing memory and workers with them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import xxhash
+
+from vlascope_latents.store.budget import FrameBuffers
+from vlascope_latents.store.durable import BlockingStore
+from vlascope_latents.store.errors import StoreError
+from vlascope_latents.store.index import FrameLine, IndexWriter, encode_values
+from vlascope_latents.store.sealing import EPISODES, seal_episode
+from vlascope_latents.store.table import EpisodeRow
+from vlascope_latents.store.tensors import StoredTensor
+
+
+class EpisodeWriter:
+    """One attempt at an episode; made by `RunWriter.open_episode`.
+
+    Attributes:
+        id: the episode's id.
+        folder: its group and index file.
+        state: `open`, `draining`, `sealed` or `interrupted`.
+        tensors: the arrays of a frame.
+        committed: frames that are on disk and in the index.
+        dropped: frames that found the queue full, with `on_full="drop"`.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        store: BlockingStore,
+        episode_id: str,
+        folder: str,
+        tensors: tuple[StoredTensor, ...],
+        index: IndexWriter,
+        buffers: FrameBuffers,
+        workers: Executor,
+        *,
+        block: bool,
+        on_sealed: Callable[[EpisodeWriter, EpisodeRow | None], None],
+    ):
+        self.id, self.folder, self.tensors = episode_id, folder, tensors
+        self.state = "open"
+        self.committed = 0
+        self._dropped_timesteps: list[int] = []
+        self._run, self._store, self._index = run, store, index
+        self._buffers, self._workers, self._block, self._on_sealed = buffers, workers, block, on_sealed
+        self._appending = threading.Lock()
+        self._committing = threading.Lock()
+        self._changed = threading.Condition()
+        self._next = 0
+        self._pending = 0
+        self._ready: dict[int, FrameLine] = {}
+        self._value_shapes: dict[str, tuple[str, list[int]]] | None = None
+        self._error: BaseException | None = None
+        self._commit_failed = False
+
+    @property
+    def dropped(self) -> int:
+        """Frames left out because the queue was full."""
+        return len(self._dropped_timesteps)
+
+    @property
+    def pending(self) -> int:
+        """Frames that wait or are being written."""
+        return self._pending
+
+    def append(
+        self, tensors: Mapping[str, np.ndarray], timestep: int, values: Mapping[str, Any] | None = None
+    ) -> int | None:
+        """Queues one frame; the arrays may be used again when this returns.
+
+        Args:
+            tensors: by path, arrays of the plan's shapes: float32, bfloat16, or uint16 bits of bfloat16.
+            timestep: environment step.
+            values: by name, numbers and small arrays of numbers; `annotations` may be a map of them. Names, shapes and
+                dtypes are those of the episode's first frame.
+
+        Returns:
+            The frame's number, a ticket: it exists once `committed` is above it. None where it was dropped.
+
+        Raises:
+            StoreError: a tensor or value does not fit, the episode is closed, or an earlier frame could not be written.
+        """
+        sources = self._check_tensors(tensors)
+        encoded = encode_values(values)
+        with self._appending:
+            self._check_open()
+            self._check_values(encoded)
+            buffers = self._buffers.acquire(self.tensors, wait=self._block)
+            if buffers is None:
+                self._dropped_timesteps.append(int(timestep))
+                return None
+            try:
+                self._check_open()  # it may have failed while this waited
+                for tensor, source, buffer in zip(self.tensors, sources, buffers, strict=True):
+                    _copy(tensor, source, buffer)
+            except BaseException:
+                self._buffers.release(self.tensors, buffers)
+                raise
+            number = self._next
+            self._next += 1
+            with self._changed:
+                self._pending += 1
+            nbytes = sum(tensor.nbytes for tensor in self.tensors)
+            line = FrameLine(number, int(timestep), nbytes, {}, self.dropped, encoded)
+            self._workers.submit(self._write, line, buffers)
+            return number
+
+    def seal(self, success: bool | None = None, total_steps: int | None = None) -> int:
+        """Waits until every frame is committed, then closes the episode for good.
+
+        Returns:
+            How many frames are committed: every one of them is on disk.
+
+        Raises:
+            StoreError: the episode was closed before, or a frame could not be written; then it is sealed as
+                `interrupted` with what was committed, where the disk still takes that.
+        """
+        return self._close("sealed", success, total_steps)
+
+    def interrupt(self) -> int:
+        """`seal` for an episode whose client vanished: status `interrupted`, nothing said of success."""
+        return self._close("interrupted", None, None)
+
+    def _close(self, status: str, success: bool | None, total_steps: int | None) -> int:
+        with self._appending:
+            if self.state != "open":
+                raise StoreError(f"episode {self.folder}: expected an open episode, found it {self.state}")
+            self.state = "draining"
+        with self._changed:
+            self._changed.wait_for(lambda: self._pending == 0)
+        error = self._error
+        row = None
+        try:
+            try:
+                row = seal_episode(
+                    self._run, self._store, self.folder, status="interrupted" if error else status,
+                    success=None if error else success, total_steps=None if error else total_steps,
+                    dropped_timesteps=self._dropped_timesteps,
+                )  # fmt: skip
+            finally:
+                self._index.close()
+                self.state = row.status if row else "interrupted"
+                self._on_sealed(self, row)
+        except OSError as sealing_error:
+            error = error or sealing_error
+        if error:
+            raise self._failure(error) from error
+        return self.committed
+
+    def _write(self, line: FrameLine, buffers: list[np.ndarray]) -> None:
+        """On a worker: writes one frame's shards, then commits what is complete."""
+        try:
+            try:
+                checksums = {}
+                for tensor, buffer in zip(self.tensors, buffers, strict=True):
+                    checksums[tensor.path] = xxhash.xxh3_64_hexdigest(buffer[: tensor.nbytes].data)
+                    self._store.put(f"{EPISODES}/{self.folder}/{tensor.path}/{tensor.key(line.frame)}", buffer)
+            finally:
+                self._buffers.release(self.tensors, buffers)
+            self._commit(dataclasses.replace(line, xxh3=checksums))
+        except Exception as error:  # reported by the next append and by seal: a worker has nobody to raise to
+            self._error = self._error or error
+        finally:
+            with self._changed:
+                self._pending -= 1
+                self._changed.notify_all()
+
+    def _commit(self, line: FrameLine) -> None:
+        with self._committing:
+            self._ready[line.frame] = line
+            complete = []
+            while (number := self.committed + len(complete)) in self._ready:
+                complete.append(self._ready[number])
+            if not complete or self._commit_failed:
+                return
+            count = self.committed + len(complete)
+            try:
+                for tensor in self.tensors:
+                    self._store.put(f"{EPISODES}/{self.folder}/{tensor.path}/zarr.json", tensor.metadata(count))
+                self._index.append(complete)
+            except OSError:
+                self._commit_failed = True
+                raise
+            for done in complete:
+                del self._ready[done.frame]
+            self.committed = count
+
+    def _check_open(self) -> None:
+        if self._error is not None:
+            raise self._failure(self._error) from self._error
+        if self.state != "open":
+            raise StoreError(
+                f"episode {self.folder}: is {self.state} and never reopens: open {self.id} again for a new attempt"
+            )
+
+    def _failure(self, error: BaseException) -> StoreError:
+        what = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return StoreError(
+            f"{self._run}: episode {self.folder} could not be written ({what}): {self.committed} frames are committed; "
+            "make room or choose another folder, then start a new attempt"
+        )
+
+    def _check_tensors(self, tensors: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        expected = [tensor.path for tensor in self.tensors]
+        if set(tensors) != set(expected):
+            raise StoreError(f"frame: expected the tensors {', '.join(expected)}, found {', '.join(tensors) or 'none'}")
+        sources = []
+        for tensor in self.tensors:
+            source = np.asarray(tensors[tensor.path])
+            if source.shape != tensor.shape:
+                raise StoreError(
+                    f"frame, {tensor.path}: expected shape {tensor.shape} ({', '.join(tensor.dims)}), found {source.shape}"
+                )
+            allowed = ("float32", "bfloat16", "uint16") if tensor.dtype == "bfloat16" else ("float32",)
+            if source.dtype.name not in allowed:
+                raise StoreError(f"frame, {tensor.path}: expected {' or '.join(allowed)}, found {source.dtype.name}")
+            sources.append(source)
+        return sources
+
+    def _check_values(self, encoded: Mapping[str, Any]) -> None:
+        shapes = {name: (value["dtype"], value["shape"]) for name, value in encoded.items()}
+        if self._value_shapes is None:
+            self._value_shapes = shapes
+        elif shapes != self._value_shapes:
+            for name in sorted({*shapes, *self._value_shapes}):
+                first, now = self._value_shapes.get(name, "nothing"), shapes.get(name, "nothing")
+                if first != now:
+                    raise StoreError(f"frame, value {name}: expected {first} as in the first frame, found {now}")
+
+
+def _copy(tensor: StoredTensor, source: np.ndarray, buffer: np.ndarray) -> None:
+    payload = buffer[: tensor.nbytes]
+    if source.dtype.name == "float32" and tensor.dtype == "bfloat16":
+        np.copyto(payload.view(ml_dtypes.bfloat16).reshape(tensor.shape), source, casting="unsafe")
+    else:
+        np.copyto(payload.view(source.dtype).reshape(tensor.shape), source)

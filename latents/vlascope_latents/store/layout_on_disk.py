@@ -1,0 +1,185 @@
+"""Names and versions of the format: which files and folders a run has, and what run.json says.
+
+Knows nothing of arrays or frames. docs/store.md is the same for people.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlascope_latents.layout import ExpertLayout, LatentLayout, Span
+from vlascope_latents.store.durable import write_durably
+from vlascope_latents.store.errors import SchemaVersionError, StoreError
+
+SCHEMA_NAME = "vlascope-latents"
+SCHEMA_VERSION = 1
+RUN_FILE = "run.json"
+ZARR_FOLDER = "latents.zarr"
+INDEX_FOLDER = "index"
+TABLE_FILE = "episodes.parquet"
+LOCK_FILE = "writer.lock"
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,96}")
+
+
+def check_name(what: str, name: Any) -> str:
+    """`name`, if it can be a folder of the store.
+
+    Raises:
+        StoreError: it can't; `what` says whose name it is.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise StoreError(f"{what}: {name!r} is no name: expected 1 to 96 of the characters A-Z a-z 0-9 . _ -")
+    if not name.strip(".") or name.startswith("__") or name.endswith(".partial") or name == "zarr.json":
+        raise StoreError(f"{what}: {name!r} is reserved: use a name that is not dots, __…, ….partial or zarr.json")
+    return name
+
+
+def episode_folder(episode_id: str, attempt: int) -> str:
+    """The folder of one attempt at an episode."""
+    return episode_id if attempt == 1 else f"{episode_id}@{attempt}"
+
+
+def split_folder(folder: str) -> tuple[str, int]:
+    """The inverse of `episode_folder`."""
+    episode_id, _, attempt = folder.partition("@")
+    return episode_id, int(attempt) if attempt.isdigit() else 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RunInfo:
+    """What run.json says.
+
+    Attributes:
+        name: folder name of the run.
+        created: ISO 8601, UTC.
+        model: whatever the writer knew of the model: fingerprint, configuration, git revision.
+        layout: the model's experts and their token spans.
+        versions: of the packages that wrote the run.
+    """
+
+    name: str
+    created: str
+    model: Mapping[str, Any]
+    layout: LatentLayout
+    versions: Mapping[str, str]
+
+
+def create_run_folder(root: Path, name: str, layout: LatentLayout, model: Mapping[str, Any]) -> Path:
+    """Makes `<root>/<time>-<name>` with its run.json and returns it.
+
+    Raises:
+        StoreError: `root` cannot be written, or `name` is no name.
+    """
+    check_name("run", name)
+    now = datetime.datetime.now(datetime.UTC)
+    stem = f"{now:%Y%m%dT%H%M%S}-{name}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 1000):
+            path = root / (stem if number == 1 else f"{stem}-{number}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            break
+        else:
+            raise StoreError(f"{root}: a thousand runs are called {stem}: choose another name")
+        (path / INDEX_FOLDER).mkdir()
+        content = {
+            "schema": {"name": SCHEMA_NAME, "version": SCHEMA_VERSION},
+            "name": path.name,
+            "created": now.isoformat(timespec="seconds"),
+            "versions": _versions(),
+            "model": dict(model),
+            "layout": layout_to_map(layout),
+        }
+        write_durably(path / RUN_FILE, json.dumps(content, indent=1).encode())
+    except OSError as error:
+        raise StoreError(
+            f"{root}: cannot create a run here ({error.strerror}): choose a folder that can be written"
+        ) from error
+    return path
+
+
+def read_run(path: Path) -> RunInfo:
+    """Reads run.json of the run folder `path`.
+
+    Raises:
+        SchemaVersionError: a newer vlascope wrote it.
+        StoreError: there is no run.json, or it is not ours.
+    """
+    file = path / RUN_FILE
+    try:
+        content = json.loads(file.read_bytes())
+        schema = content["schema"]
+        name, version = schema["name"], schema["version"]
+    except OSError as error:
+        raise StoreError(f"{file}: cannot read the run's description ({error.strerror}): is this a run?") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{file}: expected the description of a run with a schema version, found none") from error
+    if name != SCHEMA_NAME or not isinstance(version, int):
+        raise StoreError(f"{file}: expected schema {SCHEMA_NAME}, found {name} {version!r}")
+    if version > SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"{file}: schema {SCHEMA_NAME} version {version} is newer than {SCHEMA_VERSION}, "
+            "which this vlascope reads: upgrade vlascope-latents"
+        )
+    try:
+        layout = layout_from_map(content["layout"])
+        return RunInfo(path.name, content["created"], content["model"], layout, content["versions"])
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{file}: field {error} is missing or wrong: the file was edited or damaged") from error
+
+
+def layout_to_map(layout: LatentLayout) -> dict[str, Any]:
+    """The layout as run.json keeps it."""
+    return dataclasses.asdict(layout)
+
+
+def layout_from_map(value: Mapping[str, Any]) -> LatentLayout:
+    """The inverse of `layout_to_map`."""
+
+    def expert(e: Mapping[str, Any]) -> ExpertLayout:
+        spans = tuple(Span(s["name"], s["start"], s["stop"]) for s in e["spans"])
+        return ExpertLayout(e["depth"], e["width"], e["mlp_dim"], spans)
+
+    return LatentLayout(
+        expert(value["vlm"]), expert(value["action"]), value["denoise_steps"], value["action_horizon"], value["action_dim"]
+    )  # fmt: skip
+
+
+def find_runs(path: Path) -> list[Path]:
+    """The run folders at `path`: itself, or the folders in it; oldest first.
+
+    Raises:
+        StoreError: there is none.
+    """
+    if (path / RUN_FILE).is_file():
+        return [path]
+    try:
+        runs = sorted(Path(entry.path) for entry in os.scandir(path) if os.path.isfile(f"{entry.path}/{RUN_FILE}"))
+    except OSError as error:
+        raise StoreError(f"{path}: cannot open the store ({error.strerror}): give a run or a folder of runs") from error
+    if not runs:
+        raise StoreError(f"{path}: no run here: expected {RUN_FILE} in it or in its folders")
+    return runs
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("vlascope-latents", "numpy", "zarr"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

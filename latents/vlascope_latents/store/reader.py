@@ -1,0 +1,273 @@
+"""Opens stores to read: which runs, episodes, frames and components there are, and any slice of them.
+
+Knows nothing of how they are written; runs that are still being written open too, and show committed frames only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from vlascope_latents.layout import Span
+from vlascope_latents.store.errors import DamagedError, NotCapturedError, StoreError
+from vlascope_latents.store.index import FrameLine, read_index
+from vlascope_latents.store.layout_on_disk import INDEX_FOLDER, TABLE_FILE, ZARR_FOLDER, RunInfo, find_runs, read_run
+from vlascope_latents.store.sealing import EPISODES, GROUPS
+from vlascope_latents.store.selection import FrameRef, Selection, resolve
+from vlascope_latents.store.shard_reader import ShardReader
+from vlascope_latents.store.table import EpisodeRow, read_table
+from vlascope_latents.store.tensors import StoredTensor
+
+_RANK = {"open": 0, "interrupted": 1, "sealed": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """One attempt at an episode, as it was when it was listed.
+
+    Attributes:
+        run: name of its run.
+        path: the run's folder.
+        row: its state; see `EpisodeRow`.
+    """
+
+    run: str
+    path: Path = dataclasses.field(repr=False)
+    row: EpisodeRow
+
+    @property
+    def id(self) -> str:
+        """The episode's id; attempts share it."""
+        return self.row.episode
+
+    @property
+    def status(self) -> str:
+        """`open`, `sealed` or `interrupted`."""
+        return self.row.status
+
+    @property
+    def success(self) -> bool | None:
+        """Whether the episode reached its goal; None where nobody said."""
+        return self.row.success
+
+    @property
+    def frames(self) -> int:
+        """Committed frames."""
+        return self.row.frames if self.row.status != "open" else len(self.lines())
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What the client said: suite, task_id, task_name, …"""
+        return self.row.metadata
+
+    @property
+    def folder(self) -> Path:
+        """The Zarr group."""
+        return self.path / ZARR_FOLDER / EPISODES / self.row.folder
+
+    def lines(self) -> list[FrameLine]:
+        """The committed frames, read now."""
+        return read_index(self.path / INDEX_FOLDER / f"{self.row.folder}.jsonl")[0]
+
+    def tensors(self) -> dict[str, StoredTensor]:
+        """By path, the arrays that were captured.
+
+        Raises:
+            DamagedError: an array's metadata is none.
+        """
+        found = {}
+        for group in GROUPS:
+            for file in sorted((self.folder / group).glob("[!.]*/zarr.json")):
+                path = f"{group}/{file.parent.name}"
+                try:
+                    found[path] = StoredTensor.from_metadata(path, json.loads(file.read_bytes()))
+                except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+                    raise DamagedError(f"{file}: damaged: expected the metadata of a captured array") from error
+        return found
+
+
+class LatentStore:
+    """A run, or a folder of runs, open for reading.
+
+    Attributes:
+        path: as given.
+        shards: counts the bytes read from shards (`shards.bytes_read`).
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        """Raises StoreError where `path` holds no run, SchemaVersionError where a newer vlascope wrote one."""
+        self.path = Path(path)
+        self._paths = {run.name: run for run in find_runs(self.path)}
+        self._infos = {name: read_run(run) for name, run in self._paths.items()}
+        self.shards = ShardReader()
+
+    @property
+    def runs(self) -> list[RunInfo]:
+        """The runs, oldest first."""
+        return list(self._infos.values())
+
+    def spans(self, run: str | None = None) -> dict[str, tuple[Span, ...]]:
+        """By expert, the token spans of a run's model; of the last run unless told."""
+        layout = self._infos[self._run_name(run)].layout
+        return {"vlm": layout.vlm.spans, "action": layout.action.spans}
+
+    def episodes(self, run: str | None = None, *, attempts: Literal["last", "all"] = "last") -> list[Episode]:
+        """The episodes of one run or of all, in order of run and folder.
+
+        Args:
+            run: a run's name.
+            attempts: `last` is, of each id, the last sealed attempt; where none is sealed the last interrupted, then the
+                open one.
+        """
+        names = list(self._paths) if run is None else [self._run_name(run)]
+        return [Episode(name, self._paths[name], row) for name in names for row in _rows(self._paths[name], attempts)]
+
+    def episode(self, episode_id: str, *, run: str | None = None, attempt: int | None = None) -> Episode:
+        """One episode by id.
+
+        Raises:
+            StoreError: there is none, or several runs have one and `run` is not given.
+        """
+        found = [
+            episode
+            for episode in self.episodes(run, attempts="last" if attempt is None else "all")
+            if episode.id == episode_id and attempt in (None, episode.row.attempt)
+        ]
+        if len(found) == 1:
+            return found[0]
+        what = f"{self.path}: episode {episode_id!r}" + (f", attempt {attempt}" if attempt else "")
+        if found:
+            raise StoreError(f"{what}: in several runs ({', '.join(e.run for e in found)}): name the run")
+        raise StoreError(f"{what}: not here; found {_listed([e.id for e in self.episodes(run)])}")
+
+    def frames(self, episode: str | Episode) -> list[FrameLine]:
+        """The committed frames of an episode."""
+        return (self.episode(episode) if isinstance(episode, str) else episode).lines()
+
+    def components(self, episode: str | Episode | None = None) -> dict[str, StoredTensor]:
+        """By path (`vlm/hidden_states`), what an episode holds; the first episode unless told."""
+        if episode is None:
+            episodes = self.episodes()
+            return episodes[0].tensors() if episodes else {}
+        return (self.episode(episode) if isinstance(episode, str) else episode).tensors()
+
+    def select(
+        self,
+        expert: str,
+        component: str = "hidden_states",
+        *,
+        layers: int | Iterable[int] | None = None,
+        denoise_steps: int | Iterable[int] | None = None,
+        span: str | None = None,
+        episodes: str | Episode | Sequence[str | Episode] | None = None,
+        timesteps: Container[int] | None = None,
+        run: str | None = None,
+    ) -> Selection:
+        """A slice of what was captured. Reads indices and metadata now, tensors when asked (`Selection.array`).
+
+        Args:
+            expert: `vlm` or `action`.
+            component: for example `hidden_states`.
+            layers: the model's layer numbers; all that were captured unless told.
+            denoise_steps: the same for steps of the flow.
+            span: `image`, a camera, `text`, `state`, `action`; every captured token unless told.
+            episodes: ids or episodes; every one (its last sealed attempt) unless told.
+            timesteps: for example `range(0, 50)`; every committed frame unless told.
+            run: a run's name, for ids.
+
+        Raises:
+            NotCapturedError: an episode lacks any of it; the message lists what it has.
+        """
+        if episodes is None:
+            chosen = self.episodes(run)
+        else:
+            listed = [episodes] if isinstance(episodes, str | Episode) else list(episodes)
+            if len(listed) == 1:
+                chosen = [self.episode(e, run=run) if isinstance(e, str) else e for e in listed]
+            else:
+                by_id = self._by_id(run)
+                chosen = [by_id(e) if isinstance(e, str) else e for e in listed]
+        if not chosen:
+            raise StoreError(f"{self.path}: no episodes yet: nothing to select from")
+        frames: list[FrameRef] = []
+        first = None
+        for episode in chosen:
+            tensors = episode.tensors()
+            path = f"{expert}/{component}"
+            if path not in tensors:
+                raise NotCapturedError(
+                    f"{episode.run}, episode {episode.row.folder}: {path} was not captured; captured: {_listed(tensors)}"
+                )
+            view = resolve(tensors[path], episode, _numbers(layers), _numbers(denoise_steps), span)
+            if first is None:
+                first = view
+            elif (view.dims, view.shape, view.dtype) != (first.dims, first.shape, first.dtype):
+                raise StoreError(
+                    f"episode {episode.row.folder}: its slice has shape {view.shape} {view.dtype}, that of "
+                    f"{chosen[0].row.folder} {first.shape} {first.dtype}: name layers, steps and span, or fewer episodes"
+                )
+            frames += [
+                FrameRef(episode, view, line) for line in episode.lines() if timesteps is None or line.timestep in timesteps
+            ]  # fmt: skip
+        if first is None:
+            raise StoreError(f"{self.path}: no episodes yet: nothing to select from")
+        return Selection(self.shards, first, tuple(frames))
+
+    def _by_id(self, run: str | None):
+        episodes: dict[str, list[Episode]] = {}
+        for episode in self.episodes(run):
+            episodes.setdefault(episode.id, []).append(episode)
+
+        def find(episode_id: str) -> Episode:
+            found = episodes.get(episode_id, [])
+            return found[0] if len(found) == 1 else self.episode(episode_id, run=run)
+
+        return functools.cache(find)
+
+    def _run_name(self, run: str | None) -> str:
+        name = run if run is not None else list(self._paths)[-1]
+        if name not in self._paths:
+            raise StoreError(f"{self.path}: no run {name!r}; found {_listed(self._paths)}")
+        return name
+
+
+def _rows(path: Path, attempts: str) -> list[EpisodeRow]:
+    rows = {row.folder: row for row in read_table(path / TABLE_FILE)}
+    base = path / ZARR_FOLDER / EPISODES
+    try:
+        folders = [entry.name for entry in os.scandir(base) if entry.name not in rows and entry.name != "zarr.json"]
+    except FileNotFoundError:
+        folders = []
+    for folder in folders:
+        try:
+            rows[folder] = EpisodeRow.from_attributes(
+                folder, json.loads((base / folder / "zarr.json").read_bytes())["attributes"]
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # being created
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedError(f"{base / folder / 'zarr.json'}: damaged: expected an episode's attributes") from error
+    if attempts == "last":
+        last: dict[str, EpisodeRow] = {}
+        for row in rows.values():
+            known = last.get(row.episode)
+            if known is None or (_RANK[row.status], row.attempt) > (_RANK[known.status], known.attempt):
+                last[row.episode] = row
+        rows = {row.folder: row for row in last.values()}
+    return [rows[folder] for folder in sorted(rows)]
+
+
+def _numbers(value: int | Iterable[int] | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    return tuple(value) if isinstance(value, Iterable) else (value,)
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:20]) + (f", … ({len(names)})" if len(names) > 20 else "") if names else "none"

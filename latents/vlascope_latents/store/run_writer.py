@@ -1,0 +1,252 @@
+"""Writes one run: makes its folder, opens episodes in it, and puts right what a killed process left there.
+
+Knows nothing of policies or of the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+from zarr.abc.store import Store
+
+from vlascope_latents.layout import LatentLayout
+from vlascope_latents.plan import CapturePlan
+from vlascope_latents.store.budget import FrameBuffers
+from vlascope_latents.store.durable import BlockingStore, DurableStore
+from vlascope_latents.store.episode_writer import EpisodeWriter
+from vlascope_latents.store.errors import StoreError
+from vlascope_latents.store.index import IndexWriter
+from vlascope_latents.store.layout_on_disk import (
+    INDEX_FOLDER,
+    LOCK_FILE,
+    TABLE_FILE,
+    ZARR_FOLDER,
+    RunInfo,
+    check_name,
+    create_run_folder,
+    episode_folder,
+    read_run,
+    split_folder,
+)
+from vlascope_latents.store.recovery import Recovery, recover_run
+from vlascope_latents.store.sealing import EPISODES
+from vlascope_latents.store.table import EpisodeRow, read_table, write_table
+from vlascope_latents.store.tensors import group_metadata, stored_tensors
+
+OnFull = Literal["block", "drop"]
+
+
+class RunWriter:
+    """One run, open for writing by this process alone. Use as a context manager: leaving it closes what is open.
+
+    Every method may be called from any thread.
+
+    Attributes:
+        path: the run's folder.
+        info: what its run.json says.
+        recovered: what opening it put right; None for a new run.
+    """
+
+    def __init__(
+        self, path: Path, *, memory_bytes: int = 1 << 30, workers: int = 4, on_full: OnFull = "block",
+        open_store: Callable[[Path], Store] = DurableStore,
+    ):  # fmt: skip
+        if on_full not in ("block", "drop"):
+            raise StoreError(f"on_full: expected block or drop, found {on_full!r}")
+        if workers < 1:
+            raise StoreError(f"workers: expected at least 1, found {workers}")
+        self.path = path
+        self.info: RunInfo = read_run(path)
+        self.recovered: Recovery | None = None
+        self._lock_file = lock_run(path)
+        self._on_full = on_full
+        self._buffers = FrameBuffers(memory_bytes)
+        self._store = BlockingStore(open_store(path / ZARR_FOLDER))
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="latent-store-writer")
+        self._lock = threading.RLock()
+        self._open: dict[str, EpisodeWriter] = {}
+        self._rows: dict[str, EpisodeRow] = {}
+        self._attempts: dict[str, int] = {}
+        self._committed = self._dropped = 0
+        self._closed = False
+
+    @classmethod
+    def create(
+        cls, root: str | os.PathLike, name: str, layout: LatentLayout, model: Mapping[str, Any] | None = None, **options: Any
+    ) -> RunWriter:  # fmt: skip
+        """Makes a new run `<root>/<time>-<name>`.
+
+        Args:
+            root: folder of runs; made where it is missing.
+            name: of the checkpoint, as a rule.
+            layout: of the model: the spans that every episode of this run has.
+            model: anything JSON that says which model this was: fingerprint, configuration, git revision.
+            **options: `memory_bytes` (bound of everything queued; default 1 GiB), `workers` (threads that write; 4), `on_full`
+                (`block` or `drop`), `open_store` (makes a Zarr store of a path; durable local files).
+
+        Raises:
+            StoreError: the folder cannot be written, or a name or option is wrong.
+        """
+        run = cls(create_run_folder(Path(root), name, layout, model or {}), **options)
+        try:
+            run._store.put("zarr.json", group_metadata())
+            run._store.put(f"{EPISODES}/zarr.json", group_metadata())
+        except OSError as error:
+            run.close()
+            raise StoreError(f"{run.path}: cannot be written ({error.strerror}): make room") from error
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike, **options: Any) -> RunWriter:
+        """Opens an existing run for more episodes; first puts right what a killed process left (`recovered`).
+
+        Raises:
+            StoreError: there is no run, or another process writes it.
+        """
+        run = cls(Path(path), **options)
+        try:
+            run.recovered = recover_run(run.path, run._store)
+            run._rows = {row.folder: row for row in read_table(run.path / TABLE_FILE)}
+        except BaseException as error:
+            run.close()
+            if isinstance(error, OSError):
+                raise StoreError(f"{path}: cannot be recovered ({error.strerror}): make room") from error
+            raise
+        for folder in run._rows:
+            episode_id, attempt = split_folder(folder)
+            run._attempts[episode_id] = max(attempt, run._attempts.get(episode_id, 0))
+        return run
+
+    @classmethod
+    def recover(cls, path: str | os.PathLike) -> Recovery:
+        """Puts right what a killed process left in the run at `path`, and closes it again."""
+        with cls.open(path, workers=1) as run:
+            return run.recovered or Recovery()
+
+    def open_episode(
+        self, episode_id: str | None, metadata: Mapping[str, Any] | None, plan: CapturePlan
+    ) -> EpisodeWriter:
+        """Starts an attempt at an episode.
+
+        Args:
+            episode_id: `[A-Za-z0-9._-]{1,96}`; None for one made here. The id of a closed episode starts a new attempt.
+            metadata: JSON: suite, task_id, task_name, instruction, episode_index, init_state, seed, …
+            plan: what its frames hold.
+
+        Raises:
+            StoreError: the id is no name or is open already, a frame does not fit in memory, or the disk is full.
+        """
+        episode_id = f"episode-{uuid.uuid4().hex[:12]}" if episode_id is None else check_name("episode", episode_id)
+        tensors = stored_tensors(plan, self.info.layout)
+        self._buffers.check(tensors)
+        with self._lock:
+            if self._closed:
+                raise StoreError(f"{self.path}: the run is closed: open it again")
+            if episode_id in self._open:
+                raise StoreError(f"episode {episode_id}: is open already: seal it before the next attempt")
+            attempt = self._attempts.get(episode_id, 0) + 1
+            folder = episode_folder(episode_id, attempt)
+            base = f"{EPISODES}/{folder}"
+            attributes = {"episode": episode_id, "attempt": attempt, "status": "open", "metadata": dict(metadata or {}),
+                          "capture_spec": plan.spec.to_map()}  # fmt: skip
+            try:
+                content = group_metadata(attributes)
+            except TypeError as error:
+                raise StoreError(f"episode {episode_id}, metadata: expected JSON ({error})") from error
+            try:
+                for group in dict.fromkeys(tensor.path.split("/")[0] for tensor in tensors):
+                    self._store.put(f"{base}/{group}/zarr.json", group_metadata())
+                for tensor in tensors:
+                    self._store.put(f"{base}/{tensor.path}/zarr.json", tensor.metadata(0))
+                self._store.put(f"{base}/zarr.json", content)
+                index = IndexWriter(self.path / INDEX_FOLDER / f"{folder}.jsonl")
+            except OSError as error:
+                raise StoreError(
+                    f"{self.path}: cannot open episode {folder} ({error.strerror}): make room or choose another folder"
+                ) from error
+            episode = EpisodeWriter(
+                self.path, self._store, episode_id, folder, tensors, index, self._buffers, self._workers,
+                block=self._on_full == "block", on_sealed=self._sealed,
+            )  # fmt: skip
+            self._attempts[episode_id] = attempt
+            self._open[episode_id] = episode
+            return episode
+
+    def status(self) -> dict[str, int]:
+        """Frames committed, dropped and pending, queue bytes in use and their limit, episodes open."""
+        with self._lock:
+            episodes = list(self._open.values())
+            return {
+                "committed": self._committed + sum(e.committed for e in episodes),
+                "dropped": self._dropped + sum(e.dropped for e in episodes),
+                "pending": sum(e.pending for e in episodes),
+                "queue_bytes": self._buffers.in_use,
+                "queue_limit": self._buffers.limit,
+                "episodes_open": len(episodes),
+            }
+
+    def close(self) -> None:
+        """Interrupts the episodes that are open, and lets another process write.
+
+        Raises:
+            StoreError: one of them could not be written; the others are closed all the same.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            episodes = [episode for episode in self._open.values() if episode.state == "open"]
+        failures = []
+        for episode in episodes:
+            try:
+                episode.interrupt()
+            except StoreError as error:
+                failures.append(error)
+        self._workers.shutdown()
+        self._store.close()
+        self._lock_file.close()
+        if failures:
+            raise failures[0]
+
+    def __enter__(self) -> RunWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # the error that ended the block says more than what it led to here
+        with contextlib.suppress(StoreError) if kind else contextlib.nullcontext():
+            self.close()
+
+    def _sealed(self, episode: EpisodeWriter, row: EpisodeRow | None) -> None:
+        with self._lock:
+            self._open.pop(episode.id, None)
+            self._committed += episode.committed
+            self._dropped += episode.dropped
+            if row is not None:
+                self._rows[row.folder] = row
+                write_table(self.path / TABLE_FILE, self._rows.values())
+
+
+def lock_run(path: Path) -> Any:
+    """The run's lock, held until the returned file is closed or the process dies.
+
+    Raises:
+        StoreError: another process holds it, or the folder cannot be written.
+    """
+    try:
+        file = (path / LOCK_FILE).open("a")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror}): choose a run that can") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise StoreError(f"{path}: is being written by another process: wait until it ends") from error
+    return file

@@ -1,0 +1,104 @@
+"""Closes an episode for good: small values become arrays, arrays get exactly the committed length, the group its verdict.
+
+Knows nothing of who closes it: a writer that is done, or a recovery after a kill.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlascope_latents.store.durable import BlockingStore
+from vlascope_latents.store.index import FrameLine, decode_value, read_index
+from vlascope_latents.store.layout_on_disk import INDEX_FOLDER
+from vlascope_latents.store.table import EpisodeRow
+from vlascope_latents.store.tensors import StoredTensor, column_metadata, group_metadata
+
+EPISODES = "episodes"
+GROUPS = ("vlm", "action")
+
+
+def seal_episode(
+    run: Path,
+    store: BlockingStore,
+    folder: str,
+    *,
+    status: str,
+    success: bool | None = None,
+    total_steps: int | None = None,
+    dropped_timesteps: Sequence[int] = (),
+) -> EpisodeRow:
+    """Seals the episode in `folder` with the frames of its index, and returns its row for the table.
+
+    Everything but the last step can be done again after a kill; the last, the group's attributes, is the seal.
+
+    Raises:
+        OSError: the disk did not take it; the episode is still open.
+    """
+    lines, _ = read_index(run / INDEX_FOLDER / f"{folder}.jsonl")
+    base = f"{EPISODES}/{folder}"
+    for tensor in read_tensors(store, folder):
+        for name in store.list_dir(f"{base}/{tensor.path}"):
+            if name.startswith("c.") and int(name.split(".")[1]) >= len(lines):
+                store.delete(f"{base}/{tensor.path}/{name}")
+        store.put(f"{base}/{tensor.path}/zarr.json", tensor.metadata(len(lines)))
+    _write_columns(store, base, lines)
+
+    attributes = read_attributes(store, base) or {}
+    dropped = max([len(dropped_timesteps), *(line.dropped for line in lines[-1:])])
+    attributes |= {
+        "status": status,
+        "success": success,
+        "total_steps": total_steps,
+        "frames": len(lines),
+        "bytes": sum(line.nbytes for line in lines),
+        "dropped": dropped,
+        "dropped_timesteps": list(dropped_timesteps),
+        "sealed_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    store.put(f"{base}/zarr.json", group_metadata(attributes))
+    return EpisodeRow.from_attributes(folder, attributes)
+
+
+def read_attributes(store: BlockingStore, key: str) -> dict[str, Any] | None:
+    """Attributes of the group or array at `key`; None where there is no node."""
+    content = store.get(f"{key}/zarr.json")
+    return None if content is None else json.loads(content)["attributes"]
+
+
+def read_tensors(store: BlockingStore, folder: str) -> list[StoredTensor]:
+    """The captured arrays of an episode."""
+    tensors = []
+    for group in GROUPS:
+        for component in store.list_dir(f"{EPISODES}/{folder}/{group}"):
+            content = store.get(f"{EPISODES}/{folder}/{group}/{component}/zarr.json")
+            if content is not None and not component.startswith("."):
+                tensors.append(StoredTensor.from_metadata(f"{group}/{component}", json.loads(content)))
+    return tensors
+
+
+def columns_of(lines: Sequence[FrameLine]) -> dict[str, np.ndarray]:
+    """The small values of the frames, one array a name, first axis `frame`."""
+    columns = {"timestep": np.array([line.timestep for line in lines], "<i8")}
+    if lines:
+        for name in lines[0].values:
+            columns[name] = np.stack([decode_value(line.values[name]) for line in lines])
+    return columns
+
+
+def _write_columns(store: BlockingStore, base: str, lines: Sequence[FrameLine]) -> None:
+    columns = columns_of(lines)
+    for group in sorted({name.split("/")[0] for name in columns if "/" in name}):
+        store.put(f"{base}/{group}/zarr.json", group_metadata())
+    for name, column in columns.items():
+        axes = [f"{name.split('/')[-1]}_{axis}" for axis in range(1, column.ndim)]
+        chunk = ".".join(["c", *["0"] * column.ndim])
+        if column.size:
+            content = column.astype(column.dtype.newbyteorder("<")).tobytes()
+            store.put(f"{base}/{name}/{chunk}", content)
+        store.put(f"{base}/{name}/zarr.json", column_metadata(column, ("frame", *axes)))

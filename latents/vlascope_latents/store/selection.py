@@ -1,0 +1,249 @@
+"""A slice of a store: which part of which frames, with its labels, read when asked.
+
+Knows nothing of runs or of how episodes are found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+from vlascope_latents.store.errors import NotCapturedError, StoreError
+from vlascope_latents.store.index import FrameLine, decode_value
+from vlascope_latents.store.shard_reader import Part, ShardReader, leading
+from vlascope_latents.store.tensors import StoredTensor
+
+if TYPE_CHECKING:
+    import xarray
+
+    from vlascope_latents.store.reader import Episode
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A part of one tensor, the same for every frame of an episode.
+
+    Attributes:
+        tensor: as stored.
+        part: which rows and ranges of it.
+        dims: names of the axes of one frame.
+        shape: sizes of those axes.
+        coordinates: by axis, the model's numbers or names along it: layers, denoise steps, token positions, spans.
+    """
+
+    tensor: StoredTensor
+    part: Part
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    coordinates: dict[str, list]
+
+    @property
+    def dtype(self) -> str:
+        """`bfloat16` or `float32`; what was stored."""
+        return self.tensor.dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameRef:
+    """One frame of an episode, and the part of it that was selected."""
+
+    episode: Episode
+    view: View
+    line: FrameLine
+
+
+class Selection:
+    """A slice over some frames. Slicing it (`selection[10:20]`, or by a mask or numbers) selects fewer frames.
+
+    Attributes:
+        frames: the frames, in order of episode and frame number.
+        dims: names of the axes; the first is `frame`.
+        shape: sizes of those axes.
+        dtype: `bfloat16` or `float32`; what was stored.
+    """
+
+    def __init__(self, shards: ShardReader, view: View, frames: tuple[FrameRef, ...]):
+        self.frames = frames
+        self.dims = ("frame", *view.dims)
+        self.shape = (len(frames), *view.shape)
+        self.dtype = view.dtype
+        self._shards, self._view = shards, view
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, which: slice | np.ndarray | list) -> Selection:
+        numbers = np.arange(len(self))[which]
+        return Selection(self._shards, self._view, tuple(self.frames[int(n)] for n in np.atleast_1d(numbers)))
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{dim} {n}" for dim, n in zip(self.dims, self.shape, strict=True))
+        return f"<Selection {self._view.tensor.path} ({axes}) {self.dtype}>"
+
+    @property
+    def coordinates(self) -> dict[str, list]:
+        """By axis, the model's numbers or names along it: `layer`, `denoise_step`, `token` positions, `span` names."""
+        return dict(self._view.coordinates)
+
+    @property
+    def labels(self) -> dict[str, np.ndarray]:
+        """One entry a frame: run, episode, attempt, status, frame, timestep, suite, task_id, task_name, instruction, success.
+
+        Unknown text is empty, an unknown `task_id` -1. `success` is bool where every episode has one, else an object array
+        with None.
+        """
+        rows = [frame.episode.row for frame in self.frames]
+        success = [row.success for row in rows]
+        columns: dict[str, Any] = {
+            "run": np.array([frame.episode.run for frame in self.frames], np.str_),
+            "episode": np.array([row.episode for row in rows], np.str_),
+            "attempt": np.array([row.attempt for row in rows], np.int64),
+            "status": np.array([row.status for row in rows], np.str_),
+            "frame": np.array([frame.line.frame for frame in self.frames], np.int64),
+            "timestep": np.array([frame.line.timestep for frame in self.frames], np.int64),
+            "success": np.array(success, object if None in success else bool),
+        }
+        for name in ("suite", "task_name", "instruction"):
+            columns[name] = np.array([row.metadata.get(name) or "" for row in rows], np.str_)
+        task_ids = [row.metadata.get("task_id") for row in rows]
+        columns["task_id"] = np.array([-1 if task is None else task for task in task_ids], np.int64)
+        return columns
+
+    def values(self, name: str) -> np.ndarray:
+        """A small value of every frame, stacked: for example `actions`, `annotations/distance`.
+
+        Raises:
+            NotCapturedError: a frame lacks it; the message lists what it has.
+        """
+        for frame in self.frames:
+            if name not in frame.line.values:
+                raise NotCapturedError(
+                    f"episode {frame.episode.row.folder}, frame {frame.line.frame}: no value {name!r}; "
+                    f"found {', '.join(frame.line.values) or 'none'}"
+                )
+        if not self.frames:
+            raise StoreError(f"value {name}: the selection has no frames")
+        return np.stack([decode_value(frame.line.values[name]) for frame in self.frames])
+
+    def array(self, dtype: str = "float32", *, workers: int | None = None) -> np.ndarray:
+        """Reads the slice.
+
+        Args:
+            dtype: `float32`, or `bfloat16` (of ml_dtypes) where that was stored.
+            workers: threads; twice the processor's cores, at most 16, unless told.
+
+        Returns:
+            An array of `shape`.
+
+        Raises:
+            DamagedError: a frame is not what was written.
+            StoreError: the dtype is neither, or float32 values were stored and bfloat16 is asked.
+        """
+        stored = self._view.tensor.storage_dtype
+        if dtype not in ("float32", "bfloat16") or (dtype == "bfloat16" and self.dtype != "bfloat16"):
+            raise StoreError(f"dtype: expected float32 or the stored {self.dtype}, found {dtype}")
+        convert = dtype == "float32" and self.dtype == "bfloat16"
+        out = np.empty(self.shape, np.float32 if dtype == "float32" else stored)
+
+        def read(numbers: range) -> None:
+            scratch = np.empty(self._view.shape, stored) if convert else None
+            for number in numbers:
+                frame = self.frames[number]
+                tensor = frame.view.tensor
+                path = frame.episode.folder / tensor.path / tensor.key(frame.line.frame)
+                target = out[number] if scratch is None else scratch
+                self._shards.read(path, tensor, frame.view.part, target)
+                if scratch is not None:
+                    # bfloat16 is the upper half of a float32
+                    bits = out[number].view(np.uint32)
+                    np.left_shift(scratch, 16, out=bits, dtype=np.uint32, casting="unsafe")
+
+        count = min(workers or min(16, 2 * (os.cpu_count() or 1)), max(1, len(self)))
+        with ThreadPoolExecutor(count, thread_name_prefix="latent-store-reader") as pool:
+            list(pool.map(read, [range(first, len(self), count) for first in range(count)]))
+        return out if dtype == "float32" else out.view(ml_dtypes.bfloat16)
+
+    def batches(self, frames: int) -> Iterator[Selection]:
+        """The selection in pieces of up to `frames` frames."""
+        for start in range(0, len(self), frames):
+            yield self[start : start + frames]
+
+    def to_xarray(self, dtype: str = "float32") -> xarray.DataArray:
+        """Reads the slice into an xarray `DataArray` with named axes, and labels and the model's numbers as coordinates."""
+        import xarray
+
+        coordinates: dict[str, Any] = dict(self.coordinates)
+        coordinates |= {name: ("frame", label) for name, label in self.labels.items() if name != "frame"}
+        coordinates["frame_number"] = ("frame", self.labels["frame"])
+        return xarray.DataArray(self.array(dtype), dims=self.dims, coords=coordinates, name=self._view.tensor.path)
+
+
+def resolve(
+    tensor: StoredTensor, episode: Episode, layers: tuple[int, ...] | None, steps: tuple[int, ...] | None, span: str | None
+) -> View:  # fmt: skip
+    """Finds a slice in a tensor.
+
+    Raises:
+        NotCapturedError: the tensor lacks any of it; the message lists what it has.
+    """
+    where = f"{episode.run}, episode {episode.row.folder}, {tensor.path}"
+    asked = {"denoise_step": steps, "layer": layers}
+    coordinates: dict[str, list] = {}
+    positions = np.zeros(1, np.int64)
+    for dim, wanted in asked.items():
+        if dim not in tensor.dims:
+            if wanted is not None:
+                raise NotCapturedError(f"{where}: has no axis {dim}; axes: {', '.join(tensor.dims)}")
+            continue
+        captured = tensor.attributes[f"{dim}s"]
+        missing = [n for n in wanted or () if n not in captured]
+        if missing:
+            raise NotCapturedError(f"{where}: {dim} {missing[0]} was not captured; captured: {captured}")
+        coordinates[dim] = list(captured if wanted is None else wanted)
+        along = np.array([captured.index(n) for n in coordinates[dim]], np.int64)
+        positions = (positions[:, None] * len(captured) + along[None, :]).reshape(-1)
+    lead = leading(tensor)
+    ranges = _ranges(tensor, span, where, coordinates)
+    inner = sum(stop - start for start, stop in ranges)
+    rows = tuple(len(coordinates[dim]) for dim in tensor.dims[:lead])
+    shape = (*rows, inner, *tensor.shape[lead + 1 :])
+    if 0 in (math.prod(shape),):
+        raise StoreError(f"{where}: the slice selects nothing")
+    return View(tensor, Part(tuple(positions.tolist()), ranges), tensor.dims, shape, coordinates)
+
+
+def _ranges(
+    tensor: StoredTensor, span: str | None, where: str, coordinates: dict[str, list]
+) -> tuple[tuple[int, int], ...]:
+    """The ranges of the axis after the rows that `span` names; adds that axis to `coordinates`."""
+    dim, size = tensor.dims[leading(tensor)], tensor.shape[leading(tensor)]
+    if dim == "span":
+        names = tensor.attributes["spans"]
+        if span is not None and span not in names:
+            raise NotCapturedError(f"{where}: span {span!r} was not captured; captured: {', '.join(names)}")
+        coordinates["span"] = list(names if span is None else [span])
+        at = 0 if span is None else names.index(span)
+        return ((0, size),) if span is None else ((at, at + 1),)
+    if dim != "token":
+        if span is not None:
+            raise NotCapturedError(f"{where}: has no axis token; axes: {', '.join(tensor.dims)}")
+        return ((0, size),)
+    spans = tensor.attributes["spans"]
+    chosen = [
+        s
+        for s in spans
+        if span in (None, "all", s["name"]) or span in (s["name"].split("/")[0], s["name"].split("/")[-1])
+    ]
+    if not chosen:
+        raise NotCapturedError(
+            f"{where}: span {span!r} was not captured; captured: {', '.join(s['name'] for s in spans)}"
+        )
+    coordinates["token"] = [s["position"] + k for s in chosen for k in range(s["stop"] - s["start"])]
+    return tuple((s["start"], s["stop"]) for s in chosen)

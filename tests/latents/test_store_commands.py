@@ -1,0 +1,193 @@
+"""`vlascope-latents`: each subcommand does what it says, and errors are one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+from vlascope_latents.commands import main
+from vlascope_latents.store import LatentStore, RunWriter, verify
+
+from tests.latents.store_fixtures import LAYOUT, frame, plan, values
+
+FRAMES = 3
+
+
+@pytest.fixture
+def run(tmp_path):
+    with RunWriter.create(tmp_path / "runs", "tiny", LAYOUT) as writer:
+        for e in range(2):
+            meta = {"task_id": e, "task_name": f"[task] {e}", "instruction": "do it"}
+            episode = writer.open_episode(f"ep{e}", meta, plan())
+            for n in range(FRAMES):
+                episode.append(frame(plan(), 100 * e + n), timestep=5 * n, values=values(n))
+            episode.seal(success=True, total_steps=11)
+    return writer.path
+
+
+def test_ls(run, capsys):
+    assert main(["ls", str(run.parent), "--log-level", "error"]) == 0
+    out = capsys.readouterr().out
+    assert "2 episodes, 6 frames" in out
+    assert "ep1" in out
+    assert "sealed" in out
+
+
+def test_verify_names_each_bad_frame(run, capsys):
+    assert main(["verify", str(run)]) == 0
+    shard = run / "latents.zarr/episodes/ep1/action/x_t/c.2.0.0.0"
+    content = bytearray(shard.read_bytes())
+    content[5] ^= 4
+    shard.write_bytes(content)
+    capsys.readouterr()
+    assert main(["verify", str(run)]) == 1
+    out = capsys.readouterr().out
+    assert "episode ep1, frame 2" in out
+    assert str(shard) in out
+
+
+def test_repack_keeps_every_number(run, capsys):
+    before = LatentStore(run)
+    want = {path: before.select(*path.split("/")).array() for path in before.components()}
+    assert main(["repack", str(run.parent)]) == 0
+    assert "ratio" in capsys.readouterr().out
+    store = LatentStore(run)
+    for path, tensor in store.components().items():
+        assert tensor.compressed
+        np.testing.assert_array_equal(store.select(*path.split("/")).array(), want[path])
+    part = store.select("vlm", layers=2, span="wrist").array()
+    np.testing.assert_array_equal(part, want["vlm/hidden_states"][:, [1], 32:64])
+    assert list(verify(store.episodes())) == []
+
+    import zarr
+
+    group = zarr.open_group(run / "latents.zarr/episodes/ep0", mode="r")
+    np.testing.assert_array_equal(group["action/x_t"][:], want["action/x_t"][:FRAMES])
+    bits = np.asarray(group["vlm/hidden_states"][:])
+    got = (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    np.testing.assert_array_equal(got, want["vlm/hidden_states"][:FRAMES])
+
+    tensorstore = pytest.importorskip("tensorstore")
+    kvstore = {"driver": "file", "path": str(run / "latents.zarr/episodes/ep0/vlm/hidden_states")}
+    read = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result().read().result()
+    np.testing.assert_array_equal(read, bits)
+
+    assert main(["repack", str(run)]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_an_interrupted_repack_is_put_right(run):
+    array = run / "latents.zarr/episodes/ep0/vlm/hidden_states"
+    half = array.with_name(".hidden_states.repack")
+    half.mkdir()
+    (half / "c.0.0.0.0").write_bytes(b"half")
+    RunWriter.recover(run)
+    assert not half.exists()
+    array.rename(array.with_name(".hidden_states.repack"))
+    (array.with_name(".hidden_states.replaced")).mkdir()
+    RunWriter.recover(run)
+    assert sorted(os.listdir(array.parent)) == [
+        "hidden_states",
+        "mlp_activation",
+        "pre_attn_norm_scales",
+        "zarr.json",
+    ]
+    assert list(verify(LatentStore(run).episodes())) == []
+
+
+def test_export_netcdf(run, tmp_path):
+    pytest.importorskip("h5netcdf")
+    xarray = pytest.importorskip("xarray")
+    assert main(["export", str(run), str(tmp_path / "out"), "--episodes", "ep1"]) == 0
+    (file,) = (tmp_path / "out").iterdir()
+    with xarray.open_dataset(file, engine="h5netcdf") as data:
+        want = np.stack([frame(plan(), 100 + n)["vlm/hidden_states"] for n in range(FRAMES)])
+        np.testing.assert_array_equal(data["vlm_hidden_states"].values, want)
+        assert data["timestep"].values.tolist() == [0, 5, 10]
+        assert data["annotations_pose"].shape == (FRAMES, 7)
+        assert data.attrs["task_id"] == 1
+
+
+def test_export_npz_in_the_nested_layout(run, tmp_path):
+    assert main(["export", str(run), str(tmp_path / "out"), "--format", "npz"]) == 0
+    file = next(path for path in (tmp_path / "out").iterdir() if path.name.endswith("ep0.npz"))
+    with np.load(file) as data:
+        step = "episodes/ep0/rollout_steps/step_5"
+        want = frame(plan(), 1)
+        assert data[f"{step}/vlm_layer_output/hidden_states"].shape == (2, 1, 80, 512)
+        np.testing.assert_array_equal(data[f"{step}/vlm_layer_output/hidden_states"][:, 0], want["vlm/hidden_states"])
+        key = f"{step}/action_expert_hidden_state_t3/hidden_states"
+        np.testing.assert_array_equal(data[key][:, 0], want["action/hidden_states"][3])
+        assert bool(data["episodes/ep0/metadata/success"])
+        assert str(data["task_description"]) == "do it"
+
+
+def reference(rng):
+    """As the reference lays it out: 2 layers, one camera and 48 text tokens, 3 denoise steps."""
+    step = {
+        "timestep": 10,
+        "action": [0.5] * 7,
+        "vlm_layer_output": {
+            "hidden_states": rng.standard_normal((2, 1, 304, 8), np.float32),
+            "pre_attn_norm_scales": rng.standard_normal((2, 1, 304), np.float32),
+        },
+        "observation": {"image": np.zeros((4, 4, 3), np.uint8)},
+    }
+    for k in range(3):
+        step[f"action_expert_hidden_state_t{k}"] = {
+            "hidden_states": rng.standard_normal((2, 1, 51, 6), np.float32),
+            "pre_attn_norm_scales": rng.standard_normal((2, 1, 51), np.float32),
+        }
+    metadata = {"success": True, "total_steps": 45}
+    episodes = {"episode_0": {"rollout_steps": {"step_10": step}, "metadata": metadata}}
+    return {"task_name": "pick_up", "task_id": 10, "task_description": "pick up", "episodes": episodes}
+
+
+def test_import(tmp_path):
+    content = reference(np.random.default_rng(0))
+    file = tmp_path / "task_10_pick_up.pkl"
+    file.write_bytes(pickle.dumps(content))
+    assert main(["import", str(tmp_path / "runs"), str(file)]) == 0
+    store = LatentStore(tmp_path / "runs")
+    step = content["episodes"]["episode_0"]["rollout_steps"]["step_10"]
+    x = store.select("vlm", span="text")
+    np.testing.assert_array_equal(x.array()[0], step["vlm_layer_output"]["hidden_states"][:, 0, 256:])
+    assert x.labels["task_id"].tolist() == [10]
+    assert x.labels["success"].tolist() == [True]
+    got = store.select("action", "pre_attn_norm_scales", denoise_steps=2, span="action").array()
+    np.testing.assert_array_equal(got[0, 0], step["action_expert_hidden_state_t2"]["pre_attn_norm_scales"][:, 0, 1:])
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+def test_import_runs_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "task_0.pkl"
+    file.write_bytes(pickle.dumps({"episodes": {"e": {"rollout_steps": {"s": Evil()}}}}))
+    assert main(["import", str(tmp_path / "runs"), str(file)]) == 2
+    assert "only numpy arrays are read" in capsys.readouterr().err
+    assert not (tmp_path / "pwned").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ls", "nowhere"],
+        ["verify", "nowhere"],
+        ["repack", "nowhere"],
+        ["export", "nowhere", "out"],
+        ["import", "runs", "nowhere.pkl"],
+    ],
+)
+def test_errors_are_one_line(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "--log-level", "error"]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vlascope-latents:")]
+    assert len(lines) == 1
+    assert "nowhere" in lines[0]
