@@ -12,6 +12,7 @@ import math
 
 from vlascope_latents.layout import ExpertLayout, LatentLayout
 from vlascope_latents.spec import FLOW_COMPONENTS, TOKEN_COMPONENTS, CaptureSpec, CaptureSpecError, Indices
+from vlascope_latents.units import readable_bytes
 
 _ITEM_BYTES = {"bfloat16": 2, "float32": 4}
 
@@ -99,8 +100,8 @@ class CapturePlan:
     def __str__(self) -> str:
         rows = [(t.path, " x ".join(f"{d} {n}" for d, n in zip(t.dims, t.shape, strict=True)), t.dtype, t.nbytes)
                 for t in self.tensors]  # fmt: skip
-        lines = [f"{path:<30} {shape:<60} {dtype:<9} {_bytes(n):>10}" for path, shape, dtype, n in rows]
-        return "\n".join([*lines, f"{'one inference':<101} {_bytes(self.nbytes):>10}"])
+        lines = [f"{path:<30} {shape:<60} {dtype:<9} {readable_bytes(n):>10}" for path, shape, dtype, n in rows]
+        return "\n".join([*lines, f"{'one inference':<101} {readable_bytes(self.nbytes):>10}"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +117,7 @@ class CampaignCost:
     nbytes: int
 
     def __str__(self) -> str:
-        return f"at most {self.frames} frames, {_bytes(self.nbytes)}"
+        return f"at most {self.frames} frames, {readable_bytes(self.nbytes)}"
 
 
 def plan_capture(spec: CaptureSpec, layout: LatentLayout) -> CapturePlan:
@@ -213,11 +214,3 @@ def _resolve(field: str, indices: Indices, count: int) -> tuple[int, ...]:
             field, f"{indices[-1]} is out of range: this model has {count} {what}", [f"0-{count - 1}"]
         )
     return indices
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.4g} {unit}"
-        count /= 1000
-    return f"{count:.4g} TB"

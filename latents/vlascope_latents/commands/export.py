@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 import tyro
 from rich.progress import track
 
-from vlascope_latents.commands.options import Options, readable
+from vlascope_latents.commands.options import Options
 from vlascope_latents.store import LatentStore, StoreError
 from vlascope_latents.store.exports import export_netcdf, export_npz
+from vlascope_latents.units import readable_bytes
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -39,7 +40,7 @@ class Export(Options):
             for episode in chosen
             for tensor in episode.tensors().values()
         )
-        print(f"{len(chosen)} episodes, {readable(cost)} as float32")
+        print(f"{len(chosen)} episodes, {readable_bytes(cost)} as float32")
         if self.dry_run:
             return 0
         write, suffix = {"netcdf": (export_netcdf, ".nc"), "npz": (export_npz, ".npz")}[self.format]

@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 import tyro
 from rich.progress import track
 
-from vlascope_latents.commands.options import Options, readable
+from vlascope_latents.commands.options import Options
 from vlascope_latents.store import StoreError
 from vlascope_latents.store.layout_on_disk import layout_from_map
 from vlascope_latents.store.reference_import import import_reference
+from vlascope_latents.units import readable_bytes
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -37,7 +38,7 @@ class Import(Options):
             raise StoreError(f"{self.layout}: expected a layout as in run.json ({error})") from error
         sizes = {file: file.stat().st_size for file in self.files}
         largest = max(sizes.values(), default=0)
-        print(f"{len(sizes)} pickles, {readable(sum(sizes.values()))}; up to {readable(largest)} in memory")
+        print(f"{len(sizes)} pickles, {readable_bytes(sum(sizes.values()))}; up to {readable_bytes(largest)} in memory")
         for file in track(self.files, "importing", transient=True):
             print(import_reference(file, self.runs, layout=layout, dtype=self.dtype))
         return 0

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vlascope_latents.commands.options import Options, readable
+from vlascope_latents.commands.options import Options
 from vlascope_latents.store import LatentStore
+from vlascope_latents.units import readable_bytes
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -34,7 +35,7 @@ class Ls(Options):
                 (e.frames, e.row.nbytes if e.status != "open" else sum(x.nbytes for x in e.lines())) for e in episodes
             ]
             total, size = sum(n for n, _ in frames), sum(n for _, n in frames)
-            table = Table(title=escape(f"{run.name}: {len(episodes)} episodes, {total} frames, {readable(size)}"))
+            table = Table(title=escape(f"{run.name}: {len(episodes)} episodes, {total} frames, {readable_bytes(size)}"))
             for column in ("episode", "status", "success", "frames", "bytes", "dropped", "task"):
                 table.add_column(column, justify="right" if column in ("frames", "bytes", "dropped") else "left")
             for episode, (count, nbytes) in zip(episodes, frames, strict=True):
@@ -45,7 +46,7 @@ class Ls(Options):
                     episode.status,
                     success,
                     count,
-                    readable(nbytes),
+                    readable_bytes(nbytes),
                     episode.row.dropped,
                     task,
                 ]

@@ -9,10 +9,11 @@ from typing import Annotated
 import tyro
 from rich.progress import track
 
-from vlascope_latents.commands.options import Options, readable
+from vlascope_latents.commands.options import Options
 from vlascope_latents.store import LatentStore
 from vlascope_latents.store.repack import repack_episode
 from vlascope_latents.store.run_writer import lock_run
+from vlascope_latents.units import readable_bytes
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -28,7 +29,7 @@ class Repack(Options):
         """Compresses episode by episode: one array of one episode needs room twice for a while."""
         store = LatentStore(self.path)
         episodes = [e for e in store.episodes(attempts="all") if e.status != "open"]
-        print(f"{len(episodes)} episodes, {readable(sum(e.row.nbytes for e in episodes))} before compression")
+        print(f"{len(episodes)} episodes, {readable_bytes(sum(e.row.nbytes for e in episodes))} before compression")
         if self.dry_run:
             return 0
         before = after = 0
@@ -39,7 +40,7 @@ class Repack(Options):
                     plain, packed = repack_episode(episode)
                     before, after = before + plain, after + packed
         if before:
-            print(f"{readable(before)} became {readable(after)}: ratio {before / max(1, after):.2f}")
+            print(f"{readable_bytes(before)} became {readable_bytes(after)}: ratio {before / max(1, after):.2f}")
         else:
             print("nothing to do: every sealed episode is compressed")
         return 0
