@@ -76,12 +76,15 @@ class CaptureSpec:
     dtype: str = "bfloat16"
 
     def __post_init__(self):
-        set_ = lambda field, value: object.__setattr__(self, field, value)  # noqa: E731
-        set_("experts", _names("experts", self.experts, EXPERTS))
-        set_("components", _names("components", self.components, COMPONENTS))
-        set_("layers", _indices("layers", self.layers))
-        set_("denoise_steps", _indices("denoise_steps", self.denoise_steps))
-        set_("spans", _names("spans", self.spans, None))
+        canonical = {
+            "experts": _names("experts", self.experts, EXPERTS),
+            "components": _names("components", self.components, COMPONENTS),
+            "layers": _indices("layers", self.layers),
+            "denoise_steps": _indices("denoise_steps", self.denoise_steps),
+            "spans": _names("spans", self.spans, None),
+        }
+        for field, value in canonical.items():
+            object.__setattr__(self, field, value)  # frozen to everyone else
         _one_of("reduction", self.reduction, REDUCTIONS)
         _one_of("dtype", self.dtype, DTYPES)
         flow = [c for c in self.components if c in FLOW_COMPONENTS]
