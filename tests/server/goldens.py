@@ -69,7 +69,7 @@ def names(**wanted: object) -> list[str]:
 
 
 @functools.cache
-def load(name: str, params: str | None = None, alpha: float | None = None) -> Golden:
+def load(name: str) -> Golden:
     """Reads one golden by its name in `index.json`."""
     entry = INDEX["goldens"][name]
     weights = build_params(entry["params"])

@@ -43,4 +43,7 @@ def main(args: list[str] | None = None) -> int:
     except CheckpointError as error:
         print(f"vlascope-server: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a folder that cannot be made, a full disk
+        print(f"vlascope-server: {error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
+        return 2
     return 0

@@ -38,7 +38,6 @@ class Context(NamedTuple):
     """What every denoise step needs: the action expert's weights, and what the prefix leaves for it."""
 
     layers: Params
-
     cache: gemma.KeysValues
     """Of every layer, stacked on a leading L."""
     bias: Float[Array, "B T S+T"]
@@ -165,12 +164,7 @@ def _teacher_forced(
 
 
 def _read(
-    params: Params,
-    config: Pi0Config,
-    observation: Observation,
-    plan: CapturePlan | None,
-    *,
-    differentiable: bool = False,
+    params: Params, config: Pi0Config, observation: Observation, plan: CapturePlan | None
 ) -> tuple[Context, Latents]:
     """Runs the vision-language expert over the prefix."""
     prefix = embed_prefix(params, config, observation)

@@ -150,7 +150,8 @@ def _tokens(array: jax.Array, group: TokenGroup) -> jax.Array:
 def _mean(tokens: Float[Array, "B n ..."], valid: Bool[Array, "B n"]) -> Float[Array, "B ..."]:
     """Float32 mean over the valid tokens; NaN where there is none."""
     weights = valid.astype(jnp.float32)
-    return jnp.einsum("Bn,Bn...->B...", weights, tokens.astype(jnp.float32)) / _counts(weights, tokens.ndim)
+    counts = jnp.sum(weights, axis=1).reshape(-1, *(1,) * (tokens.ndim - 2))
+    return jnp.einsum("Bn,Bn...->B...", weights, tokens.astype(jnp.float32)) / counts
 
 
 def _last(tokens: Float[Array, "B n ..."], valid: Bool[Array, "B n"]) -> Float[Array, "B ..."]:
@@ -160,7 +161,3 @@ def _last(tokens: Float[Array, "B n ..."], valid: Bool[Array, "B n"]) -> Float[A
     rank = (slice(None), *(None,) * (tokens.ndim - 1))
     last = jnp.take_along_axis(tokens, jnp.maximum(index, 0)[rank], axis=1)[:, 0]
     return jnp.where((index < 0)[rank[:-1]], jnp.nan, last)
-
-
-def _counts(weights: Float[Array, "B n"], ndim: int) -> Float[Array, "B ..."]:
-    return jnp.sum(weights, axis=1).reshape(-1, *(1,) * (ndim - 2))

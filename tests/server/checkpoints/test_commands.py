@@ -109,3 +109,12 @@ def test_help(args, capsys):
     assert done.value.code == 0
     out = capsys.readouterr().out
     assert ("--log-level" in out) == (len(args) == 2)
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    assert main(["convert", "tiny", str(in_the_way / "tiny"), "--to", "safetensors"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"vlascope-server: {in_the_way}")
+    assert "directory" in error
