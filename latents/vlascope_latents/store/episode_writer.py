@@ -17,14 +17,15 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import xxhash
 
 from vlascope_latents.store.budget import FrameBuffers
 from vlascope_latents.store.durable import BlockingStore
 from vlascope_latents.store.errors import StoreError
+from vlascope_latents.store.frame_slot import FrameSlot, check_tensors
 from vlascope_latents.store.index import FrameLine, IndexWriter, encode_values
+from vlascope_latents.store.layout_on_disk import split_folder
 from vlascope_latents.store.sealing import EPISODES, seal_episode
 from vlascope_latents.store.table import EpisodeRow
 from vlascope_latents.store.tensors import StoredTensor
@@ -36,9 +37,11 @@ class EpisodeWriter:
     Attributes:
         id: the episode's id.
         folder: its group and index file.
+        attempt: at this id, from 1.
         state: `open`, `draining`, `sealed` or `interrupted`.
         tensors: the arrays of a frame.
         committed: frames that are on disk and in the index.
+        committed_bytes: of their tensors.
         dropped: frames that found the queue full, with `on_full="drop"`.
     """
 
@@ -57,8 +60,9 @@ class EpisodeWriter:
         on_sealed: Callable[[EpisodeWriter, EpisodeRow | None], None],
     ):
         self.id, self.folder, self.tensors = episode_id, folder, tensors
+        self.attempt = split_folder(folder)[1]
         self.state = "open"
-        self.committed = 0
+        self.committed = self.committed_bytes = 0
         self._dropped_timesteps: list[int] = []
         self._run, self._store, self._index = run, store, index
         self._buffers, self._workers, self._block, self._on_sealed = buffers, workers, block, on_sealed
@@ -99,30 +103,59 @@ class EpisodeWriter:
         Raises:
             StoreError: a tensor or value does not fit, the episode is closed, or an earlier frame could not be written.
         """
-        sources = self._check_tensors(tensors)
+        check_tensors(self.tensors, tensors)
+        slot = self.reserve()
+        if slot is None:
+            self.drop(timestep)
+            return None
+        try:
+            number = slot.number(timestep, values)
+            slot.fill(tensors)
+        finally:
+            slot.release()
+        return number
+
+    def reserve(self) -> FrameSlot | None:
+        """Room for one frame that is still to come; None where the queue is full and frames are then dropped.
+
+        Raises:
+            StoreError: the episode is closed, or an earlier frame could not be written.
+        """
+        self._check_open()
+        buffers = self._buffers.acquire(self.tensors, wait=self._block)
+        return None if buffers is None else FrameSlot(self, buffers)
+
+    def drop(self, timestep: int) -> None:
+        """Counts a frame that found no room."""
+        self._dropped_timesteps.append(int(timestep))
+
+    def take_number(self, timestep: int, values: Mapping[str, Any] | None) -> FrameLine:
+        """The line of the next frame; what `FrameSlot.number` does."""
         encoded = encode_values(values)
         with self._appending:
-            self._check_open()
+            self._check_open()  # it may have failed or been closed since there was room
             self._check_values(encoded)
-            buffers = self._buffers.acquire(self.tensors, wait=self._block)
-            if buffers is None:
-                self._dropped_timesteps.append(int(timestep))
-                return None
-            try:
-                self._check_open()  # it may have failed while this waited
-                for tensor, source, buffer in zip(self.tensors, sources, buffers, strict=True):
-                    _copy(tensor, source, buffer)
-            except BaseException:
-                self._buffers.release(self.tensors, buffers)
-                raise
-            number = self._next
+            line = FrameLine(self._next, int(timestep), sum(t.nbytes for t in self.tensors), {}, self.dropped, encoded)
             self._next += 1
             with self._changed:
                 self._pending += 1
-            nbytes = sum(tensor.nbytes for tensor in self.tensors)
-            line = FrameLine(number, int(timestep), nbytes, {}, self.dropped, encoded)
-            self._workers.submit(self._write, line, buffers)
-            return number
+            return line
+
+    def queue(self, line: FrameLine, buffers: list[np.ndarray]) -> None:
+        """Hands a filled frame to the workers; what `FrameSlot.fill` does."""
+        self._workers.submit(self._write, line, buffers)
+
+    def give_back(self, buffers: list[np.ndarray]) -> None:
+        """Frees the room of a frame that never got a number."""
+        self._buffers.release(self.tensors, buffers)
+
+    def fail(self, error: BaseException, buffers: list[np.ndarray]) -> None:
+        """Ends the episode's writing: a frame that has a number will never come."""
+        self._error = self._error or error
+        self._buffers.release(self.tensors, buffers)
+        with self._changed:
+            self._pending -= 1
+            self._changed.notify_all()
 
     def seal(self, success: bool | None = None, total_steps: int | None = None) -> int:
         """Waits until every frame is committed, then closes the episode for good.
@@ -203,6 +236,7 @@ class EpisodeWriter:
             for done in complete:
                 del self._ready[done.frame]
             self.committed = count
+            self.committed_bytes += sum(done.nbytes for done in complete)
 
     def _check_open(self) -> None:
         if self._error is not None:
@@ -219,23 +253,6 @@ class EpisodeWriter:
             "make room or choose another folder, then start a new attempt"
         )
 
-    def _check_tensors(self, tensors: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        expected = [tensor.path for tensor in self.tensors]
-        if set(tensors) != set(expected):
-            raise StoreError(f"frame: expected the tensors {', '.join(expected)}, found {', '.join(tensors) or 'none'}")
-        sources = []
-        for tensor in self.tensors:
-            source = np.asarray(tensors[tensor.path])
-            if source.shape != tensor.shape:
-                raise StoreError(
-                    f"frame, {tensor.path}: expected shape {tensor.shape} ({', '.join(tensor.dims)}), found {source.shape}"
-                )
-            allowed = ("float32", "bfloat16", "uint16") if tensor.dtype == "bfloat16" else ("float32",)
-            if source.dtype.name not in allowed:
-                raise StoreError(f"frame, {tensor.path}: expected {' or '.join(allowed)}, found {source.dtype.name}")
-            sources.append(source)
-        return sources
-
     def _check_values(self, encoded: Mapping[str, Any]) -> None:
         shapes = {name: (value["dtype"], value["shape"]) for name, value in encoded.items()}
         if self._value_shapes is None:
@@ -245,11 +262,3 @@ class EpisodeWriter:
                 first, now = self._value_shapes.get(name, "nothing"), shapes.get(name, "nothing")
                 if first != now:
                     raise StoreError(f"frame, value {name}: expected {first} as in the first frame, found {now}")
-
-
-def _copy(tensor: StoredTensor, source: np.ndarray, buffer: np.ndarray) -> None:
-    payload = buffer[: tensor.nbytes]
-    if source.dtype.name == "float32" and tensor.dtype == "bfloat16":
-        np.copyto(payload.view(ml_dtypes.bfloat16).reshape(tensor.shape), source, casting="unsafe")
-    else:
-        np.copyto(payload.view(source.dtype).reshape(tensor.shape), source)

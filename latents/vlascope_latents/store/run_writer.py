@@ -75,7 +75,7 @@ class RunWriter:
         self._open: dict[str, EpisodeWriter] = {}
         self._rows: dict[str, EpisodeRow] = {}
         self._attempts: dict[str, int] = {}
-        self._committed = self._dropped = 0
+        self._committed = self._dropped = self._bytes = 0
         self._closed = False
 
     @classmethod
@@ -181,11 +181,12 @@ class RunWriter:
             return episode
 
     def status(self) -> dict[str, int]:
-        """Frames committed, dropped and pending, queue bytes in use and their limit, episodes open."""
+        """Frames committed, dropped and pending, bytes committed, queue bytes in use and their limit, episodes open."""
         with self._lock:
             episodes = list(self._open.values())
             return {
                 "committed": self._committed + sum(e.committed for e in episodes),
+                "bytes": self._bytes + sum(e.committed_bytes for e in episodes),
                 "dropped": self._dropped + sum(e.dropped for e in episodes),
                 "pending": sum(e.pending for e in episodes),
                 "queue_bytes": self._buffers.in_use,
@@ -228,6 +229,7 @@ class RunWriter:
         with self._lock:
             self._open.pop(episode.id, None)
             self._committed += episode.committed
+            self._bytes += episode.committed_bytes
             self._dropped += episode.dropped
             if row is not None:
                 self._rows[row.folder] = row

@@ -13,6 +13,8 @@ from vlascope_server.checkpoints.errors import CheckpointError
 
 Kind = Literal["orbax", "safetensors"]
 TORCH_FILE = "model.safetensors"
+TOKENIZER_FILE = "tokenizer.model"
+"""A SentencePiece model beside the parameters; a checkpoint without one reads with PaliGemma's."""
 
 _ORBAX_UNFINISHED = ".orbax-checkpoint-tmp"
 _UNFINISHED = (".partial", ".incomplete", ".part", ".gstmp", ".crdownload", ".aria2")
@@ -38,6 +40,12 @@ class Layout:
         """Asset id -> its `norm_stats.json`."""
         folder = self.root / "assets"
         return {path.parent.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("norm_stats.json"))}
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The checkpoint's own tokenizer file, if it has one."""
+        path = self.root / TOKENIZER_FILE
+        return path if path.is_file() else None
 
     @property
     def train_state(self) -> Path:

@@ -21,7 +21,7 @@ from vlascope_server.checkpoints.source import Source, open_source
 from vlascope_server.checkpoints.weights import DTYPES, Weights, count_not_finite, largest_first, nbytes
 from vlascope_server.model import Pi0Config, init_params
 from vlascope_server.presets import PRESETS, SEEDED
-from vlascope_server.presets.tiny import unit_norm_stats
+from vlascope_server.presets.tiny import TOKENIZER_PATH, unit_norm_stats
 from vlascope_server.robots.libero import Libero
 from vlascope_server.robots.norm_stats import NormStats, NormStatsError, load_norm_stats
 
@@ -41,6 +41,7 @@ class Checkpoint:
         record: everything else that is known: robot, normalisation, training step.
         path: the folder on this machine; None for drawn weights.
         kind: the format it was read from, or `seeded`.
+        tokenizer: the SentencePiece model that belongs to it; None for PaliGemma's.
     """
 
     params: dict[str, jax.Array]
@@ -50,6 +51,7 @@ class Checkpoint:
     record: Record
     path: Path | None
     kind: Kind | Literal["seeded"]
+    tokenizer: Path | None
 
 
 def load_checkpoint(
@@ -95,7 +97,8 @@ def load_checkpoint(
     norm_stats, asset_id = load_assets(source.layout, source.record.asset_id, config.action_dim)
     _log.info("%s: %.2f GB as %s", source.layout.weights, nbytes(source.weights, dtype) / 1e9, dtype)
     params = _params(source.weights, source.layout, dtype)
-    return Checkpoint(params, config, norm_stats, asset_id, source.record, source.layout.root, source.layout.kind)
+    layout = source.layout
+    return Checkpoint(params, config, norm_stats, asset_id, source.record, layout.root, layout.kind, layout.tokenizer)
 
 
 def _draw(name: str, dtype: Literal["float32", "bfloat16"], preset: str | None, asked: Record) -> Checkpoint:
@@ -114,7 +117,9 @@ def _draw(name: str, dtype: Literal["float32", "bfloat16"], preset: str | None, 
     )
     stats = unit_norm_stats(robot.spec.state_dim, robot.spec.action_dim)
     params = init_params(config, dtype=dtype)
-    return Checkpoint(params, config, stats, robot.spec.name, record_of(config).over(record), None, "seeded")
+    return Checkpoint(
+        params, config, stats, robot.spec.name, record_of(config).over(record), None, "seeded", TOKENIZER_PATH
+    )
 
 
 def load_assets(

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from vlascope_server.checkpoints.errors import CheckpointError
-from vlascope_server.checkpoints.layout import TORCH_FILE, Kind
+from vlascope_server.checkpoints.layout import TOKENIZER_FILE, TORCH_FILE, Kind
 from vlascope_server.checkpoints.load import warn_not_finite
 from vlascope_server.checkpoints.record import Record, record_of, write_record
 from vlascope_server.checkpoints.source import Source
@@ -29,6 +29,7 @@ def save_checkpoint(
     norm_stats: Mapping[str, NormStats] | None = None,
     asset_id: str | None = None,
     record: Record | None = None,
+    tokenizer: Path | None = None,
 ) -> Path:
     """Writes parameters, statistics and `vlascope.json`, so that `load_checkpoint` needs no further argument.
 
@@ -40,6 +41,7 @@ def save_checkpoint(
         norm_stats: quantity -> statistics; needs an `asset_id`.
         asset_id: the folder below `assets/` that they go to.
         record: what else is known; `config` overrules it.
+        tokenizer: a SentencePiece model to keep with it; None for a policy that reads with PaliGemma's.
 
     Raises:
         CheckpointError: the folder exists, or the parameters have no form in this format.
@@ -54,6 +56,8 @@ def save_checkpoint(
         if norm_stats is not None and asset_id is not None:
             (partial / "assets" / asset_id).mkdir(parents=True)
             save_norm_stats(partial / "assets" / asset_id / "norm_stats.json", norm_stats)
+        if tokenizer is not None:
+            shutil.copyfile(tokenizer, partial / TOKENIZER_FILE)
         write_record(partial, record)
     return Path(folder)
 
@@ -83,6 +87,8 @@ def convert_checkpoint(source: Source, folder: str | Path, kind: Kind, dtype: st
         for asset_id, stats in source.layout.assets.items():
             (partial / "assets" / asset_id).mkdir(parents=True)
             shutil.copyfile(stats, partial / "assets" / asset_id / stats.name)
+        if source.layout.tokenizer is not None:
+            shutil.copyfile(source.layout.tokenizer, partial / TOKENIZER_FILE)
         write_record(partial, record)
     return Path(folder)
 

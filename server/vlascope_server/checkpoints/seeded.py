@@ -32,5 +32,6 @@ def opened(location: str, preset: str | None = None) -> Iterator[Source]:
             norm_stats=drawn.norm_stats,
             asset_id=drawn.asset_id,
             record=drawn.record,
+            tokenizer=drawn.tokenizer,
         )
         yield open_source(Path(folder) / location)

@@ -1,7 +1,6 @@
 """The command `vlascope-server`: what a user runs beside a policy. Knows nothing of what the subcommands do.
 
-A subcommand is a dataclass of its options with a `run` method, in a file of its own, and joins `Subcommand`: `serve`
-and `train` will.
+A subcommand is a dataclass of its options with a `run` method, in a file of its own, and joins `Subcommand`.
 """
 
 from __future__ import annotations
@@ -16,8 +15,13 @@ import tyro
 
 from vlascope_server.commands.convert import Convert
 from vlascope_server.commands.inspect import Inspect
+from vlascope_server.commands.serve import Serve
 
-Subcommand = Annotated[Inspect, tyro.conf.subcommand("inspect")] | Annotated[Convert, tyro.conf.subcommand("convert")]
+Subcommand = (
+    Annotated[Serve, tyro.conf.subcommand("serve")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
+)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -29,18 +33,21 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 after an error in what was asked, which is one line on stderr.
     """
-    from vlascope_server.checkpoints.errors import CheckpointError
-
     command = tyro.cli(
         Subcommand, prog="vlascope-server", description="Serve, inspect and convert Pi0 policies.", args=args
     )
+    from vlascope_latents.store.errors import StoreError
+
+    from vlascope_server.checkpoints.errors import CheckpointError
+    from vlascope_server.serving.errors import ServeError
+
     logging.basicConfig(level=command.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr)
     for library in ("absl", "jax"):
         logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
     print(json.dumps({type(command).__name__.lower(): dataclasses.asdict(command)}, default=str), file=sys.stderr)
     try:
         command.run()
-    except CheckpointError as error:
+    except (CheckpointError, ServeError, StoreError) as error:
         print(f"vlascope-server: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be made, a full disk

@@ -1,4 +1,4 @@
-"""`python -m vlascope_server.commands` is `vlascope-server`. Knows nothing else."""
+"""`python -m vlascope_server.commands` is `vlascope-server`."""
 
 import sys
 

@@ -75,8 +75,13 @@ def take_image(observation: Mapping[str, Any], key: str, inside: str = "") -> UI
     Raises:
         RobotInputError: it is missing, not one RGB image, of an ambiguous layout, or of another dtype or range.
     """
-    image = np.asarray(take(observation, key, inside))
     field = f"{inside}{key}"
+    try:
+        image = np.asarray(take(observation, key, inside))
+    except ValueError as error:
+        if isinstance(error, RobotInputError):
+            raise
+        raise RobotInputError(field, "expected one RGB image, found a ragged sequence") from None
     if image.ndim != 3 or 3 not in (image.shape[0], image.shape[-1]) or 0 in image.shape:
         raise RobotInputError(
             field, f"expected one RGB image, (height, width, 3) or (3, height, width), found {image.shape}"

@@ -1,0 +1,237 @@
+"""A policy: a robot's observation to what the model sees, and what the model answers to what the robot executes.
+
+B batch, A action horizon, a the model's action width, r the robot's. Knows nothing of programs or of batches' sizes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from vlascope_latents import LatentLayout
+
+from vlascope_server.checkpoints import Checkpoint, CheckpointError, load_checkpoint
+from vlascope_server.model import Observation, fuse_for_inference
+from vlascope_server.prompts import Tokenizer, TokenizerError, paligemma_tokenizer
+from vlascope_server.robots import ROBOTS, Conventions, NormStatsError, RobotInputError, RobotPipeline
+
+_FINGERPRINT_SAMPLE = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyOptions:
+    """What a person decides about a policy, beyond its checkpoint.
+
+    Attributes:
+        robot: overrules the checkpoint's.
+        num_steps: denoise steps.
+        dtype: `auto` is bfloat16 on an accelerator, as the reference serves, and float32 on a CPU, where it is faster.
+        default_prompt: for observations without one.
+        preset: fills in what the checkpoint does not say.
+        asset_id: which statistics, where a checkpoint has several.
+        tokenizer: a SentencePiece file; the checkpoint's own unless told.
+    """
+
+    robot: str | None = None
+    num_steps: int = 10
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    default_prompt: str | None = None
+    preset: str | None = None
+    asset_id: str | None = None
+    tokenizer: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PreparedObservation:
+    """One observation as the model takes it, without the batch axis.
+
+    Attributes:
+        images: model slot -> pixels.
+        state: normalised, padded.
+        tokens: of the prompt.
+        mask: which of them are real.
+        prompt: the instruction that was used.
+        robot_state: as the robot sent it; what relative actions are relative to.
+        truncated: tokens of the prompt that the model does not see.
+    """
+
+    images: Mapping[str, UInt8[np.ndarray, "size size 3"]]
+    state: Float[np.ndarray, " a"]
+    tokens: Int[np.ndarray, " n"]
+    mask: Bool[np.ndarray, " n"]
+    prompt: str
+    robot_state: Float[np.ndarray, " s"]
+    truncated: int
+
+
+class Policy:
+    """A policy ready to run.
+
+    Attributes:
+        name: of the checkpoint.
+        params: on the device, fused for inference.
+        config: the architecture.
+        num_steps: denoise steps.
+        pipeline: robot, statistics, conventions.
+        checkpoint: where it came from, without the parameters.
+        default_prompt: for observations without one.
+    """
+
+    def __init__(self, name: str, checkpoint: Checkpoint, options: PolicyOptions = PolicyOptions()):
+        """Puts a loaded checkpoint together with its robot and tokenizer.
+
+        Raises:
+            CheckpointError: nobody says which robot it is for, or what is said does not fit.
+        """
+        if options.num_steps < 1:
+            raise CheckpointError(f"num_steps: expected at least 1, found {options.num_steps}")
+        self.name, self.num_steps, self.default_prompt = name, options.num_steps, options.default_prompt
+        self.pipeline = _pipeline(name, checkpoint, options.robot)
+        spec = self.pipeline.robot.spec
+        self.config = checkpoint.config.with_cameras(*(c for c in checkpoint.config.cameras if c in spec.cameras))
+        if set(self.config.cameras) != set(spec.cameras):
+            raise CheckpointError(
+                f"{name}: sees the cameras {list(checkpoint.config.cameras)}, and robot {spec.name} has {list(spec.cameras)}"
+            )
+        self._tokenizer = _tokenizer(options.tokenizer or checkpoint.tokenizer)
+        try:
+            self._tokenizer.check_fits(self.config.vocabulary)
+        except TokenizerError as error:
+            raise CheckpointError(f"{name}: {error}") from None
+        self._state_in_prompt = self.config.pi05 and checkpoint.record.state_in_prompt is not False
+        self.checkpoint = dataclasses.replace(checkpoint, params={})
+        self.fingerprint = _fingerprint(checkpoint, options.num_steps)
+        self.params = fuse_for_inference(checkpoint.params)
+
+    @classmethod
+    def load(cls, location: str, options: PolicyOptions = PolicyOptions()) -> Policy:
+        """Loads a checkpoint (a path, a URL or a preset's name) as a policy.
+
+        Raises:
+            CheckpointError: it cannot be loaded, or does not fit the options.
+        """
+        dtype = options.dtype
+        if dtype == "auto":
+            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        name = location.rstrip("/").rsplit("/", 1)[-1]
+        preset, asset_id = options.preset, options.asset_id
+        return cls(name, load_checkpoint(location, dtype=dtype, preset=preset, asset_id=asset_id), options)
+
+    @property
+    def layout(self) -> LatentLayout:
+        """What there is to capture."""
+        return self.config.layout(self.num_steps)
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """Of the flow's noise for one observation."""
+        return self.config.action_horizon, self.config.action_dim
+
+    def prepare(self, observation: Mapping[str, Any]) -> PreparedObservation:
+        """Checks one observation as a client sends it, resizes, normalises and tokenises.
+
+        Raises:
+            RobotInputError: it is not what the robot sends.
+        """
+        if self.default_prompt is not None and "prompt" not in observation:
+            observation = {**observation, "prompt": self.default_prompt}
+        inputs = self.pipeline.inputs(observation)
+        state = inputs.prompt_state if self._state_in_prompt else None
+        prompt = self._tokenizer.encode(inputs.prompt, self.config.max_token_len, state)
+        return PreparedObservation(
+            inputs.images,
+            inputs.state.astype(np.float32),
+            prompt.tokens,
+            prompt.mask,
+            inputs.prompt,
+            inputs.robot_state,
+            prompt.truncated,
+        )
+
+    def batch(self, prepared: Sequence[PreparedObservation], size: int) -> Observation:
+        """Observations as one batch of `size`; the last one fills what is left."""
+        rows = [*prepared, *[prepared[-1]] * (size - len(prepared))]
+        fields: dict[str, Any] = {
+            "images": {camera: np.stack([row.images[camera] for row in rows]) for camera in self.config.cameras},
+            "image_masks": {camera: np.ones(size, bool) for camera in self.config.cameras},
+            "state": np.stack([row.state for row in rows]),
+            "prompt": np.stack([row.tokens for row in rows]),
+            "prompt_mask": np.stack([row.mask for row in rows]),
+        }
+        return Observation(**fields)
+
+    def batch_shape(self, size: int) -> Observation:
+        """Shapes and dtypes of `batch`, for compiling."""
+        pixels, n = self.config.vision.image_size, self.config.max_token_len
+        shape = jax.ShapeDtypeStruct
+        fields: dict[str, Any] = {
+            "images": {camera: shape((size, pixels, pixels, 3), np.uint8) for camera in self.config.cameras},
+            "image_masks": {camera: shape((size,), bool) for camera in self.config.cameras},
+            "state": shape((size, self.config.action_dim), np.float32),
+            "prompt": shape((size, n), np.int32),
+            "prompt_mask": shape((size, n), bool),
+        }
+        return Observation(**fields)
+
+    def robot_actions(
+        self, actions: Float[np.ndarray, "A a"], prepared: PreparedObservation
+    ) -> Float[np.ndarray, "A r"]:
+        """The model's chunk as the robot executes it, in float32."""
+        return self.pipeline.robot_actions(actions, prepared.robot_state).astype(np.float32)
+
+
+def draw_noise(seed: int, shape: tuple[int, int]) -> Float[np.ndarray, "A a"]:
+    """The flow's noise of one inference: standard normal float32, a function of the seed alone, on every machine."""
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def _pipeline(name: str, checkpoint: Checkpoint, asked: str | None) -> RobotPipeline:
+    robot_name = asked or checkpoint.record.robot
+    if robot_name is None:
+        raise CheckpointError(
+            f"{name}: does not say whose observations it reads: name the robot, one of {list(ROBOTS)}"
+        )
+    if robot_name not in ROBOTS:
+        raise CheckpointError(f"{name}: robot {robot_name!r} is not known; known: {', '.join(ROBOTS)}")
+    if checkpoint.norm_stats is None:
+        raise CheckpointError(f"{name}: no statistics chosen: name their asset id")
+    robot, record = ROBOTS[robot_name], checkpoint.record
+    usual = robot.conventions(pi05=checkpoint.config.pi05)
+    conventions = Conventions(
+        record.normalisation or usual.normalisation,
+        usual.delta_actions if record.delta_actions is None else record.delta_actions,
+    )
+    config = checkpoint.config
+    try:
+        return RobotPipeline(robot, checkpoint.norm_stats, conventions, config.action_dim, config.vision.image_size)
+    except (NormStatsError, RobotInputError) as error:
+        raise CheckpointError(f"{name}: {error}") from None
+
+
+def _tokenizer(path: Path | None) -> Tokenizer:
+    try:
+        return paligemma_tokenizer() if path is None else Tokenizer(path)
+    except TokenizerError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _fingerprint(checkpoint: Checkpoint, num_steps: int) -> str:
+    """Of architecture, statistics, denoise steps, and up to 4096 values spread over every parameter."""
+    digest = hashlib.sha256()
+    facts = [dataclasses.asdict(checkpoint.config), dataclasses.asdict(checkpoint.record), num_steps]
+    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    for quantity, stats in sorted((checkpoint.norm_stats or {}).items()):
+        digest.update(
+            quantity.encode() + b"".join(np.asarray(v).tobytes() for v in dataclasses.astuple(stats) if v is not None)
+        )
+    for name, array in checkpoint.params.items():
+        stride = max(1, array.size // _FINGERPRINT_SAMPLE)
+        digest.update(name.encode() + np.asarray(array.reshape(-1)[::stride]).tobytes())
+    return digest.hexdigest()[:16]

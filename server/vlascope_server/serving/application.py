@@ -1,0 +1,265 @@
+"""Puts a server together from its options, and runs it until a signal ends it.
+
+Knows nothing of command lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from vlascope_latents import CapturePlan, CaptureSpec, CaptureSpecError, plan_capture
+from vlascope_latents.store import RunWriter, StoreError
+
+from vlascope_server.cache import cache_folder
+from vlascope_server.policies import Policy, PolicyOptions, Programs
+from vlascope_server.provenance import provenance
+from vlascope_server.serving.access import Access, check_host, read_key, tls_context
+from vlascope_server.serving.batcher import Batcher
+from vlascope_server.serving.episodes import Episodes
+from vlascope_server.serving.errors import ServeError
+from vlascope_server.serving.metadata import server_metadata
+from vlascope_server.serving.metrics import Metrics
+from vlascope_server.serving.server import Activity, Limits, PolicyServer
+from vlascope_server.serving.session import Seeds, Service
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class ServeOptions:
+    """How a policy is served.
+
+    Attributes:
+        checkpoint: a path, a URL or a preset's name.
+        policy: what else there is to say of it.
+        store: folder of runs; None captures only what is returned.
+        host: to listen on.
+        port: 0 for a free one.
+        capture: the spec that `collect_latents: true` means.
+        max_batch: observations in a batch at most.
+        max_wait: seconds that one waits for others.
+        deterministic: batches of one.
+        seed: of the noise of observations that bring none; drawn, and said, where None.
+        queue_bytes: of frames on their way to disk.
+        on_full: what happens when they are that many.
+        min_free: bytes that stay free on the store's disk.
+        writers: threads that write.
+        api_key_file: holds the key that clients must know.
+        tls_cert: for wss.
+        tls_key: for wss.
+        insecure: allows other machines to connect without a key.
+        limits: what is taken at most.
+        warm_up: compile nothing, what a single client needs, or every batch size, before being ready.
+    """
+
+    checkpoint: str
+    policy: PolicyOptions = PolicyOptions()  # noqa: RUF009
+    store: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    capture: CaptureSpec = CaptureSpec()  # noqa: RUF009
+    max_batch: int = 8
+    max_wait: float = 0.005
+    deterministic: bool = False
+    seed: int | None = None
+    queue_bytes: int = 1 << 30
+    on_full: Literal["block", "drop"] = "block"
+    min_free: int = 1 << 30
+    writers: int = 4
+    api_key_file: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    insecure: bool = False
+    limits: Limits = Limits()  # noqa: RUF009
+    warm_up: Literal["none", "single", "all"] = "single"
+
+
+@dataclasses.dataclass(frozen=True)
+class Started:
+    """What is being served, for people.
+
+    Attributes:
+        url: of the websocket.
+        policy: that is served.
+        run: folder that frames go to.
+        plan: of a frame with the default spec.
+        seed: of the noise.
+    """
+
+    url: str
+    policy: Policy
+    run: Path | None
+    plan: CapturePlan
+    seed: int
+
+
+def serve(options: ServeOptions, started: Callable[[Started], None], ready: Callable[[], None]) -> None:
+    """Serves until SIGTERM or SIGINT; a second one exits at once.
+
+    Args:
+        options: how.
+        started: called when connections are taken.
+        ready: called when the policy is compiled.
+
+    Raises:
+        ServeError: the options do not go together, or the address cannot be had.
+        CheckpointError: the policy cannot be loaded.
+        StoreError: the store cannot be written.
+    """
+    key = read_key(options.api_key_file) if options.api_key_file else None
+    check_host(options.host, has_key=key is not None, insecure=options.insecure)
+    tls = tls_context(options.tls_cert, options.tls_key)
+    _check(options)
+    if options.store is not None:
+        check_writable(options.store)
+    _use_compilation_cache()
+    policy = Policy.load(options.checkpoint, options.policy)
+    try:
+        plan = plan_capture(options.capture, policy.layout)
+    except CaptureSpecError as error:
+        raise ServeError(f"--capture: {error.message}") from None
+    seeds = Seeds(options.seed)
+    run = None if options.store is None else _create_run(options, options.store, policy, seeds.first)
+    episodes = Episodes(run, min_free=options.min_free)
+    activity, metrics = Activity(), Metrics(run.status if run else None)
+    programs = Programs(policy, 1 if options.deterministic else options.max_batch)
+    batcher = Batcher(
+        policy,
+        programs,
+        max_wait=options.max_wait,
+        active_clients=activity.count,
+        on_batch=lambda size, seconds: metrics.batch.observe(size),
+    )
+    service = Service(policy, programs, batcher, episodes, metrics, options.capture, seeds)
+    metadata = server_metadata(
+        policy, plan, service.run, dataclasses.asdict(options.limits), deterministic=options.deterministic
+    )
+    server = PolicyServer(service, metadata, access=Access(key), limits=options.limits, activity=activity)
+
+    def compile_all() -> None:
+        specs = [None] if run is None else [None, options.capture]
+        sizes = {"none": (), "single": programs.sizes[:1], "all": programs.sizes}[options.warm_up]
+        for future in [programs.want(spec, size) for size in sizes for spec in specs]:
+            future.result()
+
+    async def run_server() -> None:
+        stop = _on_signals()
+        try:
+            port = await server.start(options.host, options.port, tls)
+        except OSError as error:
+            raise ServeError(
+                f"--host {options.host} --port {options.port}: cannot listen there ({error.strerror}): choose another"
+            ) from None
+        scheme, host = "wss" if tls else "ws", f"[{options.host}]" if ":" in options.host else options.host
+        started(Started(f"{scheme}://{host}:{port}", policy, run.path if run else None, plan, seeds.first))
+        warming = asyncio.ensure_future(server.warm_up(compile_all))
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait([warming, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if warming.done() and not stop.is_set():
+            warming.result()
+            ready()
+        await stopping
+        _log.info("shutting down: finishing what is in flight; a second signal exits at once")
+        programs.close()
+        await server.stop()
+
+    try:
+        asyncio.run(run_server())
+    finally:
+        programs.close()
+        batcher.close()
+        episodes.close()
+
+
+def check_writable(folder: Path) -> None:
+    """Makes a folder of runs and writes a byte into it.
+
+    Raises:
+        ServeError: it cannot be written.
+    """
+    probe = folder / f".{os.getpid()}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"\0")
+        probe.unlink()
+    except OSError as error:
+        raise ServeError(
+            f"--store {folder}: cannot be written ({error.strerror}): choose a folder that can, or make room"
+        ) from None
+
+
+def _check(options: ServeOptions) -> None:
+    for name, value, least in (
+        ("--max-batch", options.max_batch, 1),
+        ("--max-wait-ms", options.max_wait, 0),
+        ("--port", options.port, 0),
+        ("--writers", options.writers, 1),
+        ("--max-clients", options.limits.clients, 1),
+        ("--max-in-flight", options.limits.requests_in_flight, 1),
+        ("--max-message-bytes", options.limits.message_bytes, 1024),
+    ):
+        if value < least:
+            raise ServeError(f"{name}: expected at least {least}, found {value}")
+    if options.seed is not None and not 0 <= options.seed < 2**63:
+        raise ServeError(f"--seed: expected 0 to 2^63-1, found {options.seed}")
+
+
+def _create_run(options: ServeOptions, store: Path, policy: Policy, seed: int) -> RunWriter:
+    model: dict[str, Any] = {
+        "checkpoint": options.checkpoint,
+        "fingerprint": policy.fingerprint,
+        "configuration": dataclasses.asdict(policy.config),
+        "record": dataclasses.asdict(policy.checkpoint.record),
+        "robot": policy.pipeline.robot.spec.name,
+        "denoise_steps": policy.num_steps,
+        "noise_seed": seed,
+        "options": _plain(dataclasses.asdict(options)),
+        **provenance(),
+    }
+    run = RunWriter.create(
+        store, policy.name, policy.layout, model, memory_bytes=options.queue_bytes, workers=options.writers,
+        on_full=options.on_full,
+    )  # fmt: skip
+    frame = plan_capture(options.capture, policy.layout).nbytes
+    if frame > options.queue_bytes:
+        run.close()
+        raise StoreError(f"--queue-bytes {options.queue_bytes}: one frame takes {frame} bytes: raise it")
+    return run
+
+
+def _plain(value: Any) -> Any:
+    """As JSON takes it."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _use_compilation_cache() -> None:
+    """A second start compiles nothing that the first one compiled."""
+    if jax.config.values.get("jax_compilation_cache_dir") is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+
+
+def _on_signals() -> asyncio.Event:
+    """An event that the first SIGTERM or SIGINT sets; the second ends the process. What is committed is on disk already."""
+    stop = asyncio.Event()
+
+    def handle() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, handle)
+    return stop

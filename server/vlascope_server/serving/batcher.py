@@ -1,0 +1,172 @@
+"""Runs observations of many clients in batches, on one thread that owns the device.
+
+1. `submit` puts an observation into the queue of its capture spec: different specs never share a batch.
+2. The thread takes the queue whose head has waited longest, of those that have a compiled program.
+3. It waits for more until the batch is full, every client that is active has asked, or `max_wait` is over.
+4. Actions resolve the futures once the device is done; captured arrays follow on their way to the host.
+
+Knows nothing of sockets, of episodes or of stores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import numpy as np
+from vlascope_latents import CaptureSpec
+
+from vlascope_server.model.taps import Latents
+from vlascope_server.policies import Policy, PreparedObservation, Program, Programs
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """What one observation got.
+
+    Attributes:
+        actions: as the model gives them, [action horizon, the model's action width].
+        latents: by path, arrays of the whole batch on the device.
+        row: of this observation in them.
+        queue_seconds: from `submit` until its batch began.
+        model_seconds: until the device was done.
+        batch: observations in the batch.
+    """
+
+    actions: np.ndarray
+    latents: Latents
+    row: int
+    queue_seconds: float
+    model_seconds: float
+    batch: int
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """By path, what was captured of this observation; waits for the copy from the device."""
+        return {path: np.asarray(array)[self.row] for path, array in self.latents.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Item:
+    prepared: PreparedObservation
+    noise: np.ndarray
+    future: Future[Sample]
+    since: float
+
+
+class Batcher:
+    """The thread, and the queues before it."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        programs: Programs,
+        *,
+        max_wait: float,
+        active_clients: Callable[[], int],
+        on_batch: Callable[[int, float], None] = lambda size, seconds: None,
+    ):
+        """Starts the thread.
+
+        Args:
+            policy: whose observations these are.
+            programs: compiled for it.
+            max_wait: seconds that an observation waits for others at most.
+            active_clients: how many are likely to ask; where all have, nobody waits.
+            on_batch: told of each batch: observations and seconds on the device.
+        """
+        self._policy, self._programs = policy, programs
+        self._max_wait, self._active_clients, self._on_batch = max_wait, active_clients, on_batch
+        self._queues: dict[CaptureSpec | None, deque[_Item]] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+        programs.on_done = self._compiled
+        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._thread.start()
+
+    def submit(self, prepared: PreparedObservation, noise: np.ndarray, spec: CaptureSpec | None) -> Future[Sample]:
+        """Queues one observation with its noise [action horizon, the model's action width]."""
+        item = _Item(prepared, noise, Future(), time.perf_counter())
+        self._programs.want(spec, 1)
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the batcher is closed")
+            self._queues.setdefault(spec, deque()).append(item)
+            self._changed.notify_all()
+        return item.future
+
+    def close(self) -> None:
+        """Answers what is queued and can be answered at once, refuses the rest, and ends the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _compiled(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while (work := self._next()) is not None:
+            program, items, spec = work
+            try:
+                self._compute(program, items)
+            except Exception as error:
+                _log.exception("a batch of %d failed, capture %s", len(items), spec)
+                for item in items:
+                    if not item.future.done():
+                        item.future.set_exception(error)
+
+    def _next(self) -> tuple[Program, list[_Item], CaptureSpec | None] | None:
+        """Waits for the next batch; None once closed and nothing is left that could run."""
+        with self._changed:
+            while True:
+                chosen = self._oldest()
+                if chosen is None:
+                    if self._closed:
+                        for queue in self._queues.values():
+                            for item in queue:
+                                item.future.set_exception(RuntimeError("the server closed before this was compiled"))
+                        return None
+                    self._changed.wait()
+                    continue
+                spec, program, queue = chosen
+                wait = queue[0].since + self._max_wait - time.perf_counter()
+                enough = min(self._programs.sizes[-1], self._active_clients())
+                if len(queue) < enough and wait > 0 and not self._closed:
+                    self._changed.wait(wait)
+                    continue
+                items = [queue.popleft() for _ in range(min(program.size, len(queue)))]
+                if not queue:
+                    del self._queues[spec]
+                return program, items, spec
+
+    def _oldest(self) -> tuple[CaptureSpec | None, Program, deque[_Item]] | None:
+        for spec, queue in sorted(self._queues.items(), key=lambda entry: entry[1][0].since):
+            program = self._programs.ready(spec, len(queue))
+            if program is not None:
+                return spec, program, queue
+            if (error := self._programs.failure(spec)) is not None:
+                for item in self._queues.pop(spec):
+                    item.future.set_exception(error)
+        return None
+
+    def _compute(self, program: Program, items: list[_Item]) -> None:
+        begun = time.perf_counter()
+        observation = self._policy.batch([item.prepared for item in items], program.size)
+        noise = np.stack([item.noise for item in items] + [items[-1].noise] * (program.size - len(items)))
+        on_device, latents = program.run(observation, noise)
+        on_device.copy_to_host_async()
+        for array in latents.values():
+            array.copy_to_host_async()
+        actions = np.asarray(on_device)
+        seconds = time.perf_counter() - begun
+        for row, item in enumerate(items):
+            item.future.set_result(Sample(actions[row], latents, row, begun - item.since, seconds, len(items)))
+        self._on_batch(len(items), seconds)

@@ -1,0 +1,256 @@
+"""The episodes that clients have open, and their frames on the way to the store.
+
+1. An episode belongs to the connection that began it; its spec is that of its first captured frame.
+2. A frame's room in memory is reserved before the policy runs, its number given when actions are known, and it is filled
+   on a thread of its own while the client has its actions already.
+3. An episode ends by request, or with its connection as `interrupted`.
+
+Knows nothing of sockets or of models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+import numpy as np
+from vlascope_latents import CapturePlan, CaptureSpec
+from vlascope_latents.store import EpisodeWriter, RunWriter, StoreError
+from vlascope_latents.store.frame_slot import FrameSlot
+
+from vlascope_server.serving.errors import RequestError
+from vlascope_server.serving.messages import EpisodeInfo
+
+_log = logging.getLogger(__name__)
+
+_DISK_LOOK_SECONDS = 1.0
+_NO_STORE = "collect_latents: this server has no store: start it with --store, or ask for return_latents"
+
+
+@dataclasses.dataclass(eq=False)
+class OpenEpisode:
+    """An episode that is going on.
+
+    Attributes:
+        id: as the client knows it.
+        owner: the connection that it belongs to.
+        metadata: what the client said of it.
+        implicit: it is the one of a connection that names none.
+        spec: of its frames, once there is one.
+        writer: once there is a frame.
+        inferences: observations so far.
+        annotations: name and shape of each, once there is a frame.
+    """
+
+    id: str
+    owner: object
+    metadata: dict[str, Any]
+    implicit: bool
+    spec: CaptureSpec | None = None
+    writer: EpisodeWriter | None = None
+    inferences: int = 0
+    annotations: dict[str, tuple[int, ...]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sealed:
+    """What became of an episode."""
+
+    episode: OpenEpisode
+    status: Literal["sealed", "interrupted"]
+    frames: int
+    dropped: int
+    error: str | None = None
+
+
+class Episodes:
+    """Every open episode of a server. Every method may be called from any thread."""
+
+    def __init__(self, run: RunWriter | None, *, min_free: int = 0):
+        """Keeps frames in `run`; refuses them while the disk has fewer than `min_free` bytes free."""
+        self.run = run
+        self._min_free = min_free
+        self._open: dict[str, OpenEpisode] = {}
+        self._names = itertools.count()
+        self._lock = threading.Lock()
+        self._fillers = ThreadPoolExecutor(2, thread_name_prefix="capture")
+        self._free = (0.0, 0)
+
+    def begin(self, owner: object, info: EpisodeInfo, *, implicit: bool = False) -> OpenEpisode:
+        """Starts an episode, or finds the one that this owner has open under that id.
+
+        Raises:
+            RequestError: another connection has it open.
+        """
+        with self._lock:
+            name = info.id or f"episode-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{next(self._names)}"
+            found = self._open.get(name)
+            if found is None:
+                found = self._open[name] = OpenEpisode(name, owner, dict(info.metadata), implicit)
+            elif found.owner is not owner:
+                raise RequestError(
+                    "episode_in_use",
+                    f"episode {name}: another connection has it open: end it there, or take another id",
+                    "episode.id",
+                )
+            return found
+
+    def end(self, owner: object, name: str, success: bool | None, total_steps: int | None) -> Sealed:
+        """Seals an episode; waits until its frames are on disk.
+
+        Raises:
+            RequestError: this connection has no such episode open.
+        """
+        with self._lock:
+            found = self._open.get(name)
+            if found is None or found.owner is not owner:
+                mine = [e.id for e in self._open.values() if e.owner is owner]
+                raise RequestError(
+                    "unknown_episode",
+                    f"episode {name}: is not open on this connection; open: {', '.join(mine) or 'none'}",
+                    "episode",
+                    mine,
+                )
+            del self._open[name]
+        return self._seal(found, lambda writer: writer.seal(success, total_steps))
+
+    def release(self, owner: object, *, clean: bool) -> list[Sealed]:
+        """Ends what a connection left open: as `interrupted`, but for its implicit episode where it was closed properly."""
+        with self._lock:
+            left = [episode for episode in self._open.values() if episode.owner is owner]
+            for episode in left:
+                del self._open[episode.id]
+        sealed = []
+        for episode in left:
+            done = clean and episode.implicit
+            sealed.append(self._seal(episode, EpisodeWriter.seal if done else EpisodeWriter.interrupt))
+        return sealed
+
+    def reserve(
+        self,
+        episode: OpenEpisode,
+        plan: CapturePlan,
+        instruction: str,
+        annotations: Mapping[str, np.ndarray],
+        timestep: int,
+    ) -> FrameSlot | None:
+        """Room for the episode's next frame; waits for it, or counts the frame as dropped and returns None.
+
+        Raises:
+            RequestError: the frame does not fit the episode, there is no store, or it takes no more.
+        """
+        if self.run is None:
+            raise RequestError("no_store", _NO_STORE, "collect_latents")
+        shapes = {name: array.shape for name, array in annotations.items()}
+        if episode.spec not in (None, plan.spec):
+            raise RequestError(
+                "spec_changed",
+                f"collect_latents: episode {episode.id} began with {episode.spec}, found {plan.spec}: end it first",
+                "collect_latents",
+            )
+        if episode.annotations not in (None, shapes):
+            raise RequestError(
+                "spec_changed",
+                f"annotations: episode {episode.id} began with {_shapes(episode.annotations or {})}, found {_shapes(shapes)}",
+                "annotations",
+            )
+        self._check_disk(episode)
+        episode.metadata.setdefault("instruction", instruction)
+        writer = self.open_writer(episode, plan)
+        episode.annotations = shapes
+        try:
+            slot = writer.reserve()
+        except StoreError as error:
+            raise RequestError("store_failed", str(error)) from None
+        if slot is None:
+            writer.drop(timestep)
+        return slot
+
+    def open_writer(self, episode: OpenEpisode, plan: CapturePlan) -> EpisodeWriter:
+        """The episode in the store, begun there if it was not; fixes its spec.
+
+        Raises:
+            RequestError: there is no store, or it cannot take another episode.
+        """
+        if self.run is None:
+            raise RequestError("no_store", _NO_STORE, "collect_latents")
+        if episode.writer is None:
+            try:
+                episode.writer = self.run.open_episode(episode.id, episode.metadata, plan)
+            except StoreError as error:
+                raise RequestError("store_failed", str(error)) from None
+            episode.spec = plan.spec
+        return episode.writer
+
+    def fill(
+        self, slot: FrameSlot, tensors: Callable[[], Mapping[str, np.ndarray]], filled: Callable[[float], None]
+    ) -> None:
+        """Copies a numbered frame into the queue on another thread; `tensors` may wait for the device.
+
+        Args:
+            slot: with a number.
+            tensors: gives the frame's arrays.
+            filled: told how many seconds that took.
+        """
+
+        def work() -> None:
+            begun = time.perf_counter()
+            try:
+                slot.fill(tensors())
+            except Exception as error:
+                _log.exception("a frame of episode %s could not be captured", slot.episode.id)
+                slot.release(error)
+            filled(time.perf_counter() - begun)
+
+        self._fillers.submit(work)
+
+    def close(self) -> None:
+        """Seals what is open as `interrupted`, with every frame that has a number, and closes the run."""
+        with self._lock:
+            left = list(self._open.values())
+            self._open.clear()
+        for episode in left:
+            self._seal(episode, EpisodeWriter.interrupt)
+        self._fillers.shutdown()
+        if self.run is not None:
+            with contextlib.suppress(StoreError):  # logged where it happened
+                self.run.close()
+
+    def _seal(self, episode: OpenEpisode, how: Callable[[EpisodeWriter], int]) -> Sealed:
+        writer = episode.writer
+        if writer is None:
+            return Sealed(episode, "sealed" if how is not EpisodeWriter.interrupt else "interrupted", 0, 0)
+        error = None
+        try:
+            how(writer)
+        except StoreError as failure:
+            error = str(failure)
+            _log.error("%s", failure)
+        status = "sealed" if writer.state == "sealed" else "interrupted"
+        return Sealed(episode, status, writer.committed, writer.dropped, error)
+
+    def _check_disk(self, episode: OpenEpisode) -> None:
+        if not self._min_free or self.run is None:
+            return
+        looked, free = self._free
+        if time.monotonic() - looked > _DISK_LOOK_SECONDS:
+            free = shutil.disk_usage(self.run.path).free
+            self._free = (time.monotonic(), free)
+        if free < self._min_free:
+            raise RequestError(
+                "store_failed",
+                f"episode {episode.id}: the store's disk has {free} bytes free, and {self._min_free} are kept free:"
+                " make room; what is committed is safe",
+            )
+
+
+def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in sorted(shapes.items())) or "none"

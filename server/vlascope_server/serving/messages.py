@@ -1,0 +1,280 @@
+"""Reads what a client sent: which request it is, and every field of ours checked.
+
+Knows nothing of policies: what the robot's keys hold is checked by the robot.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+from vlascope_client.codec import MessageError, unpack
+from vlascope_client.protocol import OWN_FIELDS, PROMPT_CHARACTERS
+from vlascope_latents import CaptureSpec, CaptureSpecError
+
+from vlascope_server.serving.errors import RequestError
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,96}")
+_EPISODE_TEXT = ("suite", "task_name", "instruction")
+_EPISODE_NUMBERS = ("task_id", "episode_index", "init_state", "seed")
+_TEXT_CHARACTERS = 4096
+_METADATA_BYTES = 16 << 10
+_ANNOTATIONS = 64
+_ANNOTATION_NUMBERS = 4096
+_LARGEST = 2**63 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeInfo:
+    """Which episode a message belongs to.
+
+    Attributes:
+        id: None for one that the server names.
+        metadata: what is kept with the episode.
+    """
+
+    id: str | None
+    metadata: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Infer:
+    """An observation, and what is asked beside actions.
+
+    Attributes:
+        observation: the robot's keys.
+        collect: true for the server's default spec, a spec, or None.
+        episode: None for the connection's own.
+        timestep: None where the client counts nothing.
+        annotations: name -> float32 array.
+        seed: of the noise.
+        noise: instead of a seed.
+        return_latents: send what was captured.
+    """
+
+    observation: Mapping[str, Any]
+    collect: CaptureSpec | bool
+    episode: EpisodeInfo | None
+    timestep: int | None
+    annotations: Mapping[str, np.ndarray]
+    seed: int | None
+    noise: np.ndarray | None
+    return_latents: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class BeginEpisode:
+    """Names an episode before its first observation."""
+
+    episode: EpisodeInfo
+    collect: CaptureSpec | bool
+
+
+@dataclasses.dataclass(frozen=True)
+class EndEpisode:
+    """Seals an episode."""
+
+    episode: str
+    success: bool | None
+    total_steps: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """Asks how the server is."""
+
+
+Request = Infer | BeginEpisode | EndEpisode | Status
+REQUESTS = ("begin_episode", "end_episode", "status")
+
+
+def read_request(data: bytes | str) -> Request:
+    """The request in one frame.
+
+    Raises:
+        RequestError: it is none, or a field is wrong.
+    """
+    if isinstance(data, str):
+        raise RequestError("bad_message", "message: expected a binary frame with a msgpack map, found a text frame")
+    try:
+        message = unpack(data)
+    except MessageError as error:
+        raise RequestError("bad_message", str(error)) from None
+    if not isinstance(message, dict):
+        raise RequestError("bad_message", f"message: expected one msgpack map, found {type(message).__name__}")
+    if "request" not in message:
+        return _infer(message)
+    name = message["request"]
+    if name == "begin_episode":
+        _only(message, "request", "episode", "collect_latents")
+        return BeginEpisode(_episode(message.get("episode", {})), _collect(message))
+    if name == "end_episode":
+        _only(message, "request", "episode", "success", "total_steps")
+        episode = _episode(message.get("episode"))
+        if episode.id is None:
+            _refuse("episode", "expected the id of the episode to end, found none")
+        return EndEpisode(episode.id, _optional_bool(message, "success"), _optional_int(message, "total_steps"))
+    if name == "status":
+        _only(message, "request")
+        return Status()
+    raise RequestError("unknown_request", f"request: unknown: {_short(name)}", "request", REQUESTS)
+
+
+def _infer(message: Mapping[str, Any]) -> Infer:
+    prompt = message.get("prompt")
+    if isinstance(prompt, str) and len(prompt) > PROMPT_CHARACTERS:
+        raise RequestError(
+            "invalid_observation", f"prompt: {len(prompt)} characters; expected at most {PROMPT_CHARACTERS}", "prompt"
+        )
+    seed, noise = _optional_int(message, "seed"), message.get("noise")
+    if noise is not None:
+        noise = np.asarray(noise) if isinstance(noise, np.ndarray | list) else None
+        if noise is None or noise.dtype.kind not in "fiu" or not np.isfinite(noise).all():
+            _refuse("noise", "expected an array of finite numbers")
+        if seed is not None:
+            _refuse("noise", "given together with seed: expected one of them")
+    return Infer(
+        observation={key: value for key, value in message.items() if key not in OWN_FIELDS},
+        collect=_collect(message),
+        episode=_episode(message["episode"]) if message.get("episode") is not None else None,
+        timestep=_optional_int(message, "timestep"),
+        annotations=_annotations(message.get("annotations")),
+        seed=seed,
+        noise=noise,
+        return_latents=_optional_bool(message, "return_latents") or False,
+    )
+
+
+def _collect(message: Mapping[str, Any]) -> CaptureSpec | bool:
+    value = message.get("collect_latents")
+    value = _plain(value)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    if not isinstance(value, Mapping):
+        _refuse("collect_latents", f"expected a boolean or a capture spec as a map, found {type(value).__name__}")
+    try:
+        return CaptureSpec.from_map({key: _list(item) for key, item in value.items()})
+    except CaptureSpecError as error:
+        raise spec_error(error) from None
+
+
+def spec_error(error: CaptureSpecError) -> RequestError:
+    """A wrong capture spec as the client is told it."""
+    field = "collect_latents" if error.field == "spec" else f"collect_latents.{error.field}"
+    return RequestError("invalid_spec", error.message, field, error.allowed)
+
+
+def _episode(value: Any) -> EpisodeInfo:
+    if isinstance(value, str):
+        value = {"id": value}
+    if not isinstance(value, Mapping):
+        _refuse("episode", f"expected a map or an id, found {type(value).__name__}")
+    known = ("id", *_EPISODE_TEXT, *_EPISODE_NUMBERS, "metadata")
+    for key in value:
+        if key not in known:
+            _refuse(f"episode.{_short(key)}", "unknown field", known)
+    name = _plain(value.get("id"))
+    if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
+        _refuse("episode.id", f"expected up to 96 letters, digits, dots, underscores and dashes, found {_short(name)}")
+    metadata: dict[str, Any] = {}
+    for key in _EPISODE_TEXT:
+        text = _plain(value.get(key))
+        if text is None:
+            continue
+        if not isinstance(text, str) or len(text) > _TEXT_CHARACTERS:
+            _refuse(f"episode.{key}", f"expected up to {_TEXT_CHARACTERS} characters, found {_short(text)}")
+        metadata[key] = text
+    for key in _EPISODE_NUMBERS:
+        number = _optional_int(value, key, f"episode.{key}")
+        if number is not None:
+            metadata[key] = number
+    return EpisodeInfo(name, {**_more(value.get("metadata"), known), **metadata})
+
+
+def _more(value: Any, known: tuple[str, ...]) -> dict[str, Any]:
+    """Whatever else a client wants kept with its episode."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        _refuse("episode.metadata", f"expected a map, found {type(value).__name__}")
+    for key in value:
+        if not isinstance(key, str) or key in known:
+            _refuse(f"episode.metadata.{_short(key)}", "expected a name that is no field of an episode")
+    try:
+        size = len(json.dumps(value))
+    except (TypeError, ValueError):
+        _refuse("episode.metadata", "expected JSON: text, numbers, booleans, lists and maps")
+    if size > _METADATA_BYTES:
+        _refuse("episode.metadata", f"{size} bytes of JSON; expected at most {_METADATA_BYTES}")
+    return value
+
+
+def _annotations(value: Any) -> dict[str, np.ndarray]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        _refuse("annotations", f"expected a map, found {type(value).__name__}")
+    if len(value) > _ANNOTATIONS:
+        _refuse("annotations", f"{len(value)} names; expected at most {_ANNOTATIONS}")
+    arrays: dict[str, np.ndarray] = {}
+    for name, item in value.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith(("__", ".")):
+            _refuse("annotations", f"name {_short(name)}: expected letters, digits, dots, underscores and dashes")
+        try:
+            array = np.asarray(item)
+        except ValueError:
+            _refuse(f"annotations.{name}", "expected a number or a regular array of numbers")
+        if array.dtype.kind not in "biuf":
+            _refuse(f"annotations.{name}", f"expected a number or an array of numbers, found {array.dtype}")
+        arrays[name] = array.astype(np.float32)
+    count = sum(array.size for array in arrays.values())
+    if count > _ANNOTATION_NUMBERS:
+        _refuse("annotations", f"{count} numbers; expected at most {_ANNOTATION_NUMBERS} in all")
+    return arrays
+
+
+def _only(message: Mapping[str, Any], *known: str) -> None:
+    for key in message:
+        if key not in known:
+            _refuse(_short(key), f"no field of {message['request']}", known)
+
+
+def _optional_int(message: Mapping[str, Any], key: str, field: str | None = None) -> int | None:
+    value = _plain(message.get(key))
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
+        _refuse(field or key, f"expected a whole number from 0 to 2^63-1, found {_short(value)}")
+    return value
+
+
+def _optional_bool(message: Mapping[str, Any], key: str) -> bool | None:
+    value = _plain(message.get(key))
+    if value is not None and not isinstance(value, bool):
+        _refuse(key, f"expected true or false, found {_short(value)}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """A numpy scalar, or an array that holds one value, as Python's own."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    return value
+
+
+def _list(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else _plain(value)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _refuse(field: str, message: str, allowed: tuple[str, ...] = ()) -> NoReturn:
+    hint = f"; allowed: {', '.join(allowed)}" if allowed else ""
+    raise RequestError("invalid_field", f"{field}: {message}{hint}", field, allowed)

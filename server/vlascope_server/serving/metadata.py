@@ -1,0 +1,50 @@
+"""What a server says of itself when a client connects. Knows nothing of sockets."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+from vlascope_client.protocol import PROMPT_CHARACTERS, VERSION
+from vlascope_latents import COMPONENTS, EXPERTS, CapturePlan
+
+from vlascope_server.policies import Policy
+
+
+def server_metadata(
+    policy: Policy, default: CapturePlan, run: str | None, limits: Mapping[str, int], *, deterministic: bool
+) -> dict[str, Any]:
+    """The first message of a connection; docs/protocol.md documents its fields."""
+    spec, layout = policy.pipeline.robot.spec, policy.layout
+    return {
+        "protocol": VERSION,
+        "server": f"vlascope {importlib.metadata.version('vlascope-server')}",
+        "checkpoint": policy.name,
+        "model": "pi05" if policy.config.pi05 else "pi0",
+        "fingerprint": policy.fingerprint,
+        "robot": spec.name,
+        "cameras": dict(spec.cameras),
+        "image_size": policy.config.vision.image_size,
+        "state_dim": spec.state_dim,
+        "action_dim": spec.action_dim,
+        "action_horizon": policy.config.action_horizon,
+        "gripper": spec.gripper,
+        "denoise_steps": policy.num_steps,
+        "noise_shape": list(policy.noise_shape),
+        "default_prompt": policy.default_prompt,
+        "deterministic": deterministic,
+        "trained_on": {},
+        "capture": {
+            "run": run,
+            "experts": list(EXPERTS),
+            "components": list(COMPONENTS),
+            "layers": layout.vlm.depth,
+            "denoise_steps": layout.denoise_steps,
+            "spans": {name: [dataclasses.asdict(span) for span in layout.expert(name).spans] for name in EXPERTS},
+            "default_spec": default.spec.to_map(),
+            "frame_bytes": default.nbytes,
+        },
+        "limits": {**limits, "prompt_characters": PROMPT_CHARACTERS},
+    }

@@ -1,0 +1,320 @@
+"""One client's conversation, message by message: bytes in, bytes out. Runs on worker threads, never on the event loop.
+
+Knows nothing of sockets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from vlascope_client.codec import pack
+from vlascope_latents import CapturePlan, CaptureSpec, CaptureSpecError
+from vlascope_latents.store import StoreError
+from vlascope_latents.store.frame_slot import FrameSlot
+
+from vlascope_server.policies import Policy, PreparedObservation, Programs, draw_noise
+from vlascope_server.robots import RobotInputError
+from vlascope_server.serving.batcher import Batcher, Sample
+from vlascope_server.serving.episodes import Episodes, OpenEpisode
+from vlascope_server.serving.errors import RequestError, error_json
+from vlascope_server.serving.messages import (
+    BeginEpisode,
+    EndEpisode,
+    EpisodeInfo,
+    Infer,
+    Status,
+    read_request,
+    spec_error,
+)
+from vlascope_server.serving.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+
+class Seeds:
+    """Seeds for observations that bring neither seed nor noise: a sequence that the server's own seed fixes."""
+
+    def __init__(self, seed: int | None):
+        self.first = secrets.randbits(63) if seed is None else seed
+        self._random = np.random.default_rng(self.first)
+        self._lock = threading.Lock()
+
+    def next(self) -> int:
+        """The next seed."""
+        with self._lock:
+            return int(self._random.integers(2**63))
+
+
+@dataclasses.dataclass(frozen=True)
+class Service:
+    """What all sessions share.
+
+    Attributes:
+        policy: whose observations these are.
+        programs: compiled for it.
+        batcher: runs them.
+        episodes: keeps what is captured.
+        metrics: counts.
+        default_spec: for `collect_latents: true`.
+        seeds: of the noise.
+    """
+
+    policy: Policy
+    programs: Programs
+    batcher: Batcher
+    episodes: Episodes
+    metrics: Metrics
+    default_spec: CaptureSpec
+    seeds: Seeds
+
+    @property
+    def run(self) -> str | None:
+        """Name of the run that frames go to."""
+        return self.episodes.run.path.name if self.episodes.run else None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Capture:
+    """What is to become of one inference's hidden states."""
+
+    plan: CapturePlan
+    episode: OpenEpisode
+    slot: FrameSlot | None
+    stored: bool
+
+
+class Session:
+    """One client. Its messages are answered one after the other."""
+
+    def __init__(self, service: Service, status: Callable[[], Mapping[str, Any]]):
+        """Starts a conversation; `status()` gives what the server itself adds to a status reply."""
+        self._service, self._status = service, status
+        self._own: OpenEpisode | None = None
+        self._previous_total: float | None = None
+
+    def answer(self, data: bytes | str) -> bytes | str:
+        """The reply to one message: packed, or an error as text. Never raises."""
+        begun = time.perf_counter()
+        kind, outcome = "unknown", "ok"
+        try:
+            request = read_request(data)
+            kind = type(request).__name__.lower()
+            match request:
+                case Infer():
+                    reply = self._infer(request, begun)
+                case BeginEpisode():
+                    reply = self._begin(request)
+                case EndEpisode():
+                    reply = self._end(request)
+                case Status():
+                    reply = {"request": "status", **self._status(), **self._store_status()}
+            return pack(reply)
+        except RequestError as error:
+            outcome = error.code
+            return error.to_json()
+        except Exception:
+            outcome, number = "internal", secrets.token_hex(4)
+            _log.exception("fault %s", number)
+            return error_json(outcome, f"the server failed; its log says more under {number}")
+        finally:
+            self._service.metrics.requests.labels(kind, outcome).inc()
+
+    def sent(self, seconds: float) -> None:
+        """Told how long the last message took, sending included."""
+        self._previous_total = seconds
+        self._service.metrics.stages.labels("total").observe(seconds)
+
+    def close(self, *, clean: bool) -> None:
+        """Ends the episodes that are open."""
+        for sealed in self._service.episodes.release(self, clean=clean):
+            _log.info("episode %s: %s with its connection, %d frames", sealed.episode.id, sealed.status, sealed.frames)
+
+    def _infer(self, request: Infer, begun: float) -> dict[str, Any]:
+        service, stages = self._service, self._service.metrics.stages
+        read = time.perf_counter()
+        try:
+            prepared = service.policy.prepare(request.observation)
+        except RobotInputError as error:
+            raise RequestError("invalid_observation", str(error), error.field) from None
+        noise, seed = self._noise(request)
+        transformed = time.perf_counter()
+        spec = service.default_spec if request.collect is True else request.collect or None
+        episode = self._episode(request, prepared)
+        timestep = episode.inferences if request.timestep is None else request.timestep
+        capture = self._capture(request, spec, episode, prepared, timestep)
+        reserved = time.perf_counter()
+        slot = capture.slot if capture else None
+        try:
+            sample = service.batcher.submit(prepared, noise, spec).result()
+            episode.inferences += 1
+            actions = service.policy.robot_actions(sample.actions, prepared)
+            latents = self._keep(capture, request, prepared, sample, actions, timestep, seed) if capture else None
+        except BaseException as error:
+            if slot is not None:
+                slot.release(error)
+            raise
+        done = time.perf_counter()
+        seconds = {
+            "read": read - begun,
+            "transform": transformed - read,
+            "reserve": reserved - transformed,
+            "queue": sample.queue_seconds,
+            "model": sample.model_seconds,
+            "reply": done - reserved - sample.queue_seconds - sample.model_seconds,
+        }
+        for stage, value in seconds.items():
+            stages.labels(stage).observe(value)
+        reply: dict[str, Any] = {
+            "actions": actions,
+            # a list, since openpi-client's ActionChunkBroker slices every array by the step
+            "state": prepared.robot_state.tolist(),
+            "seed": seed,
+            "policy_timing": {
+                "infer_ms": 1e3 * (done - begun),
+                "transform_ms": 1e3 * (transformed - begun),
+                "queue_ms": 1e3 * (sample.queue_seconds + reserved - transformed),
+                "model_ms": 1e3 * sample.model_seconds,
+                "batch": sample.batch,
+            },
+        }
+        if latents is not None:
+            reply["latents"] = latents
+        if prepared.truncated:
+            length = service.policy.config.max_token_len
+            reply["warnings"] = [
+                f"prompt: {prepared.truncated} tokens did not fit into {length}: the policy has not seen them"
+            ]
+        reply["server_timing"] = {"infer_ms": 1e3 * (time.perf_counter() - begun)}
+        if self._previous_total is not None:
+            reply["server_timing"]["prev_total_ms"] = 1e3 * self._previous_total
+        return reply
+
+    def _noise(self, request: Infer) -> tuple[np.ndarray, int | None]:
+        shape = self._service.policy.noise_shape
+        if request.noise is None:
+            seed = self._service.seeds.next() if request.seed is None else request.seed
+            return draw_noise(seed, shape), seed
+        if request.noise.shape != shape:
+            raise RequestError("invalid_field", f"noise: expected shape {shape}, found {request.noise.shape}", "noise")
+        return request.noise.astype(np.float32), None
+
+    def _episode(self, request: Infer, prepared: PreparedObservation) -> OpenEpisode:
+        """The episode of an observation; one of the connection's own where it names none."""
+        if request.episode is not None and request.episode.id is not None:
+            return self._service.episodes.begin(self, request.episode)
+        if self._own is None:
+            info = request.episode or EpisodeInfo(None, {})
+            self._own = self._service.episodes.begin(self, info, implicit=True)
+        return self._own
+
+    def _capture(
+        self, request: Infer, spec: CaptureSpec | None, episode: OpenEpisode, prepared: PreparedObservation, timestep: int
+    ) -> _Capture | None:  # fmt: skip
+        if spec is None:
+            return None
+        service = self._service
+        try:
+            plan = service.programs.plan(spec)
+        except CaptureSpecError as error:
+            raise spec_error(error) from None
+        if service.episodes.run is None and request.return_latents:
+            return _Capture(plan, episode, None, stored=False)
+        slot = service.episodes.reserve(episode, plan, prepared.prompt, request.annotations, timestep)
+        return _Capture(plan, episode, slot, stored=True)
+
+    def _keep(
+        self,
+        capture: _Capture,
+        request: Infer,
+        prepared: PreparedObservation,
+        sample: Sample,
+        actions: np.ndarray,
+        timestep: int,
+        seed: int | None,
+    ) -> dict[str, Any]:
+        """Gives the frame its number and sends it on its way; what the reply says of it."""
+        service, writer = self._service, capture.episode.writer
+        frame = None
+        if capture.slot is not None:
+            times = 1 - np.array(capture.plan.denoise_steps, np.float32) / service.policy.num_steps
+            values = {
+                "actions": actions,
+                "state": prepared.robot_state.astype(np.float32),
+                "prompt_mask": prepared.mask,
+                "denoise_time": times,
+                "noise_seed": np.int64(-1 if seed is None else seed),
+                **({"annotations": request.annotations} if request.annotations else {}),
+            }
+            try:
+                frame = capture.slot.number(timestep, values)
+            except StoreError as error:
+                raise RequestError("store_failed", str(error)) from None
+            service.episodes.fill(capture.slot, sample.tensors, service.metrics.stages.labels("fill").observe)
+        status = service.episodes.run.status() if service.episodes.run else {}
+        latents: dict[str, Any] = {
+            "run": service.run if capture.stored else None,
+            "episode": capture.episode.id,
+            "attempt": writer.attempt if writer else None,
+            "frame": frame,
+            "bytes": capture.plan.nbytes,
+            "queue": {"bytes": status.get("queue_bytes", 0), "limit": status.get("queue_limit", 0)},
+        }
+        if request.return_latents:
+            latents["tensors"] = _tensors(capture.plan, sample)
+        return latents
+
+    def _begin(self, request: BeginEpisode) -> dict[str, Any]:
+        service = self._service
+        spec = service.default_spec if request.collect is True else request.collect or None
+        plan = None
+        if spec is not None:
+            try:
+                plan = service.programs.plan(spec)
+            except CaptureSpecError as error:
+                raise spec_error(error) from None
+        episode = service.episodes.begin(self, request.episode)
+        if plan is not None:
+            service.episodes.open_writer(episode, plan)
+        attempt = episode.writer.attempt if episode.writer else None
+        return {"request": "begin_episode", "episode": episode.id, "run": service.run, "attempt": attempt}
+
+    def _end(self, request: EndEpisode) -> dict[str, Any]:
+        sealed = self._service.episodes.end(self, request.episode, request.success, request.total_steps)
+        if self._own is sealed.episode:
+            self._own = None
+        writer = sealed.episode.writer
+        return {
+            "request": "end_episode",
+            "episode": sealed.episode.id,
+            "run": self._service.run if writer else None,
+            "attempt": writer.attempt if writer else None,
+            "status": sealed.status,
+            "frames": sealed.frames,
+            "dropped": sealed.dropped,
+            "error": sealed.error,
+        }
+
+    def _store_status(self) -> dict[str, Any]:
+        run = self._service.episodes.run
+        names = ("committed", "bytes", "dropped", "pending", "queue_bytes", "queue_limit", "episodes_open")
+        status: Mapping[str, int] = run.status() if run else dict.fromkeys(names, 0)
+        return {"run": self._service.run, **status}
+
+
+def _tensors(plan: CapturePlan, sample: Sample) -> dict[str, Any]:
+    arrays = sample.tensors()
+    return {
+        tensor.path: {
+            "data": arrays[tensor.path].view(np.uint16) if tensor.dtype == "bfloat16" else arrays[tensor.path],
+            "logical_dtype": tensor.dtype,
+            "dims": list(tensor.dims),
+        }
+        for tensor in plan.tensors
+    }
