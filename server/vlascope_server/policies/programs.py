@@ -55,6 +55,7 @@ class Programs:
         )
         self._policy = policy
         self._lock = threading.Lock()
+        self._closed = False
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compiler")
         self._programs: OrderedDict[CaptureSpec | None, dict[int, Future[Program]]] = OrderedDict()
         self._plan = functools.lru_cache(256)(lambda spec: plan_capture(spec, policy.layout))
@@ -77,6 +78,10 @@ class Programs:
             made = self._programs.setdefault(spec, {})
             self._programs.move_to_end(spec)
             if size not in made:
+                if self._closed:
+                    made[size] = Future()
+                    made[size].set_exception(RuntimeError("the server is shutting down"))
+                    return made[size]
                 made[size] = self._compiler.submit(self._compile, spec, size)
                 made[size].add_done_callback(lambda _: self.on_done())
                 self._forget()
@@ -105,6 +110,8 @@ class Programs:
 
     def close(self) -> None:
         """Lets go of what waits to be compiled."""
+        with self._lock:
+            self._closed = True
         self._compiler.shutdown(wait=False, cancel_futures=True)
 
     def _forget(self) -> None:

@@ -144,11 +144,10 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
     )
     server = PolicyServer(service, metadata, access=Access(key), limits=options.limits, activity=activity)
 
-    def compile_all() -> None:
+    async def compile_all() -> None:
         specs = [None] if run is None else [None, options.capture]
         sizes = {"none": (), "single": programs.sizes[:1], "all": programs.sizes}[options.warm_up]
-        for future in [programs.want(spec, size) for size in sizes for spec in specs]:
-            future.result()
+        await asyncio.gather(*[asyncio.wrap_future(programs.want(spec, n)) for n in sizes for spec in specs])
 
     async def run_server() -> None:
         stop = _on_signals()
@@ -160,7 +159,7 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
             ) from None
         scheme, host = "wss" if tls else "ws", f"[{options.host}]" if ":" in options.host else options.host
         started(Started(f"{scheme}://{host}:{port}", policy, run.path if run else None, plan, seeds.first))
-        warming = asyncio.ensure_future(server.warm_up(compile_all))
+        warming = asyncio.ensure_future(server.warm_up(compile_all()))
         stopping = asyncio.ensure_future(stop.wait())
         await asyncio.wait([warming, stopping], return_when=asyncio.FIRST_COMPLETED)
         if warming.done() and not stop.is_set():
@@ -168,7 +167,7 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
             ready()
         await stopping
         _log.info("shutting down: finishing what is in flight; a second signal exits at once")
-        programs.close()
+        warming.cancel()
         await server.stop()
 
     try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -15,10 +14,11 @@ import numpy as np
 from vlascope_client.codec import MessageError, unpack
 from vlascope_client.protocol import OWN_FIELDS, PROMPT_CHARACTERS
 from vlascope_latents import CaptureSpec, CaptureSpecError
+from vlascope_latents.store.errors import StoreError
+from vlascope_latents.store.layout_on_disk import check_name
 
 from vlascope_server.serving.errors import RequestError
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,96}")
 _EPISODE_TEXT = ("suite", "task_name", "instruction")
 _EPISODE_NUMBERS = ("task_id", "episode_index", "init_state", "seed")
 _TEXT_CHARACTERS = 4096
@@ -176,9 +176,9 @@ def _episode(value: Any) -> EpisodeInfo:
     known = ("id", *_EPISODE_TEXT, *_EPISODE_NUMBERS, "metadata")
     for key in value:
         if key not in known:
-            _refuse(f"episode.{_short(key)}", "unknown field", known)
+            _refuse(f"episode.{_key(key)}", "unknown field", known)
     name = _plain(value.get("id"))
-    if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
+    if name is not None and not _is_name(name):
         _refuse("episode.id", f"expected up to 96 letters, digits, dots, underscores and dashes, found {_short(name)}")
     metadata: dict[str, Any] = {}
     for key in _EPISODE_TEXT:
@@ -195,6 +195,14 @@ def _episode(value: Any) -> EpisodeInfo:
     return EpisodeInfo(name, {**_more(value.get("metadata"), known), **metadata})
 
 
+def _is_name(value: object) -> bool:
+    """Whether the store takes it as the name of an episode or a value."""
+    try:
+        return isinstance(value, str) and check_name("name", value) == value
+    except StoreError:
+        return False
+
+
 def _more(value: Any, known: tuple[str, ...]) -> dict[str, Any]:
     """Whatever else a client wants kept with its episode."""
     if value is None:
@@ -203,7 +211,7 @@ def _more(value: Any, known: tuple[str, ...]) -> dict[str, Any]:
         _refuse("episode.metadata", f"expected a map, found {type(value).__name__}")
     for key in value:
         if not isinstance(key, str) or key in known:
-            _refuse(f"episode.metadata.{_short(key)}", "expected a name that is no field of an episode")
+            _refuse(f"episode.metadata.{_key(key)}", "expected a name that is no field of an episode")
     try:
         size = len(json.dumps(value))
     except (TypeError, ValueError):
@@ -222,7 +230,7 @@ def _annotations(value: Any) -> dict[str, np.ndarray]:
         _refuse("annotations", f"{len(value)} names; expected at most {_ANNOTATIONS}")
     arrays: dict[str, np.ndarray] = {}
     for name, item in value.items():
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith(("__", ".")):
+        if not _is_name(name):
             _refuse("annotations", f"name {_short(name)}: expected letters, digits, dots, underscores and dashes")
         try:
             array = np.asarray(item)
@@ -240,7 +248,7 @@ def _annotations(value: Any) -> dict[str, np.ndarray]:
 def _only(message: Mapping[str, Any], *known: str) -> None:
     for key in message:
         if key not in known:
-            _refuse(_short(key), f"no field of {message['request']}", known)
+            _refuse(_key(key), f"no field of {message['request']}", known)
 
 
 def _optional_int(message: Mapping[str, Any], key: str, field: str | None = None) -> int | None:
@@ -273,6 +281,10 @@ def _list(value: Any) -> Any:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _key(value: object) -> str:
+    return value[:80] if isinstance(value, str) else _short(value)
 
 
 def _refuse(field: str, message: str, allowed: tuple[str, ...] = ()) -> NoReturn:

@@ -20,7 +20,7 @@ import http
 import logging
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -120,9 +120,9 @@ class PolicyServer:
         )
         return next(iter(self._server.sockets)).getsockname()[1]
 
-    async def warm_up(self, compile_all: Callable[[], None]) -> None:
-        """Compiles on a worker thread, then is ready."""
-        await asyncio.get_running_loop().run_in_executor(self._workers, compile_all)
+    async def warm_up(self, compiled: Awaitable[None]) -> None:
+        """Waits until the policy is compiled, elsewhere; then is ready."""
+        await compiled
         self._ready = not self._stopping
         self._service.metrics.ready.set(int(self._ready))
 

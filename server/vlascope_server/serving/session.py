@@ -134,6 +134,8 @@ class Session:
     def close(self, *, clean: bool) -> None:
         """Ends the episodes that are open."""
         for sealed in self._service.episodes.release(self, clean=clean):
+            if sealed.episode.writer is None:
+                continue
             _log.info("episode %s: %s with its connection, %d frames", sealed.episode.id, sealed.status, sealed.frames)
 
     def _infer(self, request: Infer, begun: float) -> dict[str, Any]:

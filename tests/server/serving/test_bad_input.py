@@ -1,0 +1,210 @@
+"""Everything that a client can get wrong: answered, and connection and server live on."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+
+import msgpack
+import numpy as np
+import pytest
+from vlascope_client.codec import pack
+from vlascope_latents.store import LatentStore, verify
+from vlascope_server.commands import main
+from websockets.exceptions import ConnectionClosed
+
+from tests.server.serving.live_server import serve
+from tests.server.serving.wire import connect, observation
+
+SPEC = {"layers": [0], "spans": ["text"], "experts": ["vlm"], "reduction": "mean"}
+OBJECTS = msgpack.packb({"prompt": {b"__ndarray__": True, b"data": b"\0" * 8, b"dtype": "|O", b"shape": [1]}})
+WRONG_SIZE = msgpack.packb({"x": {b"__ndarray__": True, b"data": b"\0" * 8, b"dtype": "<f4", b"shape": [3]}})
+HUGE = msgpack.packb({"x": {b"__ndarray__": True, b"data": b"", b"dtype": "<f4", b"shape": [2**40, 2**40]}})
+NESTED = b"\x91" * 5000 + b"\xc0"
+
+
+def without(key: str) -> dict:
+    return {k: v for k, v in observation().items() if k != key}
+
+
+IMAGE = "observation/image"
+STATE = "observation/state"
+
+ROWS = {
+    "no msgpack": (b"\xc1 nonsense", "bad_message", None),
+    "empty": (b"", "bad_message", None),
+    "text frame": ("hello", "bad_message", None),
+    "no map": (msgpack.packb([1, 2]), "bad_message", None),
+    "two messages in one": (msgpack.packb({}) * 2, "bad_message", None),
+    "object dtype": (OBJECTS, "bad_message", None),
+    "array of the wrong size": (WRONG_SIZE, "bad_message", None),
+    "array that is too large to be": (HUGE, "bad_message", None),
+    "nested without end": (NESTED, "bad_message", None),
+    "camera is missing": (without(IMAGE), "invalid_observation", IMAGE),
+    "another robot's camera": ({**without(IMAGE), "observation/exterior_image_1_left": 0}, "invalid_observation", IMAGE),
+    "image without channels": (observation(**{IMAGE: np.zeros((8, 8), np.uint8)}), "invalid_observation", IMAGE),
+    "image without pixels": (observation(**{IMAGE: np.zeros((0, 8, 3), np.uint8)}), "invalid_observation", IMAGE),
+    "image of integers": (observation(**{IMAGE: np.zeros((8, 8, 3), np.int32)}), "invalid_observation", IMAGE),
+    "image of text": (observation(**{IMAGE: "a.png"}), "invalid_observation", IMAGE),
+    "ragged image": (observation(**{IMAGE: [[1, 2], [3]]}), "invalid_observation", IMAGE),
+    "state of another width": (observation(**{STATE: np.zeros(7)}), "invalid_observation", STATE),
+    "state with NaN": (observation(**{STATE: np.full(8, np.nan)}), "invalid_observation", STATE),
+    "state of text": (observation(**{STATE: np.array(["a"] * 8)}), "invalid_observation", STATE),
+    "prompt is missing": (without("prompt"), "invalid_observation", "prompt"),
+    "prompt is no text": (observation(prompt=3), "invalid_observation", "prompt"),
+    "prompt is too long": (observation(prompt="a" * 4097), "invalid_observation", "prompt"),
+    "unknown component": (observation(collect_latents={"components": ["x"]}), "invalid_spec", "collect_latents.components"),
+    "layer out of range": (observation(collect_latents={"layers": [8]}), "invalid_spec", "collect_latents.layers"),
+    "negative layer": (observation(collect_latents={"layers": [-1]}), "invalid_spec", "collect_latents.layers"),
+    "no such step": (observation(collect_latents={"denoise_steps": [10]}), "invalid_spec", "collect_latents.denoise_steps"),
+    "unknown span": (observation(collect_latents={"spans": ["sound"]}), "invalid_spec", "collect_latents.spans"),
+    "unknown field of a spec": (observation(collect_latents={"layer": [1]}), "invalid_spec", "collect_latents.layer"),
+    "spec is no map": (observation(collect_latents="all"), "invalid_field", "collect_latents"),
+    "episode id with path parts": (observation(episode={"id": "../../etc"}), "invalid_field", "episode.id"),
+    "episode id of dots": (observation(collect_latents=SPEC, episode={"id": ".."}), "invalid_field", "episode.id"),
+    "episode id that is long": (observation(episode={"id": "a" * 97}), "invalid_field", "episode.id"),
+    "episode with a path": (observation(episode={"id": "a", "store": "/runs"}), "invalid_field", "episode.store"),
+    "episode metadata too large": (observation(episode={"metadata": {"x": "a" * 20_000}}), "invalid_field", "episode.metadata"),
+    "negative timestep": (observation(timestep=-1), "invalid_field", "timestep"),
+    "timestep of text": (observation(timestep="3"), "invalid_field", "timestep"),
+    "seed too large": (observation(seed=2**63), "invalid_field", "seed"),
+    "seed and noise": (observation(noise=np.zeros((10, 32), np.float32)), "invalid_field", "noise"),
+    "noise of another shape": ({**without("seed"), "noise": np.zeros((3, 3))}, "invalid_field", "noise"),
+    "noise with infinity": ({**without("seed"), "noise": np.full((10, 32), np.inf)}, "invalid_field", "noise"),
+    "annotation of text": (observation(annotations={"pose": "left"}), "invalid_field", "annotations.pose"),
+    "annotation with a path": (observation(annotations={"../x": 1.0}), "invalid_field", "annotations"),
+    "annotations too large": (observation(annotations={"x": np.zeros(5000)}), "invalid_field", "annotations"),
+    "unknown request": ({"request": "shutdown"}, "unknown_request", "request"),
+    "request of a wrong type": ({"request": [1]}, "unknown_request", "request"),
+    "unknown field of a request": ({"request": "status", "path": "/etc"}, "invalid_field", "path"),
+    "end without an id": ({"request": "end_episode"}, "invalid_field", "episode"),
+    "end of an episode never begun": ({"request": "end_episode", "episode": "nobody"}, "unknown_episode", "episode"),
+    "success that is no boolean": ({"request": "end_episode", "episode": "x", "success": "yes"}, "invalid_field", "success"),
+    "message above the limit": ({"x": b"\0" * 1_100_000}, "message_too_large", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_is_answered_and_the_connection_lives_on(wire, server, name):
+    message, code, field = ROWS[name]
+    error = wire.ask(message)
+    assert (error.get("code"), error.get("field")) == (code, field), error
+    assert set(error) == {"code", "message", "field", "allowed"}
+    assert "\n" not in error["message"]
+    assert "Traceback" not in error["message"]
+    assert ".py" not in error["message"]
+    assert wire.ask(observation())["actions"].shape == (10, 7)
+    assert "Traceback" not in server.output
+
+
+def test_a_spec_that_changes_within_an_episode(wire):
+    episode = {"id": "changing"}
+    assert wire.ask(observation(episode=episode, collect_latents=SPEC))["latents"]["frame"] == 0
+    error = wire.ask(observation(episode=episode, collect_latents=SPEC | {"layers": [1]}))
+    assert (error["code"], error["field"]) == ("spec_changed", "collect_latents")
+    assert "layers=(0,)" in error["message"]
+    assert "layers=(1,)" in error["message"]
+    error = wire.ask(observation(episode=episode, collect_latents=SPEC, annotations={"new": 1.0}))
+    assert (error["code"], error["field"]) == ("spec_changed", "annotations")
+    assert wire.ask(observation(episode=episode, collect_latents=SPEC))["latents"]["frame"] == 1
+    assert wire.ask({"request": "end_episode", "episode": "changing"})["frames"] == 2
+
+
+def test_two_clients_in_one_episode(server, wire):
+    wire.ask(observation(episode={"id": "shared"}, collect_latents=SPEC))
+    with connect(server.url) as other:
+        for message in (
+            observation(episode={"id": "shared"}),
+            observation(episode={"id": "shared"}, collect_latents=SPEC),
+        ):
+            error = other.ask(message)
+            assert (error["code"], error["field"]) == ("episode_in_use", "episode.id")
+        assert other.ask({"request": "end_episode", "episode": "shared"})["code"] == "unknown_episode"
+        assert other.ask(observation())["actions"].shape == (10, 7)
+    receipt = wire.ask({"request": "end_episode", "episode": "shared", "success": True})
+    assert (receipt["status"], receipt["frames"]) == ("sealed", 1)
+
+
+def test_far_above_the_limit_ends_the_connection_only(server):
+    with connect(server.url) as wire:
+        wire.send(b"\0" * 5_000_000)
+        with pytest.raises(ConnectionClosed) as closed:
+            wire.receive()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+    with connect(server.url) as wire:
+        assert wire.ask(observation())["actions"].shape == (10, 7)
+
+
+def test_a_client_that_vanishes_in_mid_message(server):
+    before = LatentStore(server.run).episodes()
+    with connect(server.url) as wire:
+        wire.ask(observation(episode={"id": "vanishing"}, collect_latents=SPEC))
+        raw = wire.socket.socket
+        half = pack(observation())
+        # a masked binary frame that promises more than comes
+        raw.sendall(b"\x82" + bytes([0x80 | 127]) + struct.pack(">Q", len(half)) + b"\0\0\0\0" + half[: len(half) // 2])
+        raw.shutdown(socket.SHUT_RDWR)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        found = {episode.id: episode for episode in LatentStore(server.run).episodes()}
+        if "vanishing" in found and found["vanishing"].status != "open":
+            break
+        time.sleep(0.05)
+    assert found["vanishing"].status == "interrupted"
+    assert found["vanishing"].frames == 1
+    assert len(found) == len(before) + 1
+    assert not list(verify(LatentStore(server.run).episodes()))
+    with connect(server.url) as wire:
+        assert wire.ask(observation())["actions"].shape == (10, 7)
+
+
+def test_captures_without_a_store():
+    with serve("--warm-up", "none") as server, connect(server.url) as wire:
+        error = wire.ask(observation(collect_latents=SPEC))
+        assert (error["code"], error["field"]) == ("no_store", "collect_latents")
+        reply = wire.ask(observation(collect_latents=SPEC, return_latents=True))
+        assert reply["latents"]["run"] is None
+        assert reply["latents"]["tensors"]["vlm/hidden_states"]["data"].shape == (1, 1, 192)
+
+
+def test_a_disk_that_must_stay_free(tmp_path):
+    with (
+        serve("--store", str(tmp_path), "--min-free", "900TB", "--warm-up", "none") as server,
+        connect(server.url) as wire,
+    ):
+        error = wire.ask(observation(collect_latents=SPEC))
+        assert error["code"] == "store_failed"
+        assert "make room" in error["message"]
+        assert wire.ask(observation())["actions"].shape == (10, 7)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--store", "{file}/runs"], "cannot be written (Not a directory)"),
+        (["--host", "0.0.0.0"], "--api-key-file"),  # noqa: S104
+        (["--api-key-file", "{folder}/missing"], "cannot read the key"),
+        (["--api-key-file", "{file}"], "at least 16"),
+        (["--tls-cert", "{file}"], "both or neither"),
+        (["--tls-cert", "{file}", "--tls-key", "{file}"], "cannot be used"),
+        (["--checkpoint", "{folder}/nowhere"], "no such file or folder"),
+        (["--capture", "{{"], "expected JSON"),
+        (["--capture", '{{"layers": [99]}}'], "99 is out of range"),
+        (["--robot", "toaster"], "toaster"),
+        (["--robot", "aloha"], "expected 14 dimensions for aloha"),
+        (["--num-steps", "0"], "num_steps"),
+        (["--queue-bytes", "a lot"], "--queue-bytes"),
+        (["--queue-bytes", "1kB", "--store", "{folder}"], "one frame takes"),
+        (["--max-batch", "0"], "--max-batch"),
+    ],
+)
+def test_refuses_to_start(tmp_path, capsys, options, says):
+    file = tmp_path / "file"
+    file.write_text("short")
+    options = [option.format(file=file, folder=tmp_path) for option in options]
+    assert main(["serve", "--port", "0", *options]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("vlascope-server: ")
+    assert says in last
