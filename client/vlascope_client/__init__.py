@@ -2,3 +2,42 @@
 
 Knows nothing of models, of stores or of simulations.
 """
+
+from vlascope_client.async_client import AsyncPolicyClient
+from vlascope_client.chunks import ActionChunkBroker, ActionStep, AsyncActionChunkBroker
+from vlascope_client.client import PolicyClient
+from vlascope_client.errors import (
+    EpisodeInterruptedError,
+    PolicyClientError,
+    PolicyConnectionError,
+    PolicyError,
+    PolicyTimeoutError,
+    ProtocolError,
+    SpecMismatchError,
+)
+from vlascope_client.replies import EpisodeBegun, EpisodeReceipt, LatentsTicket, PolicyReply, ServerStatus
+from vlascope_client.servers import Backoff
+from vlascope_client.spec import ExpectedSpec, PolicySpec
+
+__all__ = [
+    "ActionChunkBroker",
+    "ActionStep",
+    "AsyncActionChunkBroker",
+    "AsyncPolicyClient",
+    "Backoff",
+    "EpisodeBegun",
+    "EpisodeInterruptedError",
+    "EpisodeReceipt",
+    "ExpectedSpec",
+    "LatentsTicket",
+    "PolicyClient",
+    "PolicyClientError",
+    "PolicyConnectionError",
+    "PolicyError",
+    "PolicyReply",
+    "PolicySpec",
+    "PolicyTimeoutError",
+    "ProtocolError",
+    "ServerStatus",
+    "SpecMismatchError",
+]

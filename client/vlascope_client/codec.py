@@ -1,19 +1,26 @@
 """Messages as bytes: msgpack maps that may hold numpy arrays, packed as openpi-client packs them.
 
 An array is a map with the byte-string keys `__ndarray__`, `data` (C order), `dtype` (numpy's string) and `shape`; a numpy
-scalar one with `__npgeneric__`, `data` and `dtype`. Nothing here can run code that a peer sent. Knows nothing of what a
-message means.
+scalar one with `__npgeneric__`, `data` and `dtype`. Nothing here runs code that a peer sent, or takes more memory than a
+small multiple of its message. Knows nothing of what a message means.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+import re
+from typing import Any, NoReturn
 
 import msgpack
 import numpy as np
 
 _KINDS = "biufSU"  # no objects, no void, no complex numbers, no times
+_AXES = 32  # numpy 1 has no more; a longer shape would only cost time to multiply
+_DTYPE = re.compile(r"[<>|=]?[biufSUOVcmM?][0-9]{0,6}|bool|u?int[0-9]{1,2}|float[0-9]{1,3}")
+"""numpy's names of dtypes; it reads far more than that as one, records and deprecated letters among them."""
+_SCALARS: dict[str, tuple[type, ...]] = {
+    "b": (bool,), "i": (int,), "u": (int,), "f": (int, float), "S": (bytes,), "U": (str,)
+}  # fmt: skip
 
 
 class MessageError(ValueError):
@@ -21,30 +28,35 @@ class MessageError(ValueError):
 
 
 def pack(message: Any) -> bytes:
-    """A message as bytes.
+    """A message as bytes. Arrays keep their dtype, whatever their memory layout; nothing of `message` is changed.
 
     Raises:
         MessageError: it holds a value that cannot travel, such as an array of objects.
     """
     try:
-        return msgpack.packb(message, default=_pack_array)
+        packed: Any = msgpack.packb(message, default=_pack_array)
+    except MessageError:
+        raise
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise MessageError(f"message: cannot be packed: {error}") from None
+    return packed
 
 
 def unpack(data: bytes | bytearray | memoryview) -> Any:
-    """The message in `data`. Arrays share its memory and are read-only.
+    """The message in `data`. Its arrays are read-only.
 
     Raises:
         MessageError: it is not msgpack, or an array in it is not what it says.
     """
     try:
-        return msgpack.unpackb(data, object_hook=_unpack_array, strict_map_key=True)
+        return msgpack.unpackb(data, object_hook=_unpack_array, ext_hook=_refuse_extension, strict_map_key=True)
     except MessageError:
         raise
-    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+    except (ValueError, TypeError, RecursionError, MemoryError, msgpack.exceptions.UnpackException) as error:
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MessageError(f"message: expected one msgpack map, found {len(data)} bytes that are none ({what})") from None
+        raise MessageError(
+            f"message: expected one msgpack map, found {len(data)} bytes that are none ({what})"
+        ) from None
 
 
 def _pack_array(value: Any) -> Any:
@@ -53,6 +65,8 @@ def _pack_array(value: Any) -> Any:
             raise MessageError(f"dtype {value.dtype}: cannot travel; expected numbers, booleans or text")
         if isinstance(value, np.ndarray):
             return {b"__ndarray__": True, b"data": value.tobytes(), b"dtype": value.dtype.str, b"shape": value.shape}
+        if value.dtype.char == "g":  # longdouble: its `item` is a longdouble again
+            raise MessageError(f"scalar of {value.dtype}: cannot travel; expected float64 or narrower")
         return {b"__npgeneric__": True, b"data": value.item(), b"dtype": value.dtype.str}
     raise TypeError(f"{type(value).__name__} cannot travel; expected maps, lists, text, numbers, booleans and arrays")
 
@@ -60,18 +74,28 @@ def _pack_array(value: Any) -> Any:
 def _unpack_array(value: dict) -> Any:
     if b"__ndarray__" in value:
         dtype, shape, data = _dtype(value), value.get(b"shape"), value.get(b"data")
-        if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
-            raise MessageError(f"array: expected a shape of whole numbers, found {shape!r}")
+        if (
+            not isinstance(shape, list)
+            or len(shape) > _AXES
+            or not all(type(n) is int and 0 <= n < 2**63 for n in shape)
+        ):
+            raise MessageError(f"array: expected a shape of up to {_AXES} whole numbers, found {_short(shape)}")
         if not isinstance(data, bytes) or len(data) != math.prod(shape) * dtype.itemsize:
             found = len(data) if isinstance(data, bytes) else type(data).__name__
-            raise MessageError(f"array: expected {math.prod(shape) * dtype.itemsize} bytes for {shape} {dtype}, found {found}")
+            expected = math.prod(shape) * dtype.itemsize
+            raise MessageError(f"array: expected {expected} bytes for {_short(shape)} {dtype}, found {found}")
         return np.ndarray(shape, dtype, buffer=data)
     if b"__npgeneric__" in value:
-        dtype, data = _dtype(value), value.get(b"data")
-        if not isinstance(data, bool | int | float | str | bytes):
+        dtype = _dtype(value)
+        data: Any = value.get(b"data")
+        # by type, and not whatever numpy would convert: `np.bytes_(10**12)` is a terabyte of zeros
+        if type(data) not in _SCALARS[dtype.kind]:
             raise MessageError(f"scalar: expected one value of {dtype}, found {type(data).__name__}")
+        if dtype.kind in "iu" and not np.iinfo(dtype).min <= data <= np.iinfo(dtype).max:  # numpy 1 would wrap it
+            raise MessageError(f"scalar: expected one value of {dtype}, found {data}")
         try:
-            return dtype.type(data)
+            with np.errstate(over="ignore"):
+                return dtype.type(data)
         except (ValueError, TypeError, OverflowError) as error:
             raise MessageError(f"scalar: expected one value of {dtype} ({error})") from None
     return value
@@ -80,11 +104,20 @@ def _unpack_array(value: dict) -> Any:
 def _dtype(value: dict) -> np.dtype:
     name = value.get(b"dtype")
     try:
-        if not isinstance(name, str):
+        if not isinstance(name, str) or not _DTYPE.fullmatch(name):
             raise TypeError
         dtype = np.dtype(name)
-    except (TypeError, ValueError, SyntaxError):
-        raise MessageError(f"array: expected numpy's name of a dtype such as '<f4', found {name!r}") from None
-    if dtype.kind not in _KINDS or dtype.fields is not None or dtype.subdtype is not None or dtype.itemsize == 0:
+    except (TypeError, ValueError):
+        raise MessageError(f"array: expected numpy's name of a dtype such as '<f4', found {_short(name)}") from None
+    if dtype.kind not in _KINDS or dtype.itemsize == 0:
         raise MessageError(f"array: dtype {name}: expected numbers, booleans or text")
     return dtype
+
+
+def _refuse_extension(code: int, data: bytes) -> NoReturn:
+    raise MessageError(f"message: msgpack extension {code}: expected maps, lists, text, numbers, booleans and arrays")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

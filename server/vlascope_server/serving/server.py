@@ -57,7 +57,7 @@ class Limits:
         requests_in_flight: messages being answered, of all clients together.
     """
 
-    message_bytes: int = 32 << 20
+    message_bytes: int = 32 * 10**6
     clients: int = 64
     requests_in_flight: int = 64
 
