@@ -1,4 +1,20 @@
-"""LeRobot datasets: read, write, split, statistics.
+"""LeRobot datasets: read, write, split, convert, statistics.
 
 Knows nothing of models or of simulations.
 """
+
+from vlascope_datasets.errors import DamagedError, DatasetError, VersionError
+from vlascope_datasets.info import DatasetInfo
+from vlascope_datasets.layouts import Episode
+from vlascope_datasets.reader import LeRobotDataset
+from vlascope_datasets.writer import DatasetWriter
+
+__all__ = [
+    "DamagedError",
+    "DatasetError",
+    "DatasetInfo",
+    "DatasetWriter",
+    "Episode",
+    "LeRobotDataset",
+    "VersionError",
+]

@@ -4,7 +4,8 @@ Knows nothing of the model's sizes. Facts are the reference's (openpi, policies/
 
 1. The state is the gripper's position (3, metres), its axis-angle rotation (3, radians) and the two fingers' joints (2).
 2. An action is a relative pose command (6, scaled to [-1, 1]) and the gripper: -1 opens, +1 closes.
-3. Images come upright and unmirrored: the client has turned the simulator's by 180 degrees.
+3. Images come upright: the client has turned the simulator's, which stand on their head, by 180 degrees. Left and right
+   are exchanged by that, as in training.
 4. There is no right wrist camera, and the model is built without one. The reference masks a black image instead.
 5. Its pi0 checkpoints subtract the state from these actions, relative though they are; its pi0.5 checkpoint does not.
 """

@@ -1,0 +1,73 @@
+"""What an episode holds, as a number that does not depend on where it lies. Knows nothing of splits.
+
+An episode's checksum covers its columns, instructions and images, and leaves out its number, its frames' numbers in the dataset
+and task numbers: those change when it moves. A dataset's is the sum of its episodes', modulo 2 ** 128, so that the checksums of
+the parts of a dataset add up to its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from vlascope_datasets.features import from_arrow
+from vlascope_datasets.files import inside
+from vlascope_datasets.images import content
+from vlascope_datasets.reader import LeRobotDataset
+from vlascope_datasets.video import update_checksum
+
+MOVING = ("episode_index", "index", "task_index")
+_MODULUS = 2**128
+
+
+def episode_checksum(dataset: LeRobotDataset, number: int, *, videos: bool = True) -> int:
+    """Of one episode: 128 bits.
+
+    Args:
+        dataset: that has it.
+        number: of the episode.
+        videos: whether videos count, frame by encoded frame; images in the table always do.
+
+    Raises:
+        DatasetError: a file is missing.
+        DamagedError: a file is not what it should be.
+    """
+    table = dataset.table(number)
+    digest = hashlib.blake2b(digest_size=16)
+    for key, feature in sorted(dataset.info.features.items()):
+        if key in MOVING or feature["dtype"] == "video":
+            continue
+        digest.update(f"\0{key}\0{feature['dtype']}\0".encode())
+        if feature["dtype"] == "image":
+            for cell in table[key]:
+                image = content(cell.as_py(), dataset.root, f"{dataset.root}: episode {number}, {key}")
+                digest.update(hashlib.blake2b(image, digest_size=16).digest())
+        elif feature["dtype"] == "string":
+            digest.update("\0".join(table[key].to_pylist()).encode())
+        else:
+            digest.update(from_arrow(key, feature, table[key]).tobytes())
+    for task in task_names(dataset, table):
+        digest.update(f"\0{task}".encode())
+    if videos:
+        episode = dataset.episode(number)
+        for key, span in sorted(episode.videos.items()):
+            digest.update(f"\0{key}\0".encode())
+            update_checksum(digest, inside(dataset.root, span.file), span.start, episode.length, dataset.info.fps)
+    return int.from_bytes(digest.digest(), "big")
+
+
+def task_names(dataset: LeRobotDataset, table: pa.Table) -> list[str]:
+    """The instruction of each row; the number itself where `tasks` does not have it."""
+    return [dataset.tasks.get(n, f"task {n}") for n in table["task_index"].to_pylist()]
+
+
+def add(checksums: Iterable[int]) -> int:
+    """The checksum of episodes together."""
+    return sum(checksums) % _MODULUS
+
+
+def as_text(checksum: int) -> str:
+    """32 hexadecimal digits."""
+    return f"{checksum:032x}"

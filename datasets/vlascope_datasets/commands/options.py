@@ -1,0 +1,27 @@
+"""Options that every subcommand has. Knows nothing of datasets."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+
+@dataclasses.dataclass(kw_only=True)
+class Options:
+    """What every subcommand takes."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe messages to show."""
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr, and the function that moves it on by one."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total or None)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,53 @@
+"""`vlascope-datasets split`: disjoint datasets by episode. Knows nothing of formats."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from vlascope_datasets.commands.options import Options, progress
+
+
+@dataclasses.dataclass(kw_only=True)
+class Split(Options):
+    """Splits a LeRobot dataset by episode into split_0, split_1, ..., each a whole dataset; split.json says which is where."""
+
+    source_path: Path
+    """The dataset: a folder with `meta/`, `data/` and, where it has videos, `videos/`."""
+    dst_path: Path
+    """Folder to write to; absent or empty."""
+    split_num: int = 4
+    """How many."""
+    seed: int = 42
+    """Of the shuffle of episodes before they are dealt out."""
+    dry_run: bool = False
+    """Say which episodes would go where and how many bytes it takes, and stop."""
+
+    def run(self) -> int:
+        """Prints the cost, splits, prints a table."""
+        from rich.console import Console
+        from rich.table import Table
+
+        from vlascope_datasets.files import folder_bytes
+        from vlascope_datasets.reader import LeRobotDataset
+        from vlascope_datasets.splitting import choose_episodes, split_dataset
+        from vlascope_datasets.units import readable_bytes
+
+        source = LeRobotDataset.open(self.source_path)
+        chosen = choose_episodes(len(source.episodes), self.split_num, self.seed)
+        print(f"{source!r}: about {readable_bytes(folder_bytes(source.root))} to write")
+        if self.dry_run:
+            for number, episodes in enumerate(chosen):
+                print(f"split_{number}: {len(episodes)} episodes: {', '.join(map(str, episodes))}")
+            return 0
+        with progress("splitting", len(source.episodes)) as advance:
+            record = split_dataset(self.source_path, self.dst_path, self.split_num, self.seed, advance)
+        table = Table("split", "episodes", "frames", "tasks", "checksum")
+        for split in record["splits"]:
+            cells = (split["name"], split["episodes"], split["frames"], len(split["tasks"]), split["checksum"])
+            table.add_row(*map(str, cells))
+        total = record["total"]
+        table.add_row("total", str(total["episodes"]), str(total["frames"]), "", total["checksum"], style="bold")
+        Console().print(table)
+        print(self.dst_path / "split.json")
+        return 0

@@ -1,0 +1,84 @@
+"""`vlascope-datasets stats`: what is in a dataset and what is wrong with it. Knows nothing of formats."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from vlascope_datasets.commands.options import Options, progress
+
+
+@dataclasses.dataclass(kw_only=True)
+class Stats(Options):
+    """Surveys a LeRobot dataset, or a folder of HDF5 or NPZ episodes; what is wrong is listed by file, and ends nothing."""
+
+    path: Annotated[Path, tyro.conf.Positional]
+    """The folder, or one HDF5 or NPZ file."""
+    out: Path
+    """Folder for dataset_statistics.json and dataset_statistics.png; those of an earlier run are replaced."""
+    images: bool = True
+    """Look at the first, middle and last image of every episode and camera (LeRobot)."""
+
+    def run(self) -> int:
+        """Surveys, writes both files, prints a summary."""
+        from vlascope_datasets.files import write_json
+        from vlascope_datasets.info import INFO, read_info
+        from vlascope_datasets.provenance import provenance
+        from vlascope_datasets.survey import gather, summarise
+        from vlascope_datasets.survey.folders import find_files
+        from vlascope_datasets.survey.picture import draw
+
+        lerobot = (self.path / INFO).is_file()
+        total = read_info(self.path).total_episodes if lerobot else len(find_files(self.path))
+        with progress("reading episodes", total) as advance:
+            facts = gather(self.path, advance, images=self.images)
+        configuration = {key: str(value) for key, value in dataclasses.asdict(self).items()}
+        summary = {"configuration": configuration, **provenance(), **summarise(facts)}
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_json(self.out / "dataset_statistics.json", summary)
+        draw(summary, self.out / "dataset_statistics.png")
+        _print(summary)
+        print(self.out / "dataset_statistics.json")
+        print(self.out / "dataset_statistics.png")
+        return 0
+
+
+def _print(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from vlascope_datasets.units import readable_bytes
+
+    console, lengths = Console(), summary["lengths"]
+    table = Table(show_header=False, title=escape(f"{summary['path']}: {summary['format']}"))
+    table.add_row("episodes", f"{summary['total_episodes']:,}")
+    table.add_row("frames", f"{summary['total_frames']:,}")
+    table.add_row("bytes", readable_bytes(summary["total_bytes"]))
+    if lengths:
+        table.add_row(
+            "length", f"{lengths['min']} to {lengths['max']}, median {lengths['median']:g}, mean {lengths['mean']:.1f}"
+        )
+    for name in ("tasks", "directions"):
+        tested = summary["balance"][name]
+        said = (
+            ""
+            if tested["p_value"] is None
+            else f", {'balanced' if tested['balanced'] else 'unbalanced'} (p = {tested['p_value']:.2g})"
+        )
+        table.add_row(name, f"{len(summary[name])}{said}")
+    found = summary["anomalies"]
+    table.add_row(
+        "anomalies", f"{found['count']} in {len(found['by_file'])} files", style="red" if found["count"] else "green"
+    )
+    console.print(table)
+    for file, lines in list(found["by_file"].items())[:20]:
+        for line in lines[:3]:
+            console.print(
+                f"{escape(file)}: [red]{line['kind']}[/] {escape(line['detail'])}", highlight=False, soft_wrap=True
+            )
+    if len(found["by_file"]) > 20:
+        console.print(f"... and {len(found['by_file']) - 20} more files: dataset_statistics.json lists them all")

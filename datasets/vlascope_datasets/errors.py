@@ -1,0 +1,18 @@
+"""What can be wrong with a dataset or a request to it, said in one line.
+
+Knows nothing of how it is reported: a command prints it.
+"""
+
+from __future__ import annotations
+
+
+class DatasetError(ValueError):
+    """A folder, a file of it or a request to it that is not as it has to be; the message names it, the problem, the remedy."""
+
+
+class DamagedError(DatasetError):
+    """A file that is there and does not hold what the dataset's metadata say it holds."""
+
+
+class VersionError(DatasetError):
+    """A dataset of a format version that is not read."""

@@ -1,0 +1,191 @@
+"""A dataset's features: what each column is, as Arrow stores it and as numpy reads it. Knows nothing of files.
+
+A feature is the map that LeRobot keeps in `meta/info.json`: `dtype` (a numpy name, `string`, `image` or `video`), `shape` of
+one frame and `names` of its parts. Images lie in the table as {bytes, path}; videos are files of their own and no column.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vlascope_datasets.errors import DamagedError, DatasetError
+
+Features = dict[str, dict[str, Any]]
+
+INDEX_FEATURES: Features = {
+    "timestamp": {"dtype": "float32", "shape": [1], "names": None},
+    "frame_index": {"dtype": "int64", "shape": [1], "names": None},
+    "episode_index": {"dtype": "int64", "shape": [1], "names": None},
+    "index": {"dtype": "int64", "shape": [1], "names": None},
+    "task_index": {"dtype": "int64", "shape": [1], "names": None},
+}
+CAMERAS = ("image", "video")
+_IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+
+def complete(features: Mapping[str, Mapping[str, Any]], video: bool | None = None) -> Features:
+    """What a user declared, with the five index columns that every dataset has.
+
+    Args:
+        features: by column; `names` may be left out. An index column may not be among them.
+        video: True stores every camera as video, False every camera as images in the table, None as `dtype` says.
+
+    Raises:
+        DatasetError: a name, dtype or shape that the format has no place for.
+    """
+    found: Features = {}
+    for key, feature in features.items():
+        if key in INDEX_FEATURES:
+            raise DatasetError(f"feature {key}: the writer fills it in; leave it out")
+        if not key or "/" in key or key in (".", ".."):
+            raise DatasetError(f"feature {key!r}: a name is not empty and has no slash")
+        unknown = {"dtype", "shape"} - set(feature)
+        if unknown:
+            raise DatasetError(f"feature {key}: lacks {', '.join(sorted(unknown))}")
+        dtype, shape = str(feature["dtype"]), [int(n) for n in feature["shape"]]
+        camera = dtype in CAMERAS
+        if camera:
+            dtype = dtype if video is None else CAMERAS[video]
+            if len(shape) != 3 or shape[2] != 3:
+                raise DatasetError(f"feature {key}: a camera's shape is (height, width, 3), found {tuple(shape)}")
+            if dtype == "video" and (shape[0] % 2 or shape[1] % 2):
+                raise DatasetError(
+                    f"feature {key}: yuv420p needs an even height and width, found {shape[0]}x{shape[1]}"
+                )
+        elif not shape or min(shape) < 1:
+            raise DatasetError(f"feature {key}: expected a shape such as (7,), found {tuple(shape)}")
+        names = feature.get("names") or (["height", "width", "channel"] if camera else None)
+        found[key] = {**feature, "dtype": dtype, "shape": shape, "names": names}
+        arrow_type(key, found[key])
+    return found | {key: dict(feature) for key, feature in INDEX_FEATURES.items()}
+
+
+def columns(features: Features) -> list[str]:
+    """Features that are columns of numbers or text: no cameras."""
+    return [key for key, feature in features.items() if feature["dtype"] not in CAMERAS]
+
+
+def cameras(features: Features, dtype: str | None = None) -> list[str]:
+    """Features that are cameras; only those stored as `image` or as `video` where told."""
+    return [key for key, feature in features.items() if feature["dtype"] in ((dtype,) if dtype else CAMERAS)]
+
+
+def arrow_type(key: str, feature: Mapping[str, Any]) -> pa.DataType:
+    """How one frame's value lies in a Parquet file.
+
+    Raises:
+        DatasetError: a dtype that is not known.
+    """
+    if feature["dtype"] == "image":
+        return _IMAGE
+    if feature["dtype"] == "video":
+        return pa.null()
+    try:
+        inner = pa.type_for_alias(feature["dtype"])
+    except ValueError as error:
+        raise DatasetError(
+            f"feature {key}: dtype {feature['dtype']!r} is not known; use a numpy name, string, image or video"
+        ) from error
+    shape = feature["shape"]
+    if math.prod(shape) == 1 and len(shape) == 1:
+        return inner
+    if len(shape) == 1:
+        return pa.list_(inner, shape[0])
+    for _ in shape:
+        inner = pa.list_(inner)
+    return inner
+
+
+def schema(features: Features) -> pa.Schema:
+    """Of a data file, with the metadata by which Hugging Face `datasets` knows images and fixed lengths."""
+    stored = {key: feature for key, feature in features.items() if feature["dtype"] != "video"}
+    described = {key: _hugging_face(feature) for key, feature in stored.items()}
+    metadata = {"huggingface": json.dumps({"info": {"features": described}})}
+    return pa.schema({key: arrow_type(key, feature) for key, feature in stored.items()}, metadata)
+
+
+def _hugging_face(feature: Mapping[str, Any]) -> dict[str, Any]:
+    """`Sequence` where newer versions say `List`: every version reads it."""
+    if feature["dtype"] == "image":
+        return {"_type": "Image"}
+    value, shape = {"dtype": feature["dtype"], "_type": "Value"}, list(feature["shape"])
+    if shape == [1]:
+        return value
+    if len(shape) == 1:
+        return {"feature": value, "length": shape[0], "_type": "Sequence"}
+    return {"shape": shape, "dtype": feature["dtype"], "_type": f"Array{len(shape)}D"}
+
+
+def checked(key: str, feature: Mapping[str, Any], values: Any) -> np.ndarray:
+    """Values of one column over an episode, in the feature's dtype: [n] for shape (1,), else [n, *shape].
+
+    Raises:
+        DatasetError: another shape, a dtype that does not convert without loss of kind, or a number that is not finite.
+    """
+    array = np.asarray(values)
+    shape = tuple(feature["shape"])
+    if shape == (1,) and array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    expected = () if shape == (1,) else shape
+    if array.ndim == 0 or array.shape[1:] != expected:
+        raise DatasetError(f"{key}: expected shape {('frames', *expected)}, found {array.shape}")
+    if feature["dtype"] == "string":
+        return array.astype(object)
+    dtype = np.dtype(feature["dtype"])
+    if not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise DatasetError(f"{key}: expected {dtype}, found {array.dtype}")
+    array = np.ascontiguousarray(array, dtype)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = int(np.argwhere(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0, 0])
+        raise DatasetError(f"{key}: frame {bad} holds a number that is not finite")
+    return array
+
+
+def to_arrow(key: str, feature: Mapping[str, Any], values: np.ndarray) -> pa.Array:
+    """`values` [n, *shape] as the column of a data file."""
+    kind = arrow_type(key, feature)
+    if feature["dtype"] == "string":
+        return pa.array(values.reshape(-1).tolist(), kind)
+    shape = feature["shape"]
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.FixedSizeListArray.from_arrays(flat, shape[0])
+    if not pa.types.is_list(kind):
+        return flat.cast(kind)
+    for size in reversed(shape):
+        flat = pa.ListArray.from_arrays(pa.array(np.arange(0, len(flat) + 1, size), pa.int32()), flat)
+    return flat
+
+
+def from_arrow(key: str, feature: Mapping[str, Any], column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """A column as an array [n] or [n, *shape]; text as an array of objects.
+
+    Raises:
+        DamagedError: it does not have that shape or type, or holds nulls.
+    """
+    count = len(column)
+    array: Any = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    while pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
+        if array.null_count:
+            raise DamagedError(f"column {key}: holds nulls")
+        array = array.flatten()
+    if array.null_count:
+        raise DamagedError(f"column {key}: holds nulls")
+    if feature["dtype"] == "string":
+        return np.array(array.to_pylist(), object)
+    shape = tuple(feature["shape"])
+    if len(array) != count * math.prod(shape):
+        raise DamagedError(f"column {key}: expected {count} frames of shape {shape}, found {len(array)} numbers")
+    try:
+        values = array.to_numpy(zero_copy_only=False).astype(np.dtype(feature["dtype"]), copy=False)
+    except (TypeError, ValueError) as error:
+        raise DamagedError(f"column {key}: expected {feature['dtype']}, found {array.type}") from error
+    return values.reshape((count,) if shape == (1,) else (count, *shape))

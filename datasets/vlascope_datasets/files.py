@@ -1,0 +1,125 @@
+"""Files that are whole or absent, paths that stay in their folder, and JSON. Knows nothing of datasets."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vlascope_datasets.errors import DamagedError, DatasetError
+
+
+def sync(path: Path) -> None:
+    """Makes a file's content, or a folder's names, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def move(source: Path, target: Path) -> None:
+    """Puts a finished file or folder in its place: synced, then renamed."""
+    sync(source)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(source, target)
+    sync(target.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replaces `path` in one step; numbers that JSON has no word for (NaN) are written as Python writes them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        temporary.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+        move(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file.
+
+    Raises:
+        DatasetError: it is missing.
+        DamagedError: it is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: missing") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DamagedError(f"{path}: no JSON ({error})") from error
+
+
+def append_line(path: Path, content: Any) -> None:
+    """Appends one JSON line and syncs it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(content, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[Any]:
+    """A file of JSON lines; a last line that was not written to its end is left out.
+
+    Raises:
+        DatasetError: it is missing.
+        DamagedError: another line is no JSON; the message has its number.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: missing") from error
+    except UnicodeDecodeError as error:
+        raise DamagedError(f"{path}: no text ({error})") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise DamagedError(f"{path}: line {number} is no JSON ({error})") from error
+    return found
+
+
+def inside(root: Path, relative: str) -> Path:
+    """`root / relative`, refused where that leaves `root`: file names come out of files that others wrote."""
+    path = Path(relative)
+    if path.is_absolute() or ".." in path.parts:
+        raise DamagedError(f"{root}: names a file outside of itself: {relative}")
+    return root / path
+
+
+def must_be_new(path: Path, what: str) -> None:
+    """Raises DatasetError unless `path` is absent or an empty folder."""
+    if path.exists() and not path.is_dir():
+        raise DatasetError(f"{path}: exists and is no folder; choose another {what}")
+    if path.is_dir() and any(path.iterdir()):
+        raise DatasetError(f"{path}: exists and is not empty; choose another {what}, or remove it")
+
+
+def folder_bytes(path: Path) -> int:
+    """Bytes of every file under `path`."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the file `path` against other processes; DatasetError where one has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DatasetError(f"{path.parent.parent}: another process writes to it") from error
+        yield

@@ -1,0 +1,78 @@
+"""Images in a table: PNG (or any format that Pillow reads) to arrays and back. Knows nothing of episodes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from vlascope_datasets.errors import DamagedError, DatasetError
+
+PNG_LEVEL = 3
+
+
+def checked_images(key: str, shape: list[int], length: int, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """An episode's images of one camera, each uint8 [H, W, 3].
+
+    Raises:
+        DatasetError: an image of another shape or dtype, or another number of images than `length`.
+    """
+    count = 0
+    for count, image in enumerate(images, 1):
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or list(image.shape) != shape:
+            raise DatasetError(
+                f"{key}: frame {count - 1}: expected uint8 {tuple(shape)}, found {image.dtype} {image.shape}"
+            )
+        if count > length:
+            break
+        yield image
+    if count != length:
+        raise DatasetError(f"{key}: expected {length} images, one a frame, found {'more' if count > length else count}")
+
+
+def encode(image: np.ndarray) -> bytes:
+    """A uint8 [H, W, 3] image as PNG: lossless."""
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG", compress_level=PNG_LEVEL)
+    return out.getvalue()
+
+
+def decode(content: bytes, where: str) -> np.ndarray:
+    """An encoded image as uint8 [H, W, 3].
+
+    Raises:
+        DamagedError: it is none; the message starts with `where`.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DamagedError(f"{where}: no image ({error})") from error
+
+
+def column(encoded: list[bytes]) -> pa.StructArray:
+    """Encoded images as the column of a data file: {bytes, path}, with the paths that LeRobot gives them."""
+    paths = pa.array([f"frame_{n:06d}.png" for n in range(len(encoded))], pa.string())
+    return pa.StructArray.from_arrays([pa.array(encoded, pa.binary()), paths], names=["bytes", "path"])
+
+
+def content(value: Any, root: Path, where: str) -> bytes:
+    """The encoded image of one cell: its bytes, or those of the file that it names inside the dataset.
+
+    Raises:
+        DamagedError: it has neither.
+    """
+    if isinstance(value, dict):
+        if value.get("bytes"):
+            return value["bytes"]
+        if value.get("path"):
+            path = (root / value["path"]).resolve()
+            if path.is_relative_to(root.resolve()) and path.is_file():
+                return path.read_bytes()
+    raise DamagedError(f"{where}: holds no image")

@@ -1,0 +1,227 @@
+"""Reads LeRobot datasets of format v2.0, v2.1 and v3.0, as much of them as is asked for. Knows nothing of training."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vlascope_datasets.cache import ByteCache
+from vlascope_datasets.errors import DamagedError, DatasetError
+from vlascope_datasets.features import from_arrow
+from vlascope_datasets.files import inside
+from vlascope_datasets.images import content, decode
+from vlascope_datasets.info import INFO, DatasetInfo, read_info
+from vlascope_datasets.layouts import Episode, read_v2, read_v3
+from vlascope_datasets.layouts.prepared import FRESH, STAGING
+from vlascope_datasets.statistics import Statistics
+from vlascope_datasets.tables import read_rows
+from vlascope_datasets.video import read_frames
+
+CACHE_BYTES = 512 * 2**20
+
+
+class LeRobotDataset:
+    """A dataset on disk. Opening reads its metadata; frames are read when asked. May be pickled and used by many threads.
+
+    Attributes:
+        root: its folder.
+        info: what it says of itself: fps, features, robot type, counts, version.
+        episodes: its episodes, in order.
+        tasks: instruction by `task_index`.
+    """
+
+    def __init__(self, root: Path, info: DatasetInfo, cache_bytes: int):
+        metadata = (read_v2 if info.version.startswith("v2") else read_v3)(root, info)
+        self.root, self.info = root, info
+        self.episodes: tuple[Episode, ...] = metadata.episodes
+        self.tasks: dict[int, str] = metadata.tasks
+        self._metadata = metadata
+        self._starts = [episode.first_frame for episode in self.episodes]
+        self._cache = ByteCache(cache_bytes)
+
+    @classmethod
+    def open(cls, path: str | Path, *, cache_bytes: int = CACHE_BYTES) -> LeRobotDataset:
+        """Opens the dataset in the folder `path`.
+
+        Args:
+            path: the folder that holds `meta/`.
+            cache_bytes: columns of numbers that are kept in memory, least recently read ones given up first.
+
+        Raises:
+            DatasetError: it is no dataset, or a file of metadata is missing.
+            VersionError: its format is not read.
+            DamagedError: its metadata contradict themselves.
+        """
+        root = Path(path)
+        if not (root / INFO).is_file() and (root / STAGING / FRESH).is_file():
+            raise DatasetError(f"{root}: its writer never closed it; DatasetWriter.resume(path).close() does")
+        return cls(root, read_info(root), cache_bytes)
+
+    def __len__(self) -> int:
+        """Frames of all episodes."""
+        return self.episodes[-1].first_frame + self.episodes[-1].length if self.episodes else 0
+
+    def __repr__(self) -> str:
+        return f"<LeRobotDataset {self.root} {self.info.version}: {len(self.episodes)} episodes, {len(self)} frames>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "info": self.info, "cache_bytes": self._cache.limit}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
+
+    @property
+    def statistics(self) -> Statistics:
+        """Of all frames, by feature; empty where the dataset keeps none."""
+        return self._metadata.statistics()
+
+    def episode_statistics(self) -> dict[int, Statistics]:
+        """By episode; v2.0 keeps none."""
+        return self._metadata.episode_statistics()
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Episode and frame of the dataset's frame `index`, 0 to `len(dataset) - 1`.
+
+        Raises:
+            IndexError: there is no such frame.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"frame {index}: the dataset has {len(self)}")
+        episode = bisect.bisect_right(self._starts, index) - 1
+        return episode, index - self._starts[episode]
+
+    def episode(self, number: int) -> Episode:
+        """One episode.
+
+        Raises:
+            DatasetError: there is no such episode.
+        """
+        if not 0 <= number < len(self.episodes):
+            raise DatasetError(f"{self.root}: no episode {number}; it has 0 to {len(self.episodes) - 1}")
+        return self.episodes[number]
+
+    def table(self, episode: int, columns: list[str] | None = None) -> pa.Table:
+        """An episode's rows as they are stored: all columns, images encoded; or some columns.
+
+        Raises:
+            DatasetError: the file is missing.
+            DamagedError: it is no Parquet file, lacks a column or rows, or they are of another episode.
+        """
+        chosen = self.episode(episode)
+        path = inside(self.root, chosen.file)
+        wanted = None if columns is None else list(dict.fromkeys([*columns, "episode_index"]))
+        table = read_rows(path, chosen.first_row, chosen.first_row + chosen.length, wanted)
+        if "episode_index" in table.column_names:
+            found = set(table["episode_index"].unique().to_pylist())
+            if found - {episode}:
+                raise DamagedError(
+                    f"{path}: rows of episode {episode} say that they are of {sorted(found - {episode})[0]}"
+                )
+        return table if columns is None else table.select(columns)
+
+    def frames(self, episode: int, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Columns of an episode, cameras left out.
+
+        Args:
+            episode: its number.
+            keys: which columns; all of numbers or text unless given.
+
+        Returns:
+            By column [n], or [n, *shape], read-only; text as an array of objects.
+
+        Raises:
+            DatasetError: no such episode or column, or a missing file.
+            DamagedError: the file does not hold what the metadata say.
+        """
+        keys = self.info.columns if keys is None else list(keys)
+        for key in keys:
+            if key not in self.info.columns:
+                raise DatasetError(f"{self.root}: no column {key!r}; it has {', '.join(self.info.columns)}")
+        found = {key: self._cache.get((episode, key)) for key in keys}
+        missing = [key for key, values in found.items() if values is None]
+        if missing:
+            table = self.table(episode, missing)
+            for key in missing:
+                try:
+                    values = from_arrow(key, self.info.features[key], table[key])
+                except DamagedError as error:
+                    raise DamagedError(f"{self.root / self.episode(episode).file}: {error}") from error
+                values.flags.writeable = False
+                self._cache.put((episode, key), values)
+                found[key] = values
+        return {key: values for key, values in found.items() if values is not None}
+
+    def chunk(self, episode: int, frame: int, horizon: int, key: str = "action") -> tuple[np.ndarray, np.ndarray]:
+        """The actions from a frame on.
+
+        Args:
+            episode: its number.
+            frame: of the first action.
+            horizon: how many.
+            key: the column; many datasets, openpi's LIBERO among them, call it `actions`.
+
+        Returns:
+            Actions [horizon, a], the last one repeated beyond the end of the episode; and bool [horizon], true for real ones.
+        """
+        values = self.frames(episode, [key])[key]
+        self._check_frame(episode, frame)
+        at = np.arange(frame, frame + horizon)
+        return values[np.minimum(at, len(values) - 1)], at < len(values)
+
+    def task(self, episode: int, frame: int = 0) -> str:
+        """The instruction at a frame."""
+        self._check_frame(episode, frame)
+        number = int(self.frames(episode, ["task_index"])["task_index"][frame])
+        if number not in self.tasks:
+            raise DamagedError(f"{self.root}: episode {episode}, frame {frame}: no task {number}")
+        return self.tasks[number]
+
+    def image(self, episode: int, frame: int, key: str) -> np.ndarray:
+        """One image: uint8 [H, W, 3]; errors as `images`."""
+        return self.images(episode, key, [frame])[0]
+
+    def images(self, episode: int, key: str, frames: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
+        """Images of a camera.
+
+        Args:
+            episode: its number.
+            key: the camera.
+            frames: which, in any order; all unless given.
+
+        Returns:
+            uint8 [n, H, W, 3], in the order of `frames`.
+
+        Raises:
+            DatasetError: no such episode, camera or frame, or a missing file.
+            DamagedError: a file is no image or video, or has fewer frames.
+        """
+        chosen = self.episode(episode)
+        if key not in self.info.camera_keys:
+            raise DatasetError(f"{self.root}: no camera {key!r}; it has {', '.join(self.info.camera_keys) or 'none'}")
+        wanted = np.arange(chosen.length) if frames is None else np.asarray(frames, np.int64)
+        for frame in wanted:
+            self._check_frame(episode, int(frame))
+        if not len(wanted):
+            return np.empty((0, *self.info.features[key]["shape"]), np.uint8)
+        if key in self.info.video_keys:
+            span = chosen.videos[key]
+            return read_frames(inside(self.root, span.file), span.start, wanted, self.info.fps)
+        path, first = inside(self.root, chosen.file), int(wanted.min())
+        rows = read_rows(path, chosen.first_row + first, chosen.first_row + int(wanted.max()) + 1, [key])[key]
+        images = []
+        for frame in wanted:
+            where = f"{path}: episode {episode}, frame {frame}, {key}"
+            images.append(decode(content(rows[int(frame) - first].as_py(), self.root, where), where))
+        if len({image.shape for image in images}) > 1:
+            raise DamagedError(f"{path}: episode {episode}, {key}: images of several sizes")
+        return np.stack(images)
+
+    def _check_frame(self, episode: int, frame: int) -> None:
+        length = self.episode(episode).length
+        if not 0 <= frame < length:
+            raise DatasetError(f"{self.root}: episode {episode} has no frame {frame}; it has 0 to {length - 1}")

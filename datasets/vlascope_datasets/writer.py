@@ -1,0 +1,315 @@
+"""Writes LeRobot datasets of format v2.1 and v3.0, an episode at a time, each whole or absent. Knows nothing of policies."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vlascope_datasets import images as pictures
+from vlascope_datasets.errors import DatasetError
+from vlascope_datasets.features import INDEX_FEATURES, checked, complete, from_arrow, schema, to_arrow
+from vlascope_datasets.files import locked, must_be_new, read_json
+from vlascope_datasets.info import INFO, DatasetInfo, info_from_map, new_info, read_info
+from vlascope_datasets.layouts import read_v2, read_v3
+from vlascope_datasets.layouts.prepared import FRESH, STAGING, Prepared
+from vlascope_datasets.layouts.write_v2 import WriterV2
+from vlascope_datasets.layouts.write_v3 import WriterV3
+from vlascope_datasets.statistics import ImageStatistics, Statistics, column_statistics, sampled_frames
+from vlascope_datasets.video import CRF, VideoWriter, describe
+
+
+class DatasetWriter:
+    """Appends episodes to a dataset. One process writes a dataset at a time.
+
+    A v2.1 episode exists as soon as `add_episode` returns. v3.0 episodes are staged then, and exist after `close`; where a
+    process died before, `resume` finds them. Use it as a context manager: leaving with an error keeps what was added.
+
+    Attributes:
+        root: the dataset's folder.
+    """
+
+    def __init__(self, root: Path, info: DatasetInfo, tasks: Mapping[str, int], crf: int):
+        """Not for users: `create` and `resume` are."""
+        self.root = root
+        self._crf, self._closed = crf, False
+        self._staging = root / STAGING
+        self._exit = contextlib.ExitStack()
+        self._exit.enter_context(locked(self._staging / "lock"))
+        v2 = info.version.startswith("v2")
+        self._layout = WriterV2(root, info, tasks) if v2 else WriterV3(root, self._staging, info, tasks)
+        self._info, self._tasks = info, dict(tasks)
+        for episode in self._layout.waiting():
+            self._count(episode.length, episode.tasks)
+            self._layout.info, self._layout.tasks = self._info, self._tasks
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        fps: float,
+        features: Mapping[str, Mapping[str, Any]],
+        robot_type: str | None = None,
+        version: str = "v2.1",
+        *,
+        video: bool | None = None,
+        crf: int = CRF,
+        **limits: float,
+    ) -> DatasetWriter:
+        """Begins a dataset.
+
+        Args:
+            path: a folder that is absent or empty.
+            fps: frames a second.
+            features: by column, `dtype`, `shape` of one frame and perhaps `names`; cameras are of dtype `image` or `video`.
+            robot_type: for example `panda`.
+            version: `v2.1`, which openpi reads, or `v3.0`.
+            video: True stores every camera as video, False every camera as lossless images, None as its dtype says.
+            crf: of video: 0 is lossless, 51 the smallest.
+            limits: `chunks_size`, and for v3.0 `data_files_size_in_mb` and `video_files_size_in_mb`.
+
+        Raises:
+            DatasetError: the folder holds something, or a feature or version has no place in the format.
+        """
+        root = Path(path)
+        must_be_new(root, "path")
+        return cls(root, new_info(version, fps, robot_type, complete(features, video), **limits), {}, crf)
+
+    @classmethod
+    def resume(cls, path: str | Path, *, crf: int = CRF) -> DatasetWriter:
+        """Goes on with a dataset, finished or left by a killed writer.
+
+        Raises:
+            DatasetError: there is none, another process writes to it, or it is v2.0: convert that.
+        """
+        root = Path(path)
+        fresh = root / STAGING / FRESH
+        if not (root / INFO).is_file() and fresh.is_file():
+            return cls(root, info_from_map(read_json(fresh), fresh), {}, crf)
+        info = read_info(root)
+        if info.version == "v2.0":
+            raise DatasetError(f"{root}: version v2.0 is read only; convert it to v2.1 or v3.0 first")
+        metadata = (read_v2 if info.version == "v2.1" else read_v3)(root, info)
+        used = {task for episode in metadata.episodes for task in episode.tasks}
+        # a killed writer may have listed a task of an episode that never came to be
+        known = {task: n for n, task in sorted(metadata.tasks.items()) if n < info.total_tasks or task in used}
+        return cls(root, info, known, crf)
+
+    def __enter__(self) -> DatasetWriter:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """Episodes that are written."""
+        return self._info.total_episodes
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Of the dataset with every episode that was added."""
+        return self._info
+
+    def add_episode(
+        self,
+        frames: Mapping[str, Any],
+        images: Mapping[str, Iterable[np.ndarray]] | None = None,
+        task: str | Sequence[str] = "",
+    ) -> int:
+        """Writes one episode.
+
+        Args:
+            frames: every column but the index columns and cameras: [n, *shape], or [n] for shape (1,); all finite.
+            images: every camera: uint8 [n, H, W, 3], or anything that yields n images, read once and one at a time.
+            task: the instruction, or one a frame.
+
+        Returns:
+            The episode's number.
+
+        Raises:
+            DatasetError: a column or camera is missing, unknown or of another shape, dtype or length. Nothing is written.
+        """
+        images = images or {}
+        mine = [key for key in self._info.columns if key not in INDEX_FEATURES]
+        _same_names("columns", frames, mine)
+        _same_names("cameras", images, self._info.camera_keys)
+        columns = {key: checked(key, self._info.features[key], frames[key]) for key in mine}
+        length = self._length(columns, images)
+        tasks = [task] * length if isinstance(task, str) else list(task)
+        if len(tasks) != length or not all(isinstance(each, str) and each for each in tasks):
+            raise DatasetError(f"task: expected an instruction, or {length}, one a frame; none of them empty")
+        index = self._index(length, tasks)
+        columns |= index
+        statistics = {
+            k: column_statistics(v) for k, v in columns.items() if self._info.features[k]["dtype"] != "string"
+        }
+        with self._folder() as folder:
+            arrays = {key: to_arrow(key, self._info.features[key], values) for key, values in columns.items()}
+            videos = {}
+            for key, given in images.items():
+                encoded, statistics[key] = self._camera(key, given, length, folder)
+                if isinstance(encoded, Path):
+                    videos[key] = encoded
+                else:
+                    arrays[key] = encoded
+            return self._commit(folder, arrays, videos, tuple(dict.fromkeys(tasks)), statistics, length)
+
+    def add_stored(
+        self, table: pa.Table, tasks: Sequence[str], videos: Mapping[str, Any], statistics: Statistics
+    ) -> int:  # fmt: skip
+        """Writes an episode that is encoded already: another dataset's.
+
+        Args:
+            table: its rows; the index columns are made anew, but for `timestamp` and `frame_index`.
+            tasks: the instruction of each row.
+            videos: by camera, a function that writes its video to the path that it is given.
+            statistics: of the features that do not depend on where the episode lies.
+
+        Returns:
+            The episode's number.
+        """
+        length = len(table)
+        moved = ("episode_index", "index", "task_index")
+        index = {key: values for key, values in self._index(length, tasks).items() if key in moved}
+        stored = [key for key, feature in self._info.features.items() if feature["dtype"] != "video"]
+        arrays = {key: _as_stored(key, self._info.features[key], table[key]) for key in stored if key not in moved}
+        arrays |= {key: to_arrow(key, self._info.features[key], values) for key, values in index.items()}
+        known = statistics | {key: column_statistics(values) for key, values in index.items()}
+        with self._folder() as folder:
+            files = {key: folder / f"{number}.mp4" for number, key in enumerate(videos)}
+            for key, write in videos.items():
+                write(files[key])
+            return self._commit(folder, arrays, files, tuple(dict.fromkeys(tasks)), known, length)
+
+    def close(self) -> None:
+        """Ends writing; v3.0 episodes come into being here. Closing again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._exit:
+            self._layout.finish()
+            shutil.rmtree(self._staging)
+
+    @contextlib.contextmanager
+    def _folder(self) -> Any:
+        """Where one episode is put together; gone afterwards, whatever happened."""
+        if self._closed:
+            raise DatasetError(f"{self.root}: the writer is closed; use DatasetWriter.resume to add episodes")
+        folder = self._staging / "next"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _index(self, length: int, tasks: Sequence[str]) -> dict[str, np.ndarray]:
+        numbers = dict(self._tasks)
+        for task in tasks:
+            numbers.setdefault(task, len(numbers))
+        frame = np.arange(length)
+        return {
+            "timestamp": (frame / self._info.fps).astype(np.float32),
+            "frame_index": frame,
+            "episode_index": np.full(length, self._info.total_episodes),
+            "index": frame + self._info.total_frames,
+            "task_index": np.array([numbers[task] for task in tasks], np.int64),
+        }
+
+    def _length(self, columns: Mapping[str, np.ndarray], images: Mapping[str, Any]) -> int:
+        lengths = {key: len(values) for key, values in columns.items()}
+        if not lengths:
+            lengths = {key: len(values) for key, values in images.items() if hasattr(values, "__len__")}
+        if not lengths or 0 in lengths.values():
+            raise DatasetError("an episode needs at least one frame")
+        if len(set(lengths.values())) > 1:
+            raise DatasetError(f"columns differ in length: {', '.join(f'{k} {n}' for k, n in lengths.items())}")
+        return next(iter(lengths.values()))
+
+    def _camera(self, key: str, given: Iterable[np.ndarray], length: int, folder: Path) -> tuple[Any, dict]:
+        """Encodes a camera's images; a column of images or the path of a video, and their statistics."""
+        feature, statistics = self._info.features[key], ImageStatistics()
+        sampled = set(sampled_frames(length).tolist())
+        video = feature["dtype"] == "video"
+        path = folder / f"{len(list(folder.iterdir()))}.mp4"
+        writer = VideoWriter(path, self._info.fps, feature["shape"], self._crf) if video else None
+        encoded: list[bytes] = []
+        try:
+            for number, image in enumerate(pictures.checked_images(key, feature["shape"], length, given)):
+                if number in sampled:
+                    statistics.add(image)
+                if writer:
+                    writer.add(image)
+                else:
+                    encoded.append(pictures.encode(image))
+        except BaseException:
+            if writer:
+                writer.abandon()
+            raise
+        if writer is None:
+            return pictures.column(encoded), statistics.result()
+        writer.close()
+        return path, statistics.result()
+
+    def _commit(
+        self, folder: Path, arrays: Mapping[str, Any], videos: Mapping[str, Path],
+        tasks: tuple[str, ...], statistics: Statistics, length: int,
+    ) -> int:  # fmt: skip
+        form = schema(self._info.features)
+        table = pa.Table.from_arrays([arrays[name].cast(form.field(name).type) for name in form.names], schema=form)
+        pq.write_table(table, folder / "table.parquet", row_group_size=self._layout.row_group or length)
+        if self._info.total_episodes == 0:
+            self._describe_videos(videos)
+        number, first = self._info.total_episodes, self._info.total_frames
+        before = self._info, self._tasks
+        self._count(length, tasks)
+        prepared = Prepared(number, first, length, tasks, statistics, folder / "table.parquet", videos)
+        try:
+            self._layout.commit(prepared, self._info, self._tasks)
+        except BaseException:
+            self._info, self._tasks = before
+            raise
+        return number
+
+    def _count(self, length: int, tasks: Sequence[str]) -> None:
+        self._tasks = dict(self._tasks)
+        for task in tasks:
+            self._tasks.setdefault(task, len(self._tasks))
+        self._info = dataclasses.replace(
+            self._info,
+            total_episodes=self._info.total_episodes + 1,
+            total_frames=self._info.total_frames + length,
+            total_tasks=len(self._tasks),
+        )
+
+    def _describe_videos(self, videos: Mapping[str, Path]) -> None:
+        features = dict(self._info.features)
+        for key, path in videos.items():
+            found = describe(path)
+            found.pop("frames")
+            features[key] = {**features[key], "info": found}
+        self._info = dataclasses.replace(self._info, features=features)
+
+
+def _as_stored(key: str, feature: Mapping[str, Any], column: pa.ChunkedArray) -> pa.Array:
+    """Another dataset's column, in the types of a new one: writers differ in lists of one and in the order of structs."""
+    if feature["dtype"] == "image":
+        cells = column.combine_chunks()
+        return pa.StructArray.from_arrays([cells.field("bytes"), cells.field("path")], names=["bytes", "path"])
+    return to_arrow(key, feature, from_arrow(key, feature, column))
+
+
+def _same_names(what: str, given: Mapping[str, Any], expected: Sequence[str]) -> None:
+    missing, unknown = [k for k in expected if k not in given], [k for k in given if k not in expected]
+    if missing:
+        raise DatasetError(f"{what}: {', '.join(missing)} missing; given: {', '.join(given) or 'none'}")
+    if unknown:
+        raise DatasetError(f"{what}: {', '.join(unknown)} unknown; the dataset has {', '.join(expected) or 'none'}")
