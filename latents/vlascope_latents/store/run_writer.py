@@ -39,7 +39,7 @@ from vlascope_latents.store.layout_on_disk import (
 from vlascope_latents.store.recovery import Recovery, recover_run
 from vlascope_latents.store.sealing import EPISODES
 from vlascope_latents.store.table import EpisodeRow, read_table, write_table
-from vlascope_latents.store.tensors import group_metadata, stored_tensors
+from vlascope_latents.store.tensors import StoredTensor, group_metadata, stored_tensors
 
 OnFull = Literal["block", "drop"]
 
@@ -72,7 +72,9 @@ class RunWriter:
         self._store = BlockingStore(open_store(path / ZARR_FOLDER))
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="latent-store-writer")
         self._lock = threading.RLock()
+        self._table = threading.Lock()
         self._open: dict[str, EpisodeWriter] = {}
+        self._opening: set[str] = set()
         self._rows: dict[str, EpisodeRow] = {}
         self._attempts: dict[str, int] = {}
         self._committed = self._dropped = self._bytes = 0
@@ -150,35 +152,57 @@ class RunWriter:
         with self._lock:
             if self._closed:
                 raise StoreError(f"{self.path}: the run is closed: open it again")
-            if episode_id in self._open:
+            if episode_id in self._open or episode_id in self._opening:
                 raise StoreError(f"episode {episode_id}: is open already: seal it before the next attempt")
+            self._opening.add(episode_id)
             attempt = self._attempts.get(episode_id, 0) + 1
-            folder = episode_folder(episode_id, attempt)
-            base = f"{EPISODES}/{folder}"
-            attributes = {"episode": episode_id, "attempt": attempt, "status": "open", "metadata": dict(metadata or {}),
-                          "capture_spec": plan.spec.to_map()}  # fmt: skip
-            try:
-                content = group_metadata(attributes)
-            except TypeError as error:
-                raise StoreError(f"episode {episode_id}, metadata: expected JSON ({error})") from error
-            try:
-                for group in dict.fromkeys(tensor.path.split("/")[0] for tensor in tensors):
-                    self._store.put(f"{base}/{group}/zarr.json", group_metadata())
-                for tensor in tensors:
-                    self._store.put(f"{base}/{tensor.path}/zarr.json", tensor.metadata(0))
-                self._store.put(f"{base}/zarr.json", content)
-                index = IndexWriter(self.path / INDEX_FOLDER / f"{folder}.jsonl")
-            except OSError as error:
-                raise StoreError(
-                    f"{self.path}: cannot open episode {folder} ({error.strerror}): make room or choose another folder"
-                ) from error
-            episode = EpisodeWriter(
-                self.path, self._store, episode_id, folder, tensors, index, self._buffers, self._workers,
-                block=self._on_full == "block", on_sealed=self._sealed,
-            )  # fmt: skip
-            self._attempts[episode_id] = attempt
-            self._open[episode_id] = episode
+        try:
+            # without the lock: what waits for the disk here holds up no other episode
+            episode = self._make_episode(episode_id, attempt, metadata, plan, tensors)
+            with self._lock:
+                self._attempts[episode_id] = attempt
+                self._open[episode_id] = episode
             return episode
+        finally:
+            with self._lock:
+                self._opening.discard(episode_id)
+
+    def _make_episode(
+        self,
+        episode_id: str,
+        attempt: int,
+        metadata: Mapping[str, Any] | None,
+        plan: CapturePlan,
+        tensors: tuple[StoredTensor, ...],
+    ) -> EpisodeWriter:
+        folder = episode_folder(episode_id, attempt)
+        base = f"{EPISODES}/{folder}"
+        attributes = {"episode": episode_id, "attempt": attempt, "status": "open", "metadata": dict(metadata or {}),
+                      "capture_spec": plan.spec.to_map()}  # fmt: skip
+        try:
+            content = group_metadata(attributes)
+        except TypeError as error:
+            raise StoreError(f"episode {episode_id}, metadata: expected JSON ({error})") from error
+        try:
+            for group in dict.fromkeys(tensor.path.split("/")[0] for tensor in tensors):
+                self._store.put(f"{base}/{group}/zarr.json", group_metadata())
+            for tensor in tensors:
+                self._store.put(f"{base}/{tensor.path}/zarr.json", tensor.metadata(0))
+            self._store.put(f"{base}/zarr.json", content)
+            index = IndexWriter(self.path / INDEX_FOLDER / f"{folder}.jsonl")
+        except OSError as error:
+            raise StoreError(
+                f"{self.path}: cannot open episode {folder} ({error.strerror}): make room or choose another folder"
+            ) from error
+        return EpisodeWriter(
+            self.path, self._store, episode_id, folder, tensors, index, self._buffers, self._workers,
+            block=self._on_full == "block", on_sealed=self._sealed,
+        )  # fmt: skip
+
+    @property
+    def queue(self) -> tuple[int, int]:
+        """Bytes of the frames on their way to disk, and how many they may be; never waits for the disk, as `status` may."""
+        return self._buffers.in_use, self._buffers.limit
 
     def status(self) -> dict[str, int]:
         """Frames committed, dropped and pending, bytes committed, queue bytes in use and their limit, episodes open."""
@@ -233,7 +257,11 @@ class RunWriter:
             self._dropped += episode.dropped
             if row is not None:
                 self._rows[row.folder] = row
-                write_table(self.path / TABLE_FILE, self._rows.values())
+        if row is not None:
+            with self._table:  # not the other one: nobody else has to wait until a table of thousands is written
+                with self._lock:
+                    rows = list(self._rows.values())
+                write_table(self.path / TABLE_FILE, rows)
 
 
 def lock_run(path: Path) -> Any:

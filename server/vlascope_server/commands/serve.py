@@ -45,8 +45,8 @@ class Serve:
     """A SentencePiece model; the checkpoint's own unless told."""
     capture: str | None = None
     """The spec that `collect_latents: true` means, as JSON (docs/model.md); every layer and token unless told."""
-    max_batch: int = 8
-    """Observations in one batch at most."""
+    max_batch: int | None = None
+    """Observations in one batch at most; 8 unless told, and 4 on a CPU."""
     max_wait_ms: float = 5.0
     """How long an observation waits for those of other active clients."""
     deterministic: bool = False

@@ -48,12 +48,20 @@ class Programs:
         on_done: called after each attempt to compile.
     """
 
-    def __init__(self, policy: Policy, max_batch: int):
+    def __init__(self, policy: Policy, max_batch: int, *, pad: bool):
+        """Compiles nothing yet.
+
+        Args:
+            policy: to compile for.
+            max_batch: the greatest size; the others are the powers of two below.
+            pad: run a batch in the next greater size rather than in smaller ones: right where a larger batch costs little
+                more, as on a GPU, and wrong where it costs its size, as on a CPU.
+        """
         self.on_done: Callable[[], None] = lambda: None
         self.sizes = tuple(
             dict.fromkeys([*(2**k for k in range(max_batch.bit_length()) if 2**k < max_batch), max_batch])
         )
-        self._policy = policy
+        self._policy, self._pad = policy, pad
         self._lock = threading.Lock()
         self._closed = False
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compiler")
@@ -69,23 +77,27 @@ class Programs:
         return self._plan(spec)
 
     def size_for(self, count: int) -> int:
-        """The smallest size that holds `count` observations, or the greatest size."""
-        return next((size for size in self.sizes if size >= count), self.sizes[-1])
+        """The size for `count` observations; the greatest where they are more."""
+        if self._pad:
+            return next((size for size in self.sizes if size >= count), self.sizes[-1])
+        return max(size for size in self.sizes if size <= count)
 
     def want(self, spec: CaptureSpec | None, size: int) -> Future[Program]:
         """Has a program compiled, once; the future fails where it cannot be."""
         with self._lock:
             made = self._programs.setdefault(spec, {})
             self._programs.move_to_end(spec)
-            if size not in made:
-                if self._closed:
-                    made[size] = Future()
-                    made[size].set_exception(RuntimeError("the server is shutting down"))
-                    return made[size]
-                made[size] = self._compiler.submit(self._compile, spec, size)
-                made[size].add_done_callback(lambda _: self.on_done())
-                self._forget()
-            return made[size]
+            if size in made and not made[size].cancelled():
+                return made[size]
+            if self._closed:
+                made[size] = Future()
+                made[size].set_exception(RuntimeError("the server is shutting down"))
+                return made[size]
+            future = made[size] = self._compiler.submit(self._compile, spec, size)
+            self._forget()
+        # without the lock: who is told holds one of its own, and asks for programs while it does
+        future.add_done_callback(lambda _: self.on_done())
+        return future
 
     def ready(self, spec: CaptureSpec | None, count: int) -> Program | None:
         """The program to run `count` observations with now: the best size where it is ready, else the largest below.
@@ -115,10 +127,11 @@ class Programs:
         self._compiler.shutdown(wait=False, cancel_futures=True)
 
     def _forget(self) -> None:
-        kept = [spec for spec in self._programs if spec is not None]
-        for spec in kept[:-_KEPT_SPECS]:
-            for future in self._programs.pop(spec).values():
-                future.cancel()
+        """Lets the specs go that were asked for longest ago; never one that somebody waits for, who would only ask again."""
+        specs = {spec: made for spec, made in self._programs.items() if spec is not None}
+        compiled = [spec for spec, made in specs.items() if all(future.done() for future in made.values())]
+        for spec in compiled[: max(0, len(specs) - _KEPT_SPECS)]:
+            del self._programs[spec]
 
     def _compile(self, spec: CaptureSpec | None, size: int) -> Program:
         policy = self._policy

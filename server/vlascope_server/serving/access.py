@@ -28,7 +28,8 @@ class Access:
         """Whether a request with this `Authorization` header may pass; takes the same time for every wrong key."""
         if self._key is None:
             return True
-        given = (authorization or "").removeprefix(_SCHEME).strip().encode()
+        # websockets decodes headers as ASCII, and keeps what is none as surrogates
+        given = (authorization or "").removeprefix(_SCHEME).strip().encode(errors="surrogateescape")
         return hmac.compare_digest(given, self._key) and (authorization or "").startswith(_SCHEME)
 
 

@@ -22,12 +22,12 @@ from vlascope_server.cache import cache_folder
 from vlascope_server.policies import Policy, PolicyOptions, Programs
 from vlascope_server.provenance import provenance
 from vlascope_server.serving.access import Access, check_host, read_key, tls_context
-from vlascope_server.serving.batcher import Batcher
+from vlascope_server.serving.batcher import Activity, Batcher
 from vlascope_server.serving.episodes import Episodes
 from vlascope_server.serving.errors import ServeError
 from vlascope_server.serving.metadata import server_metadata
 from vlascope_server.serving.metrics import Metrics
-from vlascope_server.serving.server import Activity, Limits, PolicyServer
+from vlascope_server.serving.server import Limits, PolicyServer
 from vlascope_server.serving.session import Seeds, Service
 
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class ServeOptions:
         host: to listen on.
         port: 0 for a free one.
         capture: the spec that `collect_latents: true` means.
-        max_batch: observations in a batch at most.
+        max_batch: observations in a batch at most; None is 8, and 4 on a CPU, where more gains nothing.
         max_wait: seconds that one waits for others.
         deterministic: batches of one.
         seed: of the noise of observations that bring none; drawn, and said, where None.
@@ -66,7 +66,7 @@ class ServeOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     capture: CaptureSpec = CaptureSpec()  # noqa: RUF009
-    max_batch: int = 8
+    max_batch: int | None = None
     max_wait: float = 0.005
     deterministic: bool = False
     seed: int | None = None
@@ -130,7 +130,9 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
     run = None if options.store is None else _create_run(options, options.store, policy, seeds.first)
     episodes = Episodes(run, min_free=options.min_free)
     activity, metrics = Activity(), Metrics(run.status if run else None)
-    programs = Programs(policy, 1 if options.deterministic else options.max_batch)
+    on_cpu = jax.default_backend() == "cpu"
+    max_batch = 1 if options.deterministic else options.max_batch or (4 if on_cpu else 8)
+    programs = Programs(policy, max_batch, pad=not on_cpu)
     batcher = Batcher(
         policy,
         programs,
@@ -138,11 +140,11 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
         active_clients=activity.count,
         on_batch=lambda size, seconds: metrics.batch.observe(size),
     )
-    service = Service(policy, programs, batcher, episodes, metrics, options.capture, seeds)
+    service = Service(policy, programs, batcher, activity, episodes, metrics, options.capture, seeds)
     metadata = server_metadata(
         policy, plan, service.run, dataclasses.asdict(options.limits), deterministic=options.deterministic
     )
-    server = PolicyServer(service, metadata, access=Access(key), limits=options.limits, activity=activity)
+    server = PolicyServer(service, metadata, access=Access(key), limits=options.limits)
 
     async def compile_all() -> None:
         specs = [None] if run is None else [None, options.capture]
@@ -197,7 +199,7 @@ def check_writable(folder: Path) -> None:
 
 def _check(options: ServeOptions) -> None:
     for name, value, least in (
-        ("--max-batch", options.max_batch, 1),
+        ("--max-batch", 1 if options.max_batch is None else options.max_batch, 1),
         ("--max-wait-ms", options.max_wait, 0),
         ("--port", options.port, 0),
         ("--writers", options.writers, 1),

@@ -26,6 +26,8 @@ from vlascope_server.policies import Policy, PreparedObservation, Program, Progr
 
 _log = logging.getLogger(__name__)
 
+_ACTIVE_SECONDS = 2.0
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
@@ -60,6 +62,26 @@ class _Item:
     since: float
 
 
+class Activity:
+    """Which clients have asked lately, and with which spec. May be used from any thread."""
+
+    def __init__(self):
+        self._last: dict[int, tuple[CaptureSpec | None, float]] = {}
+
+    def asked(self, client: object, spec: CaptureSpec | None) -> None:
+        """Notes an observation."""
+        self._last[id(client)] = (spec, time.monotonic())
+
+    def gone(self, client: object) -> None:
+        """Forgets a client."""
+        self._last.pop(id(client), None)
+
+    def count(self, spec: CaptureSpec | None) -> int:
+        """Clients that asked with this spec within the last two seconds: they are expected to ask again."""
+        since = time.monotonic() - _ACTIVE_SECONDS
+        return sum(last > since and asked == spec for asked, last in list(self._last.values()))
+
+
 class Batcher:
     """The thread, and the queues before it."""
 
@@ -69,7 +91,7 @@ class Batcher:
         programs: Programs,
         *,
         max_wait: float,
-        active_clients: Callable[[], int],
+        active_clients: Callable[[CaptureSpec | None], int],
         on_batch: Callable[[int, float], None] = lambda size, seconds: None,
     ):
         """Starts the thread.
@@ -78,13 +100,13 @@ class Batcher:
             policy: whose observations these are.
             programs: compiled for it.
             max_wait: seconds that an observation waits for others at most.
-            active_clients: how many are likely to ask; where all have, nobody waits.
+            active_clients: how many are likely to ask with a spec; where all have, nobody waits.
             on_batch: told of each batch: observations and seconds on the device.
         """
         self._policy, self._programs = policy, programs
         self._max_wait, self._active_clients, self._on_batch = max_wait, active_clients, on_batch
         self._queues: dict[CaptureSpec | None, deque[_Item]] = {}
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.RLock())
         self._closed = False
         programs.on_done = self._compiled
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
@@ -113,7 +135,15 @@ class Batcher:
             self._changed.notify_all()
 
     def _run(self) -> None:
-        while (work := self._next()) is not None:
+        while True:
+            try:
+                work = self._next()
+            except Exception as error:  # whatever it is, the thread must live: nobody else answers
+                _log.exception("no batch could be chosen")
+                self._fail_all(error)
+                continue
+            if work is None:
+                return
             program, items, spec = work
             try:
                 self._compute(program, items)
@@ -123,6 +153,13 @@ class Batcher:
                     if not item.future.done():
                         item.future.set_exception(error)
 
+    def _fail_all(self, error: BaseException) -> None:
+        with self._changed:
+            for queue in self._queues.values():
+                for item in queue:
+                    item.future.set_exception(error)
+            self._queues.clear()
+
     def _next(self) -> tuple[Program, list[_Item], CaptureSpec | None] | None:
         """Waits for the next batch; None once closed and nothing is left that could run."""
         with self._changed:
@@ -130,15 +167,13 @@ class Batcher:
                 chosen = self._oldest()
                 if chosen is None:
                     if self._closed:
-                        for queue in self._queues.values():
-                            for item in queue:
-                                item.future.set_exception(RuntimeError("the server closed before this was compiled"))
+                        self._fail_all(RuntimeError("the server closed before this was compiled"))
                         return None
                     self._changed.wait()
                     continue
                 spec, program, queue = chosen
                 wait = queue[0].since + self._max_wait - time.perf_counter()
-                enough = min(self._programs.sizes[-1], self._active_clients())
+                enough = min(self._programs.sizes[-1], self._active_clients(spec))
                 if len(queue) < enough and wait > 0 and not self._closed:
                     self._changed.wait(wait)
                     continue

@@ -32,6 +32,8 @@ from vlascope_server.serving.messages import EpisodeInfo
 _log = logging.getLogger(__name__)
 
 _DISK_LOOK_SECONDS = 1.0
+_OPEN_EPISODES = 32
+"""Of one connection: each holds a file open."""
 _NO_STORE = "collect_latents: this server has no store: start it with --store, or ask for return_latents"
 
 
@@ -81,19 +83,28 @@ class Episodes:
         self._open: dict[str, OpenEpisode] = {}
         self._names = itertools.count()
         self._lock = threading.Lock()
+        self._sealing: set[str] = set()
+        self._sealed = threading.Condition(self._lock)
         self._fillers = ThreadPoolExecutor(2, thread_name_prefix="capture")
         self._free = (0.0, 0)
 
     def begin(self, owner: object, info: EpisodeInfo, *, implicit: bool = False) -> OpenEpisode:
         """Starts an episode, or finds the one that this owner has open under that id.
 
+        Waits while an attempt at that id is being sealed: a client that connects again goes on with the next one.
+
         Raises:
             RequestError: another connection has it open.
         """
         with self._lock:
             name = info.id or f"episode-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{next(self._names)}"
+            self._sealed.wait_for(lambda: name not in self._sealing)
             found = self._open.get(name)
             if found is None:
+                if sum(episode.owner is owner for episode in self._open.values()) >= _OPEN_EPISODES:
+                    raise RequestError(
+                        "overloaded", f"{_OPEN_EPISODES} episodes are open on this connection: end one first", "episode"
+                    )
                 found = self._open[name] = OpenEpisode(name, owner, dict(info.metadata), implicit)
             elif found.owner is not owner:
                 raise RequestError(
@@ -119,7 +130,7 @@ class Episodes:
                     "episode",
                     mine,
                 )
-            del self._open[name]
+            self._leave(found)
         return self._seal(found, lambda writer: writer.seal(success, total_steps))
 
     def release(self, owner: object, *, clean: bool) -> list[Sealed]:
@@ -127,7 +138,7 @@ class Episodes:
         with self._lock:
             left = [episode for episode in self._open.values() if episode.owner is owner]
             for episode in left:
-                del self._open[episode.id]
+                self._leave(episode)
         sealed = []
         for episode in left:
             done = clean and episode.implicit
@@ -216,7 +227,8 @@ class Episodes:
         """Seals what is open as `interrupted`, with every frame that has a number, and closes the run."""
         with self._lock:
             left = list(self._open.values())
-            self._open.clear()
+            for episode in left:
+                self._leave(episode)
         for episode in left:
             self._seal(episode, EpisodeWriter.interrupt)
         self._fillers.shutdown()
@@ -224,7 +236,20 @@ class Episodes:
             with contextlib.suppress(StoreError):  # logged where it happened
                 self.run.close()
 
+    def _leave(self, episode: OpenEpisode) -> None:
+        """Holding the lock: the episode belongs to nobody any more, and its id to nobody else before it is sealed."""
+        del self._open[episode.id]
+        self._sealing.add(episode.id)
+
     def _seal(self, episode: OpenEpisode, how: Callable[[EpisodeWriter], int]) -> Sealed:
+        try:
+            return self._close_writer(episode, how)
+        finally:
+            with self._lock:
+                self._sealing.discard(episode.id)
+                self._sealed.notify_all()
+
+    def _close_writer(self, episode: OpenEpisode, how: Callable[[EpisodeWriter], int]) -> Sealed:
         writer = episode.writer
         if writer is None:
             return Sealed(episode, "sealed" if how is not EpisodeWriter.interrupt else "interrupted", 0, 0)
@@ -242,7 +267,12 @@ class Episodes:
             return
         looked, free = self._free
         if time.monotonic() - looked > _DISK_LOOK_SECONDS:
-            free = shutil.disk_usage(self.run.path).free
+            try:
+                free = shutil.disk_usage(self.run.path).free
+            except OSError as error:
+                raise RequestError(
+                    "store_failed", f"{self.run.path}: is gone ({error.strerror}): start a new run"
+                ) from None
             self._free = (time.monotonic(), free)
         if free < self._min_free:
             raise RequestError(

@@ -108,7 +108,9 @@ def read_request(data: bytes | str) -> Request:
         raise RequestError("bad_message", f"message: expected one msgpack map, found {type(message).__name__}")
     if "request" not in message:
         return _infer(message)
-    name = message["request"]
+    name = _plain(message["request"])
+    if not isinstance(name, str):
+        raise RequestError("unknown_request", f"request: unknown: {_short(name)}", "request", REQUESTS)
     if name == "begin_episode":
         _only(message, "request", "episode", "collect_latents")
         return BeginEpisode(_episode(message.get("episode", {})), _collect(message))
@@ -132,7 +134,10 @@ def _infer(message: Mapping[str, Any]) -> Infer:
         )
     seed, noise = _optional_int(message, "seed"), message.get("noise")
     if noise is not None:
-        noise = np.asarray(noise) if isinstance(noise, np.ndarray | list) else None
+        try:
+            noise = np.asarray(noise) if isinstance(noise, np.ndarray | list) else None
+        except ValueError:  # a list of lists of unlike lengths
+            noise = None
         if noise is None or noise.dtype.kind not in "fiu" or not np.isfinite(noise).all():
             _refuse("noise", "expected an array of finite numbers")
         if seed is not None:
@@ -213,7 +218,7 @@ def _more(value: Any, known: tuple[str, ...]) -> dict[str, Any]:
         if not isinstance(key, str) or key in known:
             _refuse(f"episode.metadata.{_key(key)}", "expected a name that is no field of an episode")
     try:
-        size = len(json.dumps(value))
+        size = len(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError):
         _refuse("episode.metadata", "expected JSON: text, numbers, booleans, lists and maps")
     if size > _METADATA_BYTES:
@@ -275,6 +280,8 @@ def _plain(value: Any) -> Any:
 
 
 def _list(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_list(item) for item in value]
     return value.tolist() if isinstance(value, np.ndarray) else _plain(value)
 
 

@@ -41,9 +41,7 @@ _quiet.setLevel(logging.CRITICAL)
 """Health checks and scanners that hang up are no news, and websockets logs each with a traceback; faults of ours are
 logged here."""
 
-_ACTIVE_SECONDS = 2.0
-"""A client that asked within this long is expected to ask again: a batch may wait for it."""
-_HARD_LIMIT = 4
+_HARD_LIMIT = 2
 """Messages up to this many times the limit are read, and refused by name; longer ones end the connection."""
 
 
@@ -62,33 +60,11 @@ class Limits:
     requests_in_flight: int = 64
 
 
-class Activity:
-    """Which connections have asked lately. Used by the event loop to write, by the device's thread to read."""
-
-    def __init__(self):
-        self._last: dict[int, float] = {}
-
-    def asked(self, connection: object) -> None:
-        """Notes a message."""
-        self._last[id(connection)] = time.monotonic()
-
-    def gone(self, connection: object) -> None:
-        """Forgets a connection."""
-        self._last.pop(id(connection), None)
-
-    def count(self) -> int:
-        """Connections that asked within the last two seconds."""
-        since = time.monotonic() - _ACTIVE_SECONDS
-        return sum(last > since for last in list(self._last.values()))
-
-
 class PolicyServer:
     """One policy on one port."""
 
-    def __init__(
-        self, service: Service, metadata: Mapping[str, Any], *, access: Access, limits: Limits, activity: Activity
-    ):
-        self._service, self._access, self._limits, self._activity = service, access, limits, activity
+    def __init__(self, service: Service, metadata: Mapping[str, Any], *, access: Access, limits: Limits):
+        self._service, self._access, self._limits = service, access, limits
         self._metadata = pack(metadata)
         self._connections: set[ServerConnection] = set()
         self._in_flight = 0
@@ -113,7 +89,7 @@ class PolicyServer:
             ssl=tls,
             compression=None,
             max_size=_HARD_LIMIT * self._limits.message_bytes,
-            max_queue=2,
+            max_queue=1,
             process_request=self._process_request,
             server_header="vlascope",
             logger=_quiet,
@@ -136,7 +112,7 @@ class PolicyServer:
             await self._server.wait_closed()
         self._workers.shutdown()
 
-    def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
+    async def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """HTTP, and refusals before a websocket is opened."""
         path = request.path.partition("?")[0]
         if path == "/healthz":
@@ -151,7 +127,9 @@ class PolicyServer:
                 401, "unauthorized", "a key is needed, as `Authorization: Api-Key <key>`; none or a wrong one came"
             )
         if path == "/metrics":
-            return _response(200, self._service.metrics.render(), "text/plain; version=0.0.4; charset=utf-8")
+            # the store's numbers wait for its lock, under which it writes to disk
+            text = await asyncio.to_thread(self._service.metrics.render)
+            return _response(200, text, "text/plain; version=0.0.4; charset=utf-8")
         if self._stopping:
             return _refusal(503, "shutting_down", "the server is shutting down")
         if len(self._connections) >= self._limits.clients:
@@ -169,7 +147,6 @@ class PolicyServer:
             await connection.send(self._metadata)
             async for message in connection:
                 begun = time.perf_counter()
-                self._activity.asked(connection)
                 await connection.send(await self._answer(session, message))
                 session.sent(time.perf_counter() - begun)
             clean = not self._stopping
@@ -178,11 +155,11 @@ class PolicyServer:
         except Exception:
             _log.exception("a conversation failed")
         finally:
-            self._connections.discard(connection)
-            self._activity.gone(connection)
-            self._service.metrics.clients.set(len(self._connections))
             closing = asyncio.get_running_loop().run_in_executor(self._workers, lambda: session.close(clean=clean))
             await asyncio.shield(closing)
+            # only now: a client that is being sealed still has its thread
+            self._connections.discard(connection)
+            self._service.metrics.clients.set(len(self._connections))
 
     async def _answer(self, session: Session, message: bytes | str) -> bytes | str:
         if self._stopping:

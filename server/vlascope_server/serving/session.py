@@ -21,7 +21,7 @@ from vlascope_latents.store.frame_slot import FrameSlot
 
 from vlascope_server.policies import Policy, PreparedObservation, Programs, draw_noise
 from vlascope_server.robots import RobotInputError
-from vlascope_server.serving.batcher import Batcher, Sample
+from vlascope_server.serving.batcher import Activity, Batcher, Sample
 from vlascope_server.serving.episodes import Episodes, OpenEpisode
 from vlascope_server.serving.errors import RequestError, error_json
 from vlascope_server.serving.messages import (
@@ -60,6 +60,7 @@ class Service:
         policy: whose observations these are.
         programs: compiled for it.
         batcher: runs them.
+        activity: who asks.
         episodes: keeps what is captured.
         metrics: counts.
         default_spec: for `collect_latents: true`.
@@ -69,6 +70,7 @@ class Service:
     policy: Policy
     programs: Programs
     batcher: Batcher
+    activity: Activity
     episodes: Episodes
     metrics: Metrics
     default_spec: CaptureSpec
@@ -80,7 +82,7 @@ class Service:
         return self.episodes.run.path.name if self.episodes.run else None
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class _Capture:
     """What is to become of one inference's hidden states."""
 
@@ -133,6 +135,7 @@ class Session:
 
     def close(self, *, clean: bool) -> None:
         """Ends the episodes that are open."""
+        self._service.activity.gone(self)
         for sealed in self._service.episodes.release(self, clean=clean):
             if sealed.episode.writer is None:
                 continue
@@ -148,19 +151,19 @@ class Session:
         noise, seed = self._noise(request)
         transformed = time.perf_counter()
         spec = service.default_spec if request.collect is True else request.collect or None
+        service.activity.asked(self, spec)
         episode = self._episode(request, prepared)
         timestep = episode.inferences if request.timestep is None else request.timestep
         capture = self._capture(request, spec, episode, prepared, timestep)
         reserved = time.perf_counter()
-        slot = capture.slot if capture else None
         try:
             sample = service.batcher.submit(prepared, noise, spec).result()
             episode.inferences += 1
             actions = service.policy.robot_actions(sample.actions, prepared)
             latents = self._keep(capture, request, prepared, sample, actions, timestep, seed) if capture else None
         except BaseException as error:
-            if slot is not None:
-                slot.release(error)
+            if capture and capture.slot is not None:
+                capture.slot.release(error)
             raise
         done = time.perf_counter()
         seconds = {
@@ -226,6 +229,8 @@ class Session:
             plan = service.programs.plan(spec)
         except CaptureSpecError as error:
             raise spec_error(error) from None
+        # a program that is still to be compiled must not hold room that others could use
+        service.programs.want(spec, 1).result()
         if service.episodes.run is None and request.return_latents:
             return _Capture(plan, episode, None, stored=False)
         slot = service.episodes.reserve(episode, plan, prepared.prompt, request.annotations, timestep)
@@ -259,14 +264,15 @@ class Session:
             except StoreError as error:
                 raise RequestError("store_failed", str(error)) from None
             service.episodes.fill(capture.slot, sample.tensors, service.metrics.stages.labels("fill").observe)
-        status = service.episodes.run.status() if service.episodes.run else {}
+            capture.slot = None  # it is another thread's now
+        used, limit = service.episodes.run.queue if service.episodes.run else (0, 0)
         latents: dict[str, Any] = {
             "run": service.run if capture.stored else None,
             "episode": capture.episode.id,
             "attempt": writer.attempt if writer else None,
             "frame": frame,
             "bytes": capture.plan.nbytes,
-            "queue": {"bytes": status.get("queue_bytes", 0), "limit": status.get("queue_limit", 0)},
+            "queue": {"bytes": used, "limit": limit},
         }
         if request.return_latents:
             latents["tensors"] = _tensors(capture.plan, sample)

@@ -36,7 +36,6 @@ SPECS = (
 )
 HOSTILE_SPECS = (
     {"layers": [99]},
-    {"layers": "all"},
     {"spans": ["sound"]},
     {"components": {}},
     [1],

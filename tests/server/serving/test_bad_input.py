@@ -36,7 +36,7 @@ ROWS = {
     "empty": (b"", "bad_message", None),
     "text frame": ("hello", "bad_message", None),
     "no map": (msgpack.packb([1, 2]), "bad_message", None),
-    "two messages in one": (msgpack.packb({}) * 2, "bad_message", None),
+    "two messages in one": (pack({}) + pack({}), "bad_message", None),
     "object dtype": (OBJECTS, "bad_message", None),
     "array of the wrong size": (WRONG_SIZE, "bad_message", None),
     "array that is too large to be": (HUGE, "bad_message", None),
@@ -77,6 +77,10 @@ ROWS = {
     "annotations too large": (observation(annotations={"x": np.zeros(5000)}), "invalid_field", "annotations"),
     "unknown request": ({"request": "shutdown"}, "unknown_request", "request"),
     "request of a wrong type": ({"request": [1]}, "unknown_request", "request"),
+    "request that is an array": ({"request": np.zeros(3)}, "unknown_request", "request"),
+    "ragged noise": ({**without("seed"), "noise": [[1.0], [1.0, 2.0]]}, "invalid_field", "noise"),
+    "an array among layers": (observation(collect_latents={"layers": [np.zeros(2)]}), "invalid_spec", "collect_latents.layers"),
+    "metadata with NaN": (observation(episode={"metadata": {"x": float("nan")}}), "invalid_field", "episode.metadata"),
     "unknown field of a request": ({"request": "status", "path": "/etc"}, "invalid_field", "path"),
     "end without an id": ({"request": "end_episode"}, "invalid_field", "episode"),
     "end of an episode never begun": ({"request": "end_episode", "episode": "nobody"}, "unknown_episode", "episode"),
@@ -126,9 +130,17 @@ def test_two_clients_in_one_episode(server, wire):
     assert (receipt["status"], receipt["frames"]) == ("sealed", 1)
 
 
+def test_too_many_open_episodes(server, wire):
+    for number in range(32):
+        assert "episode" in wire.ask({"request": "begin_episode", "episode": {"id": f"many-{number}"}})
+    assert wire.ask({"request": "begin_episode", "episode": {"id": "one-more"}})["code"] == "overloaded"
+    wire.ask({"request": "end_episode", "episode": "many-0"})
+    assert wire.ask({"request": "begin_episode", "episode": {"id": "one-more"}})["episode"] == "one-more"
+
+
 def test_far_above_the_limit_ends_the_connection_only(server):
     with connect(server.url) as wire:
-        wire.send(b"\0" * 5_000_000)
+        wire.send(b"\0" * 2_500_000)
         with pytest.raises(ConnectionClosed) as closed:
             wire.receive()
         assert closed.value.rcvd is not None

@@ -25,7 +25,7 @@ def policy() -> Policy:
 
 @pytest.fixture(scope="module")
 def programs(policy):
-    made = Programs(policy, max_batch=4)
+    made = Programs(policy, max_batch=4, pad=True)
     for future in [made.want(spec, size) for spec in (None, TEXT) for size in made.sizes]:
         future.result()
     yield made
@@ -41,7 +41,7 @@ class Recorder:
             policy,
             programs,
             max_wait=max_wait,
-            active_clients=lambda: active,
+            active_clients=lambda spec: active,
             on_batch=lambda n, _: self.sizes.append(n),
         )
 
@@ -56,12 +56,12 @@ class Recorder:
         self.batcher.close()
 
 
-def test_sizes_are_few():
-    assert Programs.__init__
-    policy = Policy.load("tiny")
-    assert Programs(policy, 8).sizes == (1, 2, 4, 8)
-    assert Programs(policy, 6).sizes == (1, 2, 4, 6)
-    assert Programs(policy, 1).sizes == (1,)
+def test_sizes_are_few(policy):
+    assert Programs(policy, 8, pad=True).sizes == (1, 2, 4, 8)
+    assert Programs(policy, 6, pad=True).sizes == (1, 2, 4, 6)
+    assert Programs(policy, 1, pad=True).sizes == (1,)
+    assert [Programs(policy, 4, pad=True).size_for(n) for n in range(1, 7)] == [1, 2, 4, 4, 4, 4]
+    assert [Programs(policy, 4, pad=False).size_for(n) for n in range(1, 7)] == [1, 2, 2, 4, 4, 4]
 
 
 def test_a_batch_gives_each_what_it_would_get_alone(policy, programs):
@@ -127,8 +127,21 @@ def test_others_go_on_while_a_spec_compiles(policy, programs):
         programs._compile = original
 
 
+def test_more_specs_than_are_kept_are_all_answered(policy):
+    programs = Programs(policy, max_batch=1, pad=False)
+    compiled = programs.want(None, 1).result()
+    programs._compile = lambda spec, size: compiled  # compiling itself is not what is tested
+    specs = [CaptureSpec(experts=("vlm",), layers=(layer,), reduction="mean", dtype=dtype) for layer in range(8)
+             for dtype in ("bfloat16", "float32")]  # fmt: skip
+    with Recorder(policy, programs, active=1) as recorder:
+        futures = [recorder.submit(0, spec) for spec in specs]
+        assert {future.result(timeout=60).batch for future in futures} == {1}
+    assert len(programs._programs) <= 9  # the plain one, and those that are kept
+    programs.close()
+
+
 def test_what_cannot_be_compiled_is_said(policy):
-    programs = Programs(policy, max_batch=1)
+    programs = Programs(policy, max_batch=1, pad=True)
     programs.want(None, 1).result()
 
     def broken(spec, size):
