@@ -1,0 +1,134 @@
+"""`vlascope-analysis probe`: the trained linear probe of one layer. Knows nothing of how it is trained or tested."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal
+
+from vlascope_analysis.commands.options import ProbingOptions
+
+if TYPE_CHECKING:
+    from vlascope_latents.store import LatentStore
+
+    from vlascope_analysis.episodes import Numbered
+    from vlascope_analysis.features import Slice
+    from vlascope_analysis.labels import TaskLabels
+    from vlascope_analysis.probe import ProbeResult
+
+
+@dataclasses.dataclass(kw_only=True)
+class Probe(ProbingOptions):
+    """Trains a linear map from one layer's features to the embedding of the instruction, and tests it on other episodes.
+
+    Writes results_*.json, predictions_*.parquet, summary_*.txt, curve_*.png and confusion_*.png to the output folder.
+    """
+
+    expert: Literal["vlm", "action", "text_only"]
+    """Whose states: the vlm over every captured token, the action expert, or the vlm over the tokens of the prompt."""
+    layer: int | None = None
+    """Transformer block, from 0. Needed for every component but x_t and v_t, which have none."""
+    denoise_step: int | None = None
+    """Step of the flow, from 0 (pure noise); the last that was captured unless given. For the action expert."""
+    span: str | None = None
+    """Tokens: image, a camera, text, state or action; every captured token of the expert unless given."""
+    learning_rate: float = 0.001
+    """Of Adam."""
+    num_epochs: int = 100
+    """At most."""
+    batch_size: int = 32
+    """Frames."""
+    patience: int = 10
+    """Epochs without a better validation loss before training stops; the best epoch's map is kept."""
+
+    def run(self) -> None:
+        """Reads, trains, tests, writes."""
+        from vlascope_latents.store import LatentStore
+
+        from vlascope_analysis.encoders import open_encoder
+        from vlascope_analysis.episodes import choose_episodes
+        from vlascope_analysis.features import load_features
+        from vlascope_analysis.labels import task_labels
+        from vlascope_analysis.probe import probe
+        from vlascope_analysis.probes import TrainingConfig
+        from vlascope_analysis.progress import rich_progress
+
+        training = TrainingConfig(self.learning_rate, self.num_epochs, self.batch_size, self.patience, self.seed)
+        evaluation = self.evaluation()
+        store = LatentStore(self.store)
+        episodes, warnings = choose_episodes(store, self.query())
+        what = self._slice(store, episodes)
+        encode = open_encoder(self.encoder)
+        with rich_progress() as progress:
+            features = load_features(store, episodes, what, self.timesteps, progress)
+            labels = task_labels(features.frames, encode)
+            result = probe(features, labels, training, evaluation, progress)
+        result = dataclasses.replace(result, warnings=(*warnings, *result.warnings))
+        self._write(store, episodes, what, labels, result)
+
+    def _slice(self, store: LatentStore, episodes: list[Numbered]) -> Slice:
+        from vlascope_analysis.errors import AnalysisError, listed
+        from vlascope_analysis.features import Slice, captured_axes
+
+        stored = "action" if self.expert == "action" else "vlm"
+        axes = captured_axes(store, episodes, stored, self.component)
+        if self.layer is None and "layer" in axes:
+            raise AnalysisError(f"--layer: name one; captured: {listed(axes['layer'])}")
+        steps = None if self.denoise_step is None else (self.denoise_step,)
+        if steps is None and "denoise_step" in axes:
+            steps = (axes["denoise_step"][-1],)
+        layers = None if self.layer is None else (self.layer,)
+        return Slice(self.expert, self.component, layers, steps, self.span, self.pool)
+
+    def _write(
+        self, store: LatentStore, episodes: list[Numbered], what: Slice, labels: TaskLabels, result: ProbeResult
+    ) -> None:
+        import logging
+
+        from vlascope_analysis.figures import confusion_figure, curve_figure, save
+        from vlascope_analysis.results import records, write_json, write_table, write_text
+        from vlascope_analysis.summaries import probe_summary
+
+        for warning in result.warnings:
+            logging.getLogger(__name__).warning(warning)
+        denoise = what.denoise_steps[0] if what.denoise_steps else None
+        layer = "" if self.layer is None else f"_layer{self.layer}"
+        extra = ("" if self.denoise_step is None else f"_denoise{self.denoise_step}") + (
+            "" if self.span is None else f"_{self.span.replace('/', '-')}"
+        )
+        stem = f"{self.expert}{layer}_{self.step_name()}{extra}{self.name_suffix()}"
+        row = result.table.iloc[0]
+        where = {
+            "Expert": self.expert,
+            "Layer": "-" if self.layer is None else self.layer,
+            "Denoise Step": "-" if denoise is None else denoise,
+            "Rollout Step": ", ".join(map(str, self.rollout_step)) or "all",
+            "Feature Type": self.component,
+        }
+        content = {
+            "analysis": "probe",
+            **{key.lower().replace(" ", "_"): value for key, value in where.items()},
+            "scores": records(result.table)[0],
+            "tasks": records(result.tasks),
+            "history": records(result.history),
+            "warnings": result.warnings,
+            **self.provenance(store, episodes),
+        }
+        heading = ", ".join(f"{key.lower()} {value}" for key, value in where.items() if value != "-")
+        about = (
+            f"{heading}. {row['test_frames']:.0f} test frames of {row['test_units']:.0f} {self.split}s. Accuracy "
+            f"{row['accuracy']:.2f} [{row['accuracy_low']:.2f}, {row['accuracy_high']:.2f}], majority {row['majority']:.2f}."
+        )
+        curve = curve_figure(result.history, "Training of the linear probe", heading)
+        confusion = confusion_figure(
+            result.predictions, labels.instructions, labels.numbers, "Which task the probe reads", about
+        )
+        text = probe_summary(where, result)
+        paths = [
+            write_json(self.output_dir / f"results_{stem}.json", content),
+            write_table(self.output_dir / f"predictions_{stem}.parquet", result.predictions),
+            write_text(self.output_dir / f"summary_{stem}.txt", text),
+            save(curve, self.output_dir / f"curve_{stem}.png"),
+            save(confusion, self.output_dir / f"confusion_{stem}.png"),
+        ]
+        print(text)
+        print("\n".join(map(str, paths)))

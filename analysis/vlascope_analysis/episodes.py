@@ -1,0 +1,137 @@
+"""Which episodes of a store an analysis is about: by suite, task and number, and what to say where some are missing.
+
+Knows nothing of tensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+
+from vlascope_latents.store import Episode, LatentStore
+
+from vlascope_analysis.errors import AnalysisError, listed
+
+Range = tuple[int, int]
+"""First, and one past the last, as in Python's `range`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeQuery:
+    """Which episodes to take. Of each id the store gives the last sealed attempt.
+
+    Attributes:
+        run: a run's name, where a folder holds several; every run unless told.
+        suite: every suite unless told.
+        task_range: task ids, half-open; every task unless told.
+        episode_range: `episode_index` within a task, half-open; every episode unless told.
+        interrupted: take interrupted episodes too.
+        allow_missing: take what there is of the ranges, with a warning, where some of it is missing.
+    """
+
+    run: str | None = None
+    suite: str | None = None
+    task_range: Range | None = None
+    episode_range: Range | None = None
+    interrupted: bool = False
+    allow_missing: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbered:
+    """An episode with its task and its number within the task."""
+
+    episode: Episode
+    suite: str
+    task: int
+    number: int
+
+
+def choose_episodes(store: LatentStore, query: EpisodeQuery) -> tuple[list[Numbered], list[str]]:
+    """The episodes that a query asks for, and warnings.
+
+    An episode without `episode_index` is numbered by its place among its task's, in order of run and id.
+
+    Raises:
+        AnalysisError: nothing matches, part of an explicit range is missing, or episodes of different models or suites
+            would mix; the message lists what there is.
+    """
+    here = [episode for episode in store.episodes(query.run) if episode.frames]
+    wanted = ("sealed", "interrupted") if query.interrupted else ("sealed",)
+    left_out = [episode for episode in here if episode.status not in wanted]
+    episodes = _numbered([episode for episode in here if episode.status in wanted])
+    if not episodes:
+        hint = "; --interrupted takes those that were interrupted" if any(
+            episode.status == "interrupted" for episode in left_out
+        ) else ""  # fmt: skip
+        raise AnalysisError(f"{store.path}: no sealed episodes with captured frames{hint}")
+    episodes = _of_suite(store, episodes, query)
+    warnings = [f"{len(left_out)} episodes left out: they are {listed(sorted({e.status for e in left_out}))}"] * bool(
+        left_out
+    )
+    known = {(e.task, e.number) for e in episodes}
+    tasks, numbers = sorted({task for task, _ in known}), sorted({number for _, number in known})
+    episodes = [e for e in episodes if _within(e.task, query.task_range) and _within(e.number, query.episode_range)]
+    missing = _missing(query, {(e.task, e.number) for e in episodes}, tasks, numbers)
+    if not episodes or (missing and not query.allow_missing):
+        hint = "; --allow-missing takes what there is" if episodes else ""
+        raise AnalysisError(f"{store.path}: {missing or 'no episode matches'}{hint}")
+    if missing:
+        warnings.append(missing)
+    _same_model(store, episodes)
+    return episodes, warnings
+
+
+def _numbered(episodes: list[Episode]) -> list[Numbered]:
+    found, counts = [], defaultdict(int)
+    for episode in episodes:
+        suite, task = episode.metadata.get("suite") or "", episode.metadata.get("task_id")
+        task = -1 if task is None else task
+        index = episode.metadata.get("episode_index")
+        found.append(Numbered(episode, suite, task, counts[suite, task] if index is None else index))
+        counts[suite, task] += 1
+    return found
+
+
+def _of_suite(store: LatentStore, episodes: list[Numbered], query: EpisodeQuery) -> list[Numbered]:
+    suites = sorted({e.suite for e in episodes})
+    if query.suite is not None:
+        episodes = [e for e in episodes if e.suite == query.suite]
+        if not episodes:
+            raise AnalysisError(f"{store.path}: suite {query.suite!r} is not there; found {listed(suites)}")
+    elif query.task_range is not None and len(suites) > 1:
+        raise AnalysisError(
+            f"{store.path}: task numbers of several suites ({listed(suites)}): name one with --suite, or leave --task-range"
+        )
+    return episodes
+
+
+def _within(number: int, bounds: Range | None) -> bool:
+    return bounds is None or bounds[0] <= number < bounds[1]
+
+
+def _missing(query: EpisodeQuery, found: set[tuple[int, int]], tasks: list[int], numbers: list[int]) -> str:
+    """What an explicit range names and the store lacks, with what there is; empty where nothing is missing."""
+    for what, bounds in (("task", query.task_range), ("episode", query.episode_range)):
+        if bounds is not None and bounds[0] >= bounds[1]:
+            raise AnalysisError(f"--{what}-range {bounds[0]} {bounds[1]}: selects nothing; the end is not included")
+    if query.task_range is not None:
+        gone = [task for task in range(*query.task_range) if task not in tasks]
+        if gone:
+            return f"tasks {listed(gone)} are not there; found tasks {listed(tasks)} with episodes {listed(numbers)}"
+    if query.episode_range is not None:
+        asked = tasks if query.task_range is None else list(range(*query.task_range))
+        gaps = {task: [n for n in range(*query.episode_range) if (task, n) not in found] for task in asked}
+        texts = [f"task {task} lacks episodes {listed(gone)}" for task, gone in gaps.items() if gone]
+        if texts:
+            more = f" and {len(texts) - 5} tasks more" if len(texts) > 5 else ""
+            return f"{'; '.join(texts[:5])}{more}; found tasks {listed(tasks)} with episodes {listed(numbers)}"
+    return ""
+
+
+def _same_model(store: LatentStore, episodes: list[Numbered]) -> None:
+    used = {e.episode.run for e in episodes}
+    prints = {run.name: run.model.get("fingerprint") for run in store.runs if run.name in used}
+    if len(set(prints.values())) > 1:
+        texts = [f"{name} ({fingerprint})" for name, fingerprint in prints.items()]
+        raise AnalysisError(f"{store.path}: runs of different policies: {listed(texts)}: name one with --run")

@@ -1,0 +1,216 @@
+"""From a selection of the store to one feature vector a frame, with what is known of that frame.
+
+Reads in batches and pools as it goes: memory holds the features and one batch, never a run. Knows nothing of labels or
+probes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from vlascope_latents.store import LatentStore, NotCapturedError, Selection
+
+from vlascope_analysis.episodes import Numbered
+from vlascope_analysis.errors import AnalysisError, listed
+from vlascope_analysis.pooling import Pool, TokenPool, disjoint_spans, pool_tokens
+from vlascope_analysis.progress import Progress, silent
+
+Expert = Literal["vlm", "action", "text_only"]
+BATCH_BYTES = 256 << 20
+"""float32 bytes of what is read at a time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """Which part of each frame becomes its features.
+
+    Attributes:
+        expert: `vlm`, `action`, or `text_only`: the vlm over the prompt's tokens.
+        component: for example `hidden_states`.
+        layers: the model's layer numbers; all that were captured unless told.
+        denoise_steps: the same for steps of the flow; the action expert's alone.
+        span: `image`, a camera, `text`, `state`, `action`; every captured token unless told.
+        pool: how tokens become one vector.
+    """
+
+    expert: Expert
+    component: str = "hidden_states"
+    layers: tuple[int, ...] | None = None
+    denoise_steps: tuple[int, ...] | None = None
+    span: str | None = None
+    pool: Pool = "mean"
+
+    def __post_init__(self):
+        if self.expert == "text_only" and self.span not in (None, "text"):
+            raise AnalysisError(f"--span {self.span}: text_only is the vlm over its span text; use --expert vlm")
+
+    @property
+    def stored_expert(self) -> str:
+        """`vlm` or `action`."""
+        return "action" if self.expert == "action" else "vlm"
+
+    @property
+    def stored_span(self) -> str | None:
+        """The span as the store is asked for it."""
+        return "text" if self.expert == "text_only" else self.span
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """One vector a frame, for each layer and denoise step.
+
+    Attributes:
+        array: float32 [Q, L, N, D]: denoise steps, layers, frames, features.
+        frames: one row a frame: run, episode, suite, task_id, task_name, instruction, episode_index, timestep, success,
+            status, and `unit`: the episode as what must never be on both sides of a split.
+        layers: the model's layer numbers along L; (None,) for components without layers.
+        denoise_steps: the same along Q; (None,) for the vlm.
+        warnings: what the reader should know.
+    """
+
+    array: np.ndarray
+    frames: pd.DataFrame
+    layers: tuple[int | None, ...]
+    denoise_steps: tuple[int | None, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def select_frames(
+    store: LatentStore, episodes: Sequence[Numbered], what: Slice, timesteps: Sequence[int] | None
+) -> tuple[Selection, list[str]]:
+    """The slice over the frames at `timesteps` (every captured frame unless told), and warnings. Reads no tensor.
+
+    Raises:
+        AnalysisError: no episode has a frame at one of the timesteps; lists those that exist.
+        NotCapturedError: an episode lacks the component, a layer, a denoise step or the span; lists what it has.
+    """
+    if what.stored_expert == "vlm" and what.denoise_steps is not None:
+        raise AnalysisError("--denoise-step: the vlm runs once, before the denoise steps; it is for --expert action")
+    chosen = [e.episode for e in episodes]
+    expert, component = what.stored_expert, what.component
+    selection = store.select(
+        expert, component, layers=what.layers, denoise_steps=what.denoise_steps, span=what.stored_span, episodes=chosen
+    )
+    if "span" in selection.dims and what.stored_span is None:
+        spans = store.spans(chosen[0].run)[expert]
+        whole = disjoint_spans(selection.coordinates["span"], spans)
+        if whole is not None and len(selection.coordinates["span"]) > 1:
+            selection = store.select(
+                expert, component, layers=what.layers, denoise_steps=what.denoise_steps, span=whole, episodes=chosen
+            )
+    if timesteps is None:
+        return selection, []
+    found = selection.labels["timestep"]
+    missing = sorted(set(timesteps) - set(found.tolist()))
+    if missing:
+        raise AnalysisError(
+            f"{store.path}: no episode has a frame at rollout step {listed(missing)}; found {listed(found.tolist())}"
+        )
+    selection = selection[np.flatnonzero(np.isin(found, list(timesteps)))]
+    warnings = []
+    short = len(chosen) - len({(f.episode.run, f.episode.row.folder) for f in selection.frames})
+    if short:
+        warnings.append(
+            f"{short} of {len(chosen)} episodes have no frame at rollout step {listed(timesteps)}: left out"
+        )
+    return selection, warnings
+
+
+def load_features(
+    store: LatentStore,
+    episodes: Sequence[Numbered],
+    what: Slice,
+    timesteps: Sequence[int] | None = None,
+    progress: Progress = silent,
+) -> Features:
+    """Reads and pools a slice.
+
+    Raises:
+        AnalysisError, NotCapturedError: as `select_frames`; or features that are not finite.
+    """
+    selection, warnings = select_frames(store, episodes, what, timesteps)
+    pool = _token_pool(store, selection, what)
+    layers = tuple(selection.coordinates.get("layer", (None,)))
+    steps = tuple(selection.coordinates.get("denoise_step", (None,)))
+    array: np.ndarray | None = None
+    size = max(1, BATCH_BYTES // (4 * int(np.prod(selection.shape[1:]))))
+    done = 0
+    doing = f"reading {what.expert}"
+    for batch in selection.batches(size):
+        part = _pooled(batch, pool)
+        if not np.isfinite(part).all():
+            bad = batch.frames[int(np.flatnonzero(~np.isfinite(part).all(axis=(1, 2, 3)))[0])]
+            raise AnalysisError(
+                f"{what.expert} {what.component}: not finite in episode {bad.episode.row.folder}, "
+                f"timestep {bad.line.timestep}: leave that episode out"
+            )
+        if array is None:
+            array = np.empty((*part.shape[1:3], len(selection), part.shape[3]), np.float32)
+        array[:, :, done : done + len(batch)] = np.moveaxis(part, 0, 2)
+        done += len(batch)
+        progress(doing, done, len(selection))
+    if array is None:
+        raise AnalysisError(f"{store.path}: the episodes have no captured frames")
+    if pool is not None:
+        warnings += pool.warnings
+    return Features(array, frame_table(selection, episodes), layers, steps, tuple(warnings))
+
+
+def captured_axes(
+    store: LatentStore, episodes: Sequence[Numbered], expert: str, component: str
+) -> dict[str, list[int]]:
+    """`layer` and `denoise_step` numbers that the first episode holds of a component.
+
+    Raises:
+        NotCapturedError: it does not hold the component; lists what it holds.
+    """
+    tensors = episodes[0].episode.tensors()
+    path = f"{expert}/{component}"
+    if path not in tensors:
+        raise NotCapturedError(f"{store.path}: {path} was not captured; captured: {listed(tensors)}")
+    tensor = tensors[path]
+    return {dim: list(tensor.attributes[f"{dim}s"]) for dim in ("layer", "denoise_step") if dim in tensor.dims}
+
+
+def frame_table(selection: Selection, episodes: Sequence[Numbered]) -> pd.DataFrame:
+    """What is known of each frame of a selection; see `Features.frames`."""
+    labels = selection.labels
+    columns = ("run", "episode", "suite", "task_id", "task_name", "instruction", "timestep", "success", "status")
+    table = pd.DataFrame({name: labels[name] for name in columns})
+    numbers = {(e.episode.run, e.episode.row.folder): e.number for e in episodes}
+    table["episode_index"] = [numbers[f.episode.run, f.episode.row.folder] for f in selection.frames]
+    # without the run: the same episode in two runs is the same scene, and stays on one side
+    table["unit"] = table["suite"] + "/" + table["task_id"].astype(str) + "/" + table["episode"]
+    return table
+
+
+def _token_pool(store: LatentStore, selection: Selection, what: Slice) -> TokenPool | None:
+    if not {"token", "span"} & set(selection.dims):
+        if what.span is not None:
+            raise AnalysisError(f"--span {what.span}: {what.component} has no tokens")
+        return None
+    episode = selection.frames[0].episode if selection.frames else store.episodes()[0]
+    reduction = "none"
+    if "span" in selection.dims:
+        attributes = json.loads((episode.folder / "zarr.json").read_bytes())["attributes"]
+        reduction = attributes["capture_spec"]["reduction"]
+    return TokenPool(store.spans(episode.run)[what.stored_expert], what.pool, reduction)
+
+
+def _pooled(batch: Selection, pool: TokenPool | None) -> np.ndarray:
+    """One batch as float32 [frames, Q, L, D]."""
+    array = batch.array()
+    if "denoise_step" not in batch.dims:
+        array = array[:, None]
+    if "layer" not in batch.dims:
+        array = array[:, :, None]
+    if pool is None:
+        return array.reshape(*array.shape[:3], -1)
+    if array.ndim == 4:  # norm scales have no feature axis
+        array = array[..., None]
+    return pool_tokens(array, pool.weights(batch))

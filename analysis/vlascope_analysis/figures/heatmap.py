@@ -1,0 +1,97 @@
+"""The heat map of a sweep. Knows nothing of probes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from vlascope_analysis.figures.style import ALERT, INK, QUIET, SEQUENTIAL, dress, head, new_figure
+
+TITLES = {"vlm": "VLM", "text_only": "VLM,\ntext tokens", "action": "action expert"}
+
+
+def heatmap_figure(table: pd.DataFrame, title: str, subtitle: str = "") -> Figure:
+    """Accuracy by layer and denoise step; experts side by side on one colour scale, from the best constant answer to 1.
+
+    A dot marks a cell whose interval does not exceed the best constant answer; a frame the best cell of all.
+
+    Args:
+        table: `SweepResult.table`.
+        title: of the figure.
+        subtitle: what was tested.
+    """
+    cells = table.to_dict("records")
+    experts = list(dict.fromkeys(cell["expert"] for cell in cells))
+    grids = {expert: _Grid([cell for cell in cells if cell["expert"] == expert]) for expert in experts}
+    columns = [len(grid.steps) for grid in grids.values()]
+    rows = max(len(grid.layers) for grid in grids.values())
+    figure = new_figure(
+        max(6.0, 0.46 * sum(columns) + 1.25 * len(experts) + 1.2), min(12.0, max(2.2, 0.33 * rows) + 2.0)
+    )
+    every = figure.subplots(1, len(experts), squeeze=False, width_ratios=[max(n, 1.4) for n in columns])[0]
+    floor = max(cell["majority"] for cell in cells)
+    best = max(cells, key=lambda cell: cell["accuracy"])
+    colours = ScalarMappable(Normalize(min(floor, 0.99), 1), SEQUENTIAL)
+    for axes, (expert, grid) in zip(every, grids.items(), strict=True):
+        axes.imshow(grid.accuracy, cmap=colours.cmap, norm=colours.norm, origin="lower", aspect="auto")
+        _label(axes, grid, TITLES.get(str(expert), str(expert)), first=axes is every[0])
+        for cell in grid.cells:
+            y, x = grid.place(cell)
+            share = f"{cell['accuracy']:.2f}".lstrip("0") if cell["accuracy"] < 1 else "1"
+            dark = cell["accuracy"] > floor + 0.48 * (1 - floor)
+            weak = cell["accuracy_low"] <= cell["majority"]
+            ink = "white" if dark else QUIET if weak else INK
+            axes.text(x, y, share, ha="center", va="center", size=7.5, color=ink)
+            if weak:
+                axes.plot(x + 0.38, y + 0.3, "o", ms=1.8, color=QUIET)
+            if cell is best:
+                frame = Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, ec=ALERT, lw=2, zorder=5, clip_on=False)
+                axes.add_patch(frame)
+    bar = figure.colorbar(colours, ax=list(every), fraction=0.035, pad=0.02, extend="min")
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    bar.ax.tick_params(length=0, labelsize=8, labelcolor=QUIET)
+    bar.set_label("nearest-task accuracy", size=9, color=QUIET)
+    head(figure, title, subtitle)
+    return figure
+
+
+class _Grid:
+    """One expert's cells by layer and denoise step; None stands for "has none"."""
+
+    def __init__(self, cells: list[dict]):
+        self.cells = cells
+        self.layers = _sorted({_number(cell["layer"]) for cell in cells})
+        self.steps = _sorted({_number(cell["denoise_step"]) for cell in cells})
+        self.accuracy = np.full((len(self.layers), len(self.steps)), np.nan)
+        for cell in cells:
+            self.accuracy[self.place(cell)] = cell["accuracy"]
+
+    def place(self, cell: dict) -> tuple[int, int]:
+        return self.layers.index(_number(cell["layer"])), self.steps.index(_number(cell["denoise_step"]))
+
+
+def _number(value) -> int | None:
+    return None if pd.isna(value) else int(value)
+
+
+def _sorted(numbers: set[int | None]) -> list[int | None]:
+    return sorted(numbers, key=lambda number: -1 if number is None else number)
+
+
+def _label(axes: Axes, grid: _Grid, name: str, first: bool) -> None:
+    axes.set_title(name, size=10, color=INK, loc="left")
+    for ticks, numbers in ((axes.set_yticks, grid.layers), (axes.set_xticks, grid.steps)):
+        ticks(range(len(numbers)), ["" if number is None else str(number) for number in numbers])
+    axes.set_xlabel("denoise step" if grid.steps != [None] else "")
+    axes.set_ylabel("layer" if first and grid.layers != [None] else "")
+    dress(axes)
+    axes.set_yticks(np.arange(len(grid.layers) + 1) - 0.5, minor=True)
+    axes.set_xticks(np.arange(len(grid.steps) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", lw=1)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(which="both", length=0, labelsize=8)

@@ -1,0 +1,196 @@
+"""A linear map trained with Adam on a cosine loss, with early stopping; many maps at once, that differ in labels alone.
+
+Knows nothing of what the features are, or of how parts were chosen. Training the map for the true labels and those for
+shuffled labels is one program, so that a baseline is the same probe in every respect.
+
+Axis letters: R maps, N frames, D features, E label width, C tasks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+from jaxtyping import Array, Float, Int
+
+from vlascope_analysis.errors import AnalysisError
+from vlascope_analysis.progress import Progress, silent
+
+MIN_IMPROVEMENT = 1e-4
+"""Of the validation loss, which is between 0 and 2: less than this is no reason to go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How a map is trained.
+
+    Attributes:
+        learning_rate: of Adam.
+        num_epochs: at most.
+        batch_size: frames.
+        patience: epochs without a better validation loss before training stops; the best epoch's map is kept.
+        seed: of the first values and the order of frames.
+    """
+
+    learning_rate: float = 1e-3
+    num_epochs: int = 100
+    batch_size: int = 32
+    patience: int = 10
+    seed: int = 42
+
+    def __post_init__(self):
+        for name in ("learning_rate", "num_epochs", "batch_size", "patience"):
+            if getattr(self, name) <= 0:
+                raise AnalysisError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected more than 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedProbes:
+    """Maps, each as it was at its best epoch.
+
+    Attributes:
+        kernel: float32 [R, D, E].
+        bias: float32 [R, E].
+        epochs: int [R] the best epoch of each, from 1.
+        history: of the first map, one row an epoch: epoch, train_loss, validation_loss (NaN without a validation part).
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    epochs: np.ndarray
+    history: pd.DataFrame
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Predicted embeddings: [N, D] to float32 [R, N, E]."""
+        return np.asarray(x, np.float32) @ self.kernel + self.bias[:, None]
+
+
+class _Part(NamedTuple):
+    """Frames, filled up to whole batches with frames that do not count."""
+
+    x: Float[Array, "N D"]
+    labels: Int[Array, "R N"]
+    weights: Float[Array, " N"]
+
+
+class _State(NamedTuple):
+    params: dict[str, Array]
+    optimiser: Any
+    best: dict[str, Array]
+    best_loss: Float[Array, " R"]
+    best_epoch: Int[Array, " R"]
+
+
+def train_probes(
+    train: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
+    embeddings: np.ndarray,
+    config: TrainingConfig,
+    progress: Progress = silent,
+) -> TrainedProbes:
+    """Trains R maps.
+
+    Args:
+        train: features float32 [N, D], standardised, and tasks int [R, N].
+        validation: the same for the part that says when to stop; empty, and every epoch is run and the last map kept.
+        embeddings: float32 [C, E] of length 1.
+        config: how.
+        progress: told every epoch.
+
+    The loss is 1 - cosine(x·kernel + bias, embedding of the task), averaged over frames.
+    """
+    # whole batches, and frames of weight 0 behind: folds of nearly one size share a program
+    part = _filled(*train, config.batch_size)
+    held = _filled(*validation, config.batch_size) if validation[0].shape[0] else None
+    targets = jnp.asarray(embeddings, jnp.float32)
+    R, D, E = train[1].shape[0], train[0].shape[1], targets.shape[1]
+    first = np.random.default_rng([config.seed, 3]).standard_normal((D, E), np.float32) / np.float32(np.sqrt(D))
+    params = {"kernel": jnp.asarray(np.tile(first, (R, 1, 1))), "bias": jnp.zeros((R, E), jnp.float32)}
+    state = _State(
+        params,
+        optax.adam(config.learning_rate).init(params),
+        jax.tree.map(jnp.zeros_like, params),  # the first epoch is the best so far
+        jnp.full(R, jnp.inf, jnp.float32),
+        jnp.zeros(R, jnp.int32),
+    )
+    rows = []
+    for epoch in range(1, config.num_epochs + 1):
+        state, loss, held_loss = _epoch(state, part, held, targets, np.int32(epoch), config)
+        rows.append((epoch, float(loss[0]), float(held_loss[0])))
+        progress("training", epoch, config.num_epochs)
+        if held is not None and bool((epoch - np.asarray(state.best_epoch) >= config.patience).all()):
+            break
+    history = pd.DataFrame(rows, columns=["epoch", "train_loss", "validation_loss"])
+    kernel, bias = np.asarray(state.best["kernel"]), np.asarray(state.best["bias"])
+    return TrainedProbes(kernel, bias, np.asarray(state.best_epoch), history)
+
+
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+def _epoch(state: _State, part: _Part, held: _Part | None, targets, epoch, config: TrainingConfig):
+    """One pass over the frames in a new order; returns the state, the training loss and the validation loss [R]."""
+    size = config.batch_size
+    # frames of weight 0 sort behind the others
+    key = jax.random.fold_in(jax.random.key(config.seed), epoch)
+    order = jnp.argsort(jax.random.uniform(key, part.weights.shape) + 2 * (1 - part.weights))
+    adam = optax.adam(config.learning_rate)
+
+    def step(carry, batch):
+        params, optimiser = carry
+        frames, weight = batch
+
+        def total(params):
+            losses = _losses(params, part.x[frames], part.labels[:, frames], targets)
+            losses = (losses * weight).sum(axis=1) / weight.sum()
+            return losses.sum(), losses  # maps share no parameters: the gradient of the sum is that of each
+
+        (_, losses), gradient = jax.value_and_grad(total, has_aux=True)(params)
+        updates: Any
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of the integer step
+            updates, optimiser = adam.update(gradient, optimiser)
+        params = {name: value + updates[name] for name, value in params.items()}
+        return (params, optimiser), losses * weight.sum()
+
+    inputs = (order.reshape(-1, size), part.weights[order].reshape(-1, size))
+    params: dict[str, Array]
+    (params, optimiser), losses = jax.lax.scan(step, (state.params, state.optimiser), inputs)
+    maps = part.labels.shape[0]
+    if held is None:
+        held_loss, better = jnp.full(maps, jnp.nan, jnp.float32), jnp.ones(maps, bool)
+    else:
+        held_loss = (_losses(params, held.x, held.labels, targets) * held.weights).sum(axis=1) / held.weights.sum()
+        going = epoch - state.best_epoch <= config.patience
+        better = going & (held_loss < state.best_loss - MIN_IMPROVEMENT)
+    best = {
+        name: jnp.where(better.reshape(-1, *[1] * (value.ndim - 1)), value, state.best[name])
+        for name, value in params.items()
+    }
+    state = _State(
+        params,
+        optimiser,
+        best,
+        jnp.where(better, held_loss, state.best_loss),
+        jnp.where(better, epoch, state.best_epoch),
+    )
+    return state, losses.sum(axis=0) / part.weights.sum(), held_loss
+
+
+def _losses(params: dict[str, Array], x: Array, labels: Array, targets: Array) -> Float[Array, "R N"]:
+    predicted = jnp.einsum("ND,RDE->RNE", x, params["kernel"]) + params["bias"][:, None]
+    length = jnp.sqrt((predicted**2).sum(axis=-1) + np.float32(1e-12))  # the root alone has no gradient at 0
+    return 1 - (predicted * targets[labels]).sum(axis=-1) / length
+
+
+def _filled(x: np.ndarray, labels: np.ndarray, size: int) -> _Part:
+    N = len(x)
+    extra = -N % size
+    return _Part(
+        jnp.asarray(np.pad(np.asarray(x, np.float32), ((0, extra), (0, 0)))),
+        jnp.asarray(np.pad(np.asarray(labels, np.int32), ((0, 0), (0, extra)))),
+        jnp.asarray(np.pad(np.ones(N, np.float32), (0, extra))),
+    )

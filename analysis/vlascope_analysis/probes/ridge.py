@@ -1,0 +1,117 @@
+"""Ridge regression to label embeddings in closed form, for many cells (layers, denoise steps) in one compiled program.
+
+Knows nothing of stores, or of what a cell is. With labels among C embeddings G, the fitted map's answer to any frame is a
+mixture M of them (weights that sum to 1, some negative), and cosines follow from M and G Gᵀ; so the solver carries C numbers
+a frame and not the embedding's width, and label permutations cost next to nothing: they share the decomposition.
+
+Axis letters: B cells, R labellings (the true one, then permutations), N frames, D features, C tasks, K penalties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from vlascope_analysis.probes.standardise import FLOOR
+
+PENALTIES = tuple(float(10.0**power) for power in range(-3, 4))
+"""Ridge penalties, as multiples of the mean eigenvalue of the training part's Gram matrix."""
+
+
+def ridge_cells(
+    features: np.ndarray, labels: np.ndarray, embeddings: np.ndarray, parts: Mapping[str, np.ndarray],
+    candidates: np.ndarray,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Fits every cell and labelling on the training part, chooses the penalty on validation, and answers the test part.
+
+    Features are standardised by the training part of each cell. The penalty of greatest mean cosine on the validation part
+    is taken, for each cell and labelling; without one, a penalty of the mean eigenvalue.
+
+    Args:
+        features: float32 [B, N, D].
+        labels: int [R, N].
+        embeddings: float32 [C, E] of length 1.
+        parts: frame numbers of `train`, `validation`, `test`.
+        candidates: bool [C] tasks that an answer may be.
+
+    Returns:
+        `predicted` int32 [B, R, test], `cosine` float32 [B, R, test] to the label that frame has in that labelling, `penalty`
+        float32 [B, R].
+    """
+    with jax.default_matmul_precision("highest"):
+        found = _cells(
+            jnp.asarray(features),
+            jnp.asarray(labels, jnp.int32),
+            jnp.asarray(embeddings @ embeddings.T, jnp.float32),
+            *(jnp.asarray(parts[name], jnp.int32) for name in ("train", "validation", "test")),
+            jnp.asarray(candidates),
+        )
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+@jax.jit
+def _cells(
+    features: Float[Array, "B N D"], labels: Int[Array, "R N"], similarity: Float[Array, "C C"], train, validation, test,
+    candidates: Bool[Array, " C"],
+):  # fmt: skip
+    def cell(x):
+        return _cell(x, labels, similarity, train, validation, test, candidates)
+
+    return jax.lax.map(cell, features)
+
+
+def _cell(x, labels, similarity, train, validation, test, candidates):
+    """One cell: [N, D]."""
+    C, R = similarity.shape[0], labels.shape[0]
+    fitted, held, asked = _standardised(x, train, validation, test)
+    onehot = jax.nn.one_hot(labels[:, train], C, dtype=jnp.float32)  # R n C
+    mean = onehot.mean(axis=1, keepdims=True)
+    centred = jnp.moveaxis(onehot - mean, 1, 0).reshape(len(train), R * C)
+    n, D = fitted.shape
+    # the smaller of the two Gram matrices: answers are  basis(x) · diag(1/(e+λ)) · weights  in both forms
+    if n <= D:
+        e, V = jnp.linalg.eigh(fitted @ fitted.T)
+        weights, held, asked = V.T @ centred, held @ fitted.T @ V, asked @ fitted.T @ V
+    else:
+        e, V = jnp.linalg.eigh(fitted.T @ fitted)
+        weights, held, asked = V.T @ (fitted.T @ centred), held @ V, asked @ V
+    e = jnp.maximum(e, np.float32(0))
+    penalties = jnp.asarray(PENALTIES, jnp.float32) * e.mean()
+
+    def mixtures(basis, shrink):
+        """Mixtures of the labels that a basis answers: [frames, rank], [rank] or [rank, R] to [R, frames, C]."""
+        scaled = weights.reshape(-1, R, C) * shrink.reshape(shrink.shape[0], -1, 1)
+        return jnp.moveaxis((basis @ scaled.reshape(-1, R * C)).reshape(-1, R, C), 1, 0) + mean
+
+    if len(validation):
+
+        def score(penalty):
+            return _cosine(mixtures(held, 1 / (e + penalty)), similarity, labels[:, validation])[1].mean(axis=1)
+
+        best = jnp.argmax(jax.lax.map(score, penalties), axis=0)  # R
+        penalty = penalties[best]
+    else:
+        penalty = jnp.full(R, e.mean())
+    similarities, cosine = _cosine(mixtures(asked, 1 / (e[:, None] + penalty)), similarity, labels[:, test])
+    predicted = jnp.argmax(jnp.where(candidates, similarities, -jnp.inf), axis=-1).astype(jnp.int32)
+    return {"predicted": predicted, "cosine": cosine, "penalty": penalty / e.mean()}
+
+
+def _standardised(x, train, validation, test):
+    fitted = x[train]
+    mean = fitted.mean(axis=0)
+    deviation = jnp.sqrt(((fitted - mean) ** 2).mean(axis=0))
+    scale = jnp.maximum(deviation, jnp.maximum(np.float32(FLOOR) * deviation.max(), np.float32(1e-30)))
+    return (fitted - mean) / scale, (x[validation] - mean) / scale, (x[test] - mean) / scale
+
+
+def _cosine(mixture: Float[Array, "R n C"], similarity, labels: Int[Array, "R n"]):
+    """Cosines of mixtures to every task [R, n, C], and to the labelled one [R, n]."""
+    products = mixture @ similarity
+    squared = (products * mixture).sum(axis=-1, keepdims=True)
+    similarities = products / jnp.sqrt(jnp.maximum(squared, np.float32(1e-12)))
+    return similarities, jnp.take_along_axis(similarities, labels[..., None], axis=-1)[..., 0]

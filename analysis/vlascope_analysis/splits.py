@@ -1,0 +1,132 @@
+"""Train, validation and test parts that never share an episode. Every probe takes its parts from here.
+
+Knows nothing of features or models.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from vlascope_analysis.errors import AnalysisError, listed
+
+SplitBy = Literal["episode", "task"]
+MANY_UNITS = 250
+"""Episodes from which one held-out part is large enough: fewer are tested in five folds, each episode once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Frame numbers of the three parts, and the tasks that an answer may be.
+
+    Attributes:
+        train, validation, test: int arrays, disjoint in frames and in units. Validation may be empty.
+        candidates: bool [tasks]: every task, or with `by="task"` the tasks of the test part.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    candidates: np.ndarray
+
+
+def default_folds(units: np.ndarray) -> int:
+    """Five folds for fewer than 250 episodes, else 1: a single held-out part."""
+    return 5 if len(np.unique(units)) < MANY_UNITS else 1
+
+
+def make_splits(
+    units: np.ndarray, labels: np.ndarray, tasks: int, *, by: SplitBy = "episode", folds: int = 5,
+    test_fraction: float = 0.2, validation_fraction: float = 0.2, seed: int = 0,
+) -> list[Split]:  # fmt: skip
+    """Parts by episode, stratified by task, or by task.
+
+    With `folds` above 1 every unit (episode, or task) is tested once. With 1 a share `test_fraction` of the units is held out,
+    of each task at least one. Of what remains, `validation_fraction` of the units is the validation part: it decides when
+    to stop or how strong a penalty is.
+
+    Args:
+        units: [N] the episode of each frame.
+        labels: int [N] the task of each frame.
+        tasks: number of tasks.
+
+    Raises:
+        AnalysisError: a fraction is none, or there are too few episodes or tasks.
+    """
+    for name, value in (("test-fraction", test_fraction), ("validation-fraction", validation_fraction)):
+        if not 0 < value < 1:
+            raise AnalysisError(f"--{name} {value}: expected a share between 0 and 1")
+    if folds < 1:
+        raise AnalysisError(f"--folds {folds}: expected at least 1")
+    _, first, inverse = np.unique(units, return_index=True, return_inverse=True)
+    owner = labels[first]
+    if not np.array_equal(owner[inverse], labels):
+        raise AnalysisError("an episode carries two instructions: episodes must have one task each")
+    if tasks < 2:
+        raise AnalysisError("there is only one instruction: a probe needs at least two tasks to tell apart")
+    rng = np.random.default_rng([seed, 0])
+    if by == "episode":
+        parts = _by_episode(owner, tasks, folds, test_fraction, validation_fraction, rng)
+    else:
+        parts = (
+            (np.isin(owner, train), np.isin(owner, validation), np.isin(owner, test))
+            for train, validation, test in _by_task(tasks, folds, test_fraction, validation_fraction, rng)
+        )
+    splits = []
+    for train, validation, test in parts:
+        candidates = np.ones(tasks, bool)
+        if by == "task":
+            candidates = np.isin(np.arange(tasks), owner[test])
+        train, validation, test = (np.flatnonzero(part[inverse]) for part in (train, validation, test))
+        splits.append(Split(train, validation, test, candidates))
+    return splits
+
+
+def _by_episode(owner, tasks, folds, test_fraction, validation_fraction, rng):
+    """Yields bool [units] of the three parts."""
+    members = [rng.permutation(np.flatnonzero(owner == task)) for task in range(tasks)]
+    single = [task for task, own in enumerate(members) if len(own) < 2]
+    if single:
+        raise AnalysisError(
+            f"tasks {listed(single)} (counted from 0 among the chosen) have one episode: none is left to test on; capture "
+            "another, or choose other tasks with --task-range"
+        )
+    fold_of = np.zeros(len(owner), np.int64)
+    if folds == 1:
+        for own in members:
+            fold_of[own] = 1
+            fold_of[own[: min(len(own) - 1, max(1, round(test_fraction * len(own))))]] = 0
+    else:
+        start = 0
+        for own in members:  # starting where the last task ended keeps the folds equally large
+            fold_of[own] = (start + np.arange(len(own))) % folds
+            start += len(own)
+    for fold in range(folds):
+        test = fold_of == fold
+        if not test.any():
+            continue
+        validation = np.zeros_like(test)
+        for own in members:
+            rest = rng.permutation(own[~test[own]])
+            count = max(1, round(validation_fraction * len(rest))) if len(rest) > 1 else 0
+            validation[rest[:count]] = True
+        yield ~test & ~validation, validation, test
+
+
+def _by_task(tasks, folds, test_fraction, validation_fraction, rng):
+    """Yields the tasks of the three parts."""
+    if tasks < 6:
+        raise AnalysisError(
+            f"--split task: {tasks} tasks: needs at least 6, to have two to tell apart and enough to learn from"
+        )
+    order = rng.permutation(tasks)
+    if folds == 1:
+        tests = [order[: min(tasks - 3, max(2, round(test_fraction * tasks)))]]
+    else:
+        tests = np.array_split(order, min(folds, tasks // 2))
+    for test in tests:
+        rest = rng.permutation(np.setdiff1d(order, test))
+        count = min(len(rest) - 2, max(1, round(validation_fraction * len(rest))))
+        yield rest[count:], rest[:count], test

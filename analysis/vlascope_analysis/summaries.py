@@ -1,0 +1,83 @@
+"""Results in words, for the terminal and the summary file. Knows nothing of how they came to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlascope_analysis.probe import ProbeResult
+    from vlascope_analysis.sweep import SweepResult
+
+
+def probe_summary(where: Mapping[str, Any], result: ProbeResult) -> str:
+    """`where` says what was probed: name and value of each line of the head."""
+    row = result.table.iloc[0]
+    percent = f"{100 * row['confidence']:g} %"
+    shuffled = (
+        f"{row['shuffled_accuracy']:.4f} (mean of {row['permutations']:.0f} permutations; p = {row['p_value']:.3g})"
+        if row["permutations"]
+        else "not asked"
+    )
+    lines = [
+        "Linear Probing Results",
+        "======================",
+        "",
+        *(f"{key}: {value}" for key, value in where.items()),
+        "",
+        f"Accuracy: {row['accuracy']:.4f}   {percent} interval over {row['interval_unit']}s"
+        f" {row['accuracy_low']:.4f} to {row['accuracy_high']:.4f}",
+        f"Cosine Similarity: {row['cosine_similarity']:.4f}   {percent} interval"
+        f" {row['cosine_similarity_low']:.4f} to {row['cosine_similarity_high']:.4f}",
+        f"Number of Samples: {row['frames']:.0f}   in {row['episodes']:.0f} episodes;"
+        f" tested: {row['test_frames']:.0f} in {row['test_units']:.0f} {row['interval_unit']}s",
+        f"Number of Tasks: {row['tasks']:.0f}",
+        "",
+        "To compare with",
+        f"  Chance: {row['chance']:.4f}",
+        f"  Majority (best constant answer): {row['majority']:.4f}",
+        f"  Shuffled labels: {shuffled}",
+        f"  Cosine similarity of the mean label: {row['constant_cosine']:.4f}",
+        "",
+        "Task Descriptions, test episodes, accuracy:",
+    ]
+    for task in result.tasks.to_dict("records"):
+        tested = f"{task['accuracy']:.2f}" if task["test_frames"] else "not tested"
+        lines.append(f"  {task['task_id']}: {task['instruction']}   n = {task['test_episodes']}, {tested}")
+    lines += [f"\nWarning: {warning}" for warning in result.warnings]
+    return "\n".join(lines) + "\n"
+
+
+def sweep_summary(result: SweepResult) -> str:
+    """The best cell of each expert, and what to make of it."""
+    table = result.table
+    row = table.iloc[0]
+    lines = [
+        f"Sweep of {len(table)} cells: {row['frames']} frames of {row['episodes']} episodes, {row['tasks']} tasks",
+        f"chance {row['chance']:.3f}, majority {row['majority']:.3f}, cosine similarity of the mean label"
+        f" {row['constant_cosine']:.3f}",
+        "",
+        "best cell of each expert",
+        f"{'expert':<10} {'layer':>5} {'step':>5} {'accuracy':>9} {'interval':>16} {'cosine':>7} {'shuffled':>9}"
+        f" {'p':>6} {'p of best':>10}",
+    ]
+    for expert, own in table.groupby("expert", sort=False):
+        best = own.iloc[int(own["accuracy"].to_numpy().argmax())]
+        layer, step = ("-" if value is None else value for value in _axes(best))
+        interval = f"{best['accuracy_low']:.3f} to {best['accuracy_high']:.3f}"
+        lines.append(
+            f"{expert:<10} {layer:>5} {step:>5} {best['accuracy']:>9.3f} {interval:>16} {best['cosine_similarity']:>7.3f}"
+            f" {best['shuffled_accuracy']:>9.3f} {best['p_value']:>6.3f} {best['p_value_best']:>10.3f}"
+        )
+    lines += [
+        "",
+        "The best of many cells looks better than it is: its accuracy and interval are not corrected for having been chosen.",
+        "`p of best` is: how often the best cell of this sweep does as well when labels are shuffled.",
+        *(f"Warning: {warning}" for warning in result.warnings),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _axes(row) -> tuple[int | None, int | None]:
+    layer, step = (None if str(row[name]) == "<NA>" else int(row[name]) for name in ("layer", "denoise_step"))
+    return layer, step

@@ -1,0 +1,180 @@
+"""What probing every layer and denoise step costs over one probe of 100 epochs in the reference's form.
+
+A synthetic run of full-size widths (18 layers, 10 denoise steps; 2048 and 1024 wide), captured with the mean over all tokens,
+one frame an episode: the reference's own question, at one rollout step. Both sides read their features from the store and
+answer test episodes; the sweep also chooses penalties and compares with 20 shuffled labellings. Ratios are of things that
+took turns in this run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command does; both sides run with it
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from common import interleaved, ratio
+from reporting import report
+from vlascope_analysis.episodes import EpisodeQuery, choose_episodes
+from vlascope_analysis.features import Slice, load_features
+from vlascope_analysis.labels import task_labels
+from vlascope_analysis.probe import Design, EvaluationConfig
+from vlascope_analysis.sweep import sweep
+from vlascope_latents import CaptureSpec, ExpertLayout, LatentLayout, Span, plan_capture
+from vlascope_latents.store import LatentStore, RunWriter
+
+IMAGES = tuple(Span(f"image/{name}", 256 * k, 256 * (k + 1)) for k, name in enumerate(("base", "left", "right")))
+LAYOUT = LatentLayout(
+    ExpertLayout(18, 2048, 16384, (*IMAGES, Span("text", 768, 816))),
+    ExpertLayout(18, 1024, 4096, (Span("state", 0, 1), Span("action", 1, 51))),
+    denoise_steps=10,
+    action_horizon=50,
+    action_dim=32,
+)
+PLAN = plan_capture(CaptureSpec(spans=("all",), reduction="mean"), LAYOUT)
+TASKS, WIDTH = 10, 512
+KNOWING = (5, 7)
+"""The layer and denoise step that carry the task; the vlm carries it at the layer."""
+
+
+def encode(texts) -> np.ndarray:
+    """Label embeddings as wide as t5-small's; of what text is all the same to the clock."""
+    return np.random.default_rng(0).standard_normal((len(texts), WIDTH)).astype(np.float32)
+
+
+def write_run(root: Path, episodes: int) -> LatentStore:
+    """Noise, and a direction a task at `KNOWING`."""
+    rng = np.random.default_rng(1)
+    layer, step = KNOWING
+    directions = {path: rng.standard_normal((TASKS, width)) for path, width in (("vlm", 2048), ("action", 1024))}
+    with RunWriter.create(root, "bench", LAYOUT, {"fingerprint": "bench"}) as run:
+        for number in range(episodes):
+            task = number % TASKS
+            tensors = {t.path: rng.standard_normal(t.shape, np.float32) for t in PLAN.tensors}
+            tensors["vlm/hidden_states"][layer] += 0.5 * directions["vlm"][task]
+            tensors["action/hidden_states"][step, layer] += 0.5 * directions["action"][task]
+            named = {"suite": "bench", "task_id": task, "instruction": f"do {task}", "episode_index": number // TASKS}
+            episode = run.open_episode(f"e{number}", named, PLAN)
+            episode.append(tensors, timestep=10, values={"prompt_mask": np.ones(48, bool)})
+            episode.seal(success=True, total_steps=11)
+    return LatentStore(root)
+
+
+def reference_form(store: LatentStore, episodes, what: Slice, epochs: int) -> float:
+    """One probe as the reference trains it: a jitted step a batch of 32, called from a Python loop; returns its accuracy.
+
+    Dense layer, Adam at 0.001, cosine loss, 100 epochs, accuracy and cosine similarity of each batch. Unlike the reference it
+    tests on held-out episodes, those of the sweep's split.
+    """
+    features = load_features(store, episodes, what, [10])
+    labels = task_labels(features.frames, encode)
+    (split,) = Design.of(features.frames, labels, EvaluationConfig(folds=1, permutations=0)).splits
+    train = np.concatenate([split.train, split.validation])
+    x, y = features.array[0, 0], labels.embeddings[labels.index]
+    params = {
+        "kernel": jax.nn.initializers.lecun_normal()(jax.random.key(0), (x.shape[1], WIDTH)),
+        "bias": jnp.zeros(WIDTH),
+    }
+    adam = optax.adam(1e-3)
+
+    def loss_of(params, x, y):
+        out = x @ params["kernel"] + params["bias"]
+        cosine = (out * y).sum(-1) / (jnp.linalg.norm(out, axis=-1) * jnp.linalg.norm(y, axis=-1) + 1e-8)
+        return 1 - cosine.mean(), cosine
+
+    state = adam.init(params)
+    rng = np.random.default_rng(0)
+    for _ in range(epochs):
+        order = rng.permutation(train)
+        for start in range(0, len(order), 32):
+            batch = order[start : start + 32]
+            params, state, _ = _step(loss_of, adam, params, state, x[batch], y[batch])
+    out = x[split.test] @ np.asarray(params["kernel"]) + np.asarray(params["bias"])
+    return float(((out @ labels.embeddings.T).argmax(1) == labels.index[split.test]).mean())
+
+
+_COMPILED: dict = {}
+
+
+def _step(loss_of, adam, params, state, x, y):
+    if "step" not in _COMPILED:  # the same program in every round
+
+        def step(params, state, x, y):
+            (loss, cosine), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, x, y)
+            updates, state = adam.update(gradient, state)
+            return optax.apply_updates(params, updates), state, {"loss": loss, "cosine": cosine.mean()}
+
+        _COMPILED["step"] = jax.jit(step)
+    return _COMPILED["step"](params, state, x, y)
+
+
+def main() -> None:
+    """Writes the run, times both, prints a table and one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, help="where to write the run; a temporary folder unless given")
+    parser.add_argument("--episodes", type=int, default=500, help="of one frame each, in ten tasks")
+    parser.add_argument("--epochs", type=int, default=100, help="of the reference's probe")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="also write the JSON line here")
+    options = parser.parse_args()
+    print(
+        f"writes {options.episodes * PLAN.nbytes / 1e9:.2f} GB; full width: {LAYOUT.vlm.width}, {LAYOUT.action.width}"
+    )
+    evaluation = EvaluationConfig(folds=1)
+    found: dict = {}
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        store = write_run(Path(name), options.episodes)
+        episodes, _ = choose_episodes(store, EpisodeQuery())
+        layer, step = KNOWING
+
+        def ours() -> None:
+            found["table"] = sweep(store, episodes, ["vlm", "action"], evaluation, encode, timesteps=[10]).table
+
+        def theirs_vlm() -> None:
+            found["vlm"] = reference_form(store, episodes, Slice("vlm", layers=(layer,)), options.epochs)
+
+        def theirs_action() -> None:
+            what = Slice("action", layers=(layer,), denoise_steps=(step,))
+            found["action"] = reference_form(store, episodes, what, options.epochs)
+
+        calls = {"sweep": ours, "probe_vlm": theirs_vlm, "probe_action": theirs_action}
+        first = {}
+        for what, call in calls.items():
+            start = time.perf_counter()
+            call()
+            first[what] = time.perf_counter() - start
+        seconds = interleaved(calls, options.rounds)
+    table = found["table"].set_index(["expert", "layer", "denoise_step"])
+    knowing = (table["accuracy"] > 0.9) & (table["p_value_best"] < 0.05)
+    cells = [(expert, int(layer), None if step is table.index.levels[2].dtype.na_value else int(step))
+             for expert, layer, step in table.index[knowing]]  # fmt: skip
+    if cells != [("vlm", KNOWING[0], None), ("action", *KNOWING)]:
+        raise SystemExit(f"the sweep found {cells}, not the cells that carry the task")
+    ratios = {f"over_{name}": ratio(seconds["sweep"], seconds[name]) for name in ("probe_vlm", "probe_action")}
+    print(f"{'':<40} {'seconds':>8} {'the first time':>15}")
+    for what, text in (("sweep", f"sweep of {len(table)} cells, 20 permutations"), ("probe_vlm", "one probe, vlm (2048 wide)"),
+                       ("probe_action", "one probe, action expert (1024 wide)")):  # fmt: skip
+        print(f"{text:<40} {statistics.median(seconds[what]):8.2f} {first[what]:15.2f}")
+    held = "held" if ratios["over_probe_vlm"] <= 1 else "MISSED"
+    print(f"sweep over one probe of the vlm {ratios['over_probe_vlm']:.2f}   <= 1   {held}")
+    print(f"sweep over one probe of the action expert {ratios['over_probe_action']:.2f}")
+    results = {
+        **ratios,
+        "cells": len(table),
+        "seconds": {name: statistics.median(own) for name, own in seconds.items()},
+        "first_seconds": first,
+        "accuracy_reference": {name: found[name] for name in ("vlm", "action")},
+    }
+    report("sweep", vars(options), results, options.out, jax.devices()[0].device_kind)
+
+
+if __name__ == "__main__":
+    main()

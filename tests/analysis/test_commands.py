@@ -1,0 +1,147 @@
+"""`vlascope-analysis` end to end on a run in which one layer and denoise step know the task."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from vlascope_analysis import sweep as sweep_module
+from vlascope_analysis.commands import main
+
+from tests.analysis.stores import INSTRUCTIONS, make_run, task_at
+
+LAYER, STEP = 1, 2
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(sweep_module, "BLOCK_BYTES", 8192)  # several blocks of layers
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    make_run(root, task_at(LAYER, STEP), tasks=4, episodes=5)
+    return root
+
+
+def run(command: str, runs, out, *options: str) -> int:
+    return main([command, str(runs), "--output-dir", str(out), "--bootstrap-samples", "200", *options])
+
+
+def check_picture(path) -> None:
+    """A PNG that is not blank."""
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    assert min(pixels.shape[:2]) > 300
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+
+
+@pytest.mark.parametrize(
+    ("options", "stem", "accuracy"),
+    [
+        (["--expert", "vlm", "--layer", "1", "--rollout-step", "10", "--task-range", "0", "4", "--episode-range", "0", "5"],
+         "vlm_layer1_step10", 1.0),
+        (["--expert", "action", "--layer", "1", "--denoise-step", "2"], "action_layer1_stepall_denoise2", 1.0),
+        (["--expert", "action", "--layer", "1", "--rollout-step", "0"], "action_layer1_step0", None),
+    ],
+)  # fmt: skip
+def test_probe(runs, tmp_path, capsys, options, stem, accuracy):
+    assert (
+        run("probe", runs, tmp_path, *options, "--permutations", "5", "--learning-rate", "0.02", "--num-epochs", "40")
+        == 0
+    )
+    files = {f"results_{stem}.json", f"predictions_{stem}.parquet", f"summary_{stem}.txt", f"curve_{stem}.png",
+             f"confusion_{stem}.png"}  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == files
+    result = json.loads((tmp_path / f"results_{stem}.json").read_text())
+    scores = result["scores"]
+    if accuracy is None:  # the last denoise step is the default, and knows nothing
+        assert result["denoise_step"] == 3
+        assert scores["accuracy_low"] <= 0.25
+    else:
+        assert scores["accuracy"] == accuracy
+        assert scores["accuracy_low"] > 0.8
+    predictions = pd.read_parquet(tmp_path / f"predictions_{stem}.parquet")
+    assert predictions["correct"].to_numpy().mean() == pytest.approx(scores["accuracy"])
+    summary = (tmp_path / f"summary_{stem}.txt").read_text()
+    assert f"Accuracy: {scores['accuracy']:.4f}" in summary
+    assert f"Number of Samples: {scores['frames']}" in summary
+    for number, instruction in enumerate(INSTRUCTIONS[:4]):
+        assert f"  {number}: {instruction}" in summary
+    assert result["config"]["seed"] == 42
+    assert result["data"]["runs"][0]["model"] == {"fingerprint": "f00d"}
+    assert len(result["data"]["episodes"]) == 20
+    assert result["versions"]["jax"]
+    assert "git_revision" in result
+    for name in files:
+        if name.endswith(".png"):
+            check_picture(tmp_path / name)
+    captured = capsys.readouterr()
+    assert summary in captured.out
+    assert json.loads(captured.err.splitlines()[0])["probe"]["expert"] == result["expert"]
+
+
+def test_sweep_finds_the_cell_and_nothing_else(runs, tmp_path, capsys):
+    assert run("sweep", runs, tmp_path, "--permutations", "39") == 0
+    table = pd.read_parquet(tmp_path / "sweep_stepall.parquet").set_index(["expert", "layer", "denoise_step"])
+    assert len(table) == 3 + 3 + 3 * 4
+    known = [("vlm", LAYER, pd.NA), ("text_only", LAYER, pd.NA), ("action", LAYER, STEP)]
+    knows = table.index.isin(known)
+    assert knows.sum() == 3
+    accuracy, p_cell, p_best = (table[name].to_numpy() for name in ("accuracy", "p_value", "p_value_best"))
+    assert (accuracy[knows] > 0.95).all()
+    assert (p_best[knows] == 1 / 40).all()
+    assert (accuracy[~knows] < 0.55).all()
+    assert abs(accuracy[~knows].mean() - 0.25) < 0.08
+    assert (p_best[~knows] > 0.1).all()
+    assert (p_best >= p_cell).all()
+    result = json.loads((tmp_path / "sweep_stepall.json").read_text())
+    assert len(result["cells"]) == 18
+    assert result["cells"][0]["denoise_step"] is None
+    check_picture(tmp_path / "heatmap_stepall.png")
+    assert "best of many cells" in (tmp_path / "summary_sweep_stepall.txt").read_text()
+    assert "action" in capsys.readouterr().out
+
+
+def test_the_same_seed_gives_the_same_files(runs, tmp_path):
+    options = ["--experts", "action", "--permutations", "39"]
+    tables = []
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert run("sweep", runs, tmp_path / name, *options, "--seed", seed) == 0
+        tables.append(pd.read_parquet(tmp_path / name / "sweep_stepall_action.parquet"))
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    assert not tables[0].equals(tables[2])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--expert", "vlm", "--layer", "9"], "layer 9 was not captured; captured: [0, 1, 2]"),
+        (["--expert", "vlm"], "--layer: name one; captured: 0-2"),
+        (["--expert", "action", "--layer", "0", "--denoise-step", "9"], "denoise_step 9 was not captured"),
+        (["--expert", "vlm", "--layer", "0", "--rollout-step", "3"], "rollout step 3; found 0, 10"),
+        (["--expert", "vlm", "--layer", "0", "--task-range", "0", "10"], "tasks 4-9 are not there; found tasks 0-3"),
+        (["--expert", "vlm", "--layer", "0", "--episode-range", "4", "6"], "task 0 lacks episodes 5"),
+        (["--expert", "vlm", "--layer", "0", "--split", "task"], "4 tasks: needs at least 6"),
+        (["--expert", "vlm", "--layer", "0", "--num-epochs", "0"], "--num-epochs 0"),
+        (
+            ["--expert", "vlm", "--layer", "0", "--component", "x_t"],
+            "vlm/x_t was not captured; captured: vlm/hidden_states, action/",
+        ),
+    ],
+)
+def test_errors_are_one_line_that_lists_what_exists(runs, tmp_path, capsys, options, message):
+    assert run("probe", runs, tmp_path / "out", *options) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("vlascope-analysis: ")
+    assert message in lines[-1]
+    assert not any(line.startswith("Traceback") for line in lines)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_store_is_one_line(tmp_path, capsys):
+    assert main(["sweep", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err.splitlines()[-1]

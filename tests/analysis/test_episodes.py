@@ -1,0 +1,100 @@
+"""Which episodes are taken, and what is said where some are missing."""
+
+from __future__ import annotations
+
+import pytest
+from vlascope_analysis.episodes import EpisodeQuery, choose_episodes
+from vlascope_analysis.errors import AnalysisError, listed
+from vlascope_analysis.features import Slice, load_features
+from vlascope_latents import CaptureSpec
+from vlascope_latents.store import LatentStore
+
+from tests.analysis.stores import make_run
+
+TINY = CaptureSpec(experts=("vlm",), layers=(0,), spans=("text",))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Tasks 0 to 2, episodes 0 to 2; one interrupted."""
+    return make_run(
+        tmp_path_factory.mktemp("runs"), tasks=3, episodes=3, timesteps=(0,), spec=TINY,
+        statuses=lambda task, number: "interrupted" if (task, number) == (1, 2) else "sealed",
+    )  # fmt: skip
+
+
+def chosen(store, **query) -> list[tuple[int, int]]:
+    return [(e.task, e.number) for e in choose_episodes(store, EpisodeQuery(**query))[0]]
+
+
+def test_ranges_are_half_open(store):
+    assert chosen(store, task_range=(0, 2), episode_range=(1, 2)) == [(0, 1), (1, 1)]
+    assert len(chosen(store)) == 8
+
+
+def test_interrupted_ones_are_left_out_and_counted(store):
+    episodes, warnings = choose_episodes(store, EpisodeQuery())
+    assert (1, 2) not in [(e.task, e.number) for e in episodes]
+    assert warnings == ["1 episodes left out: they are interrupted"]
+    episodes, warnings = choose_episodes(store, EpisodeQuery(interrupted=True))
+    assert len(episodes) == 9
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ({"task_range": (0, 5)}, "tasks 3, 4 are not there; found tasks 0-2 with episodes 0-2; --allow-missing"),
+        ({"task_range": (7, 9)}, "tasks 7, 8 are not there; found tasks 0-2 with episodes 0-2$"),
+        ({"episode_range": (0, 3)}, "task 1 lacks episodes 2; found tasks 0-2"),
+        ({"episode_range": (0, 9), "task_range": (2, 3)}, "task 2 lacks episodes 3-8"),
+        ({"episode_range": (2, 2)}, "--episode-range 2 2: selects nothing"),
+        ({"suite": "libero_10"}, "'libero_10' is not there; found libero_goal"),
+    ],
+)
+def test_what_is_missing_is_listed(store, query, message):
+    with pytest.raises(AnalysisError, match=message):
+        choose_episodes(store, EpisodeQuery(**query))
+
+
+def test_allow_missing_takes_the_rest(store):
+    episodes, warnings = choose_episodes(store, EpisodeQuery(task_range=(2, 5), allow_missing=True))
+    assert [(e.task, e.number) for e in episodes] == [(2, 0), (2, 1), (2, 2)]
+    assert any("tasks 3, 4 are not there" in warning for warning in warnings)
+
+
+def test_only_interrupted(tmp_path):
+    store = make_run(tmp_path, tasks=1, episodes=1, spec=TINY, statuses=lambda *_: "interrupted")
+    with pytest.raises(AnalysisError, match=r"no sealed episodes .*--interrupted"):
+        choose_episodes(store, EpisodeQuery())
+
+
+def test_several_runs(tmp_path):
+    make_run(tmp_path, tasks=1, episodes=2, timesteps=(0,), spec=TINY)
+    make_run(tmp_path, tasks=1, episodes=2, timesteps=(0,), spec=TINY)
+    store = LatentStore(tmp_path)
+    episodes, _ = choose_episodes(store, EpisodeQuery())
+    assert len(episodes) == 4
+    frames = load_features(store, episodes, Slice("text_only")).frames
+    assert len(set(frames["unit"])) == 2, "the same episode in two runs is one unit: it stays on one side of a split"
+    make_run(tmp_path, tasks=1, episodes=2, timesteps=(0,), spec=TINY, fingerprint="other", suite="libero_10")
+    store = LatentStore(tmp_path)
+    with pytest.raises(AnalysisError, match=r"runs of different policies: .*f00d.*other.*--run"):
+        choose_episodes(store, EpisodeQuery())
+    with pytest.raises(AnalysisError, match=r"several suites .*libero_10, libero_goal.*--suite"):
+        choose_episodes(store, EpisodeQuery(task_range=(0, 1)))
+    assert len(choose_episodes(store, EpisodeQuery(suite="libero_10"))[0]) == 2
+
+
+def test_without_numbers_episodes_are_counted(tmp_path):
+    store = make_run(
+        tmp_path, tasks=2, episodes=2, timesteps=(0,), spec=TINY, metadata=lambda *_: {"episode_index": None}
+    )
+    assert chosen(store) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def test_listed():
+    assert listed([3, 1, 2, 7, 7]) == "1-3, 7"
+    assert listed(["b", "a"]) == "b, a"
+    assert listed([]) == "none"
+    assert listed([0, 2, 4], limit=2) == "0, 2, … (3)"
