@@ -1,0 +1,69 @@
+"""Pictures of a simulated scene, drawn when asked for. Knows nothing of robosuite's observables or of LIBERO.
+
+`full` draws what robosuite draws, pixel for pixel. `fast` leaves out multisampling and shows the robot's collision meshes
+(some thousand faces) where robosuite shows its visual ones (150,000): the same scene and the same poses, four times sooner.
+
+mujoco reads MUJOCO_GL while it is imported, so it is imported where it is needed, after `package.use_assets`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+RenderMode = Literal["full", "fast"]
+
+_COLLISION, _VISUAL, _HIDDEN = 0, 1, 4
+_FACES = 1500
+_ROBOT = ("robot0_", "gripper0_", "mount0_")
+
+
+class Cameras:
+    """Draws one `mujoco.MjModel`. Its GL context is made at the first picture: a process that draws nothing needs none."""
+
+    def __init__(self, model: Any, size: int, mode: RenderMode):
+        import mujoco
+
+        self._model, self._size = model, size
+        self._renderer: Any = None
+        self._option: Any = mujoco.MjvOption()  # pyright: ignore[reportAttributeAccessIssue]
+        self._option.geomgroup[:] = [0, 1, 1, 0, 0, 0]
+        model.vis.global_.offwidth = max(size, model.vis.global_.offwidth)
+        model.vis.global_.offheight = max(size, model.vis.global_.offheight)
+        if mode == "fast":
+            model.vis.quality.offsamples = 0
+            _simplify_robot(model)
+
+    def picture(self, data: Any, camera: str) -> np.ndarray:
+        """What a camera sees, uint8 [size, size, 3]: the top row first, left and right as seen."""
+        import mujoco
+
+        if self._renderer is None:
+            self._renderer = mujoco.Renderer(self._model, self._size, self._size, max_geom=1000)
+        self._renderer.update_scene(data, camera, self._option)
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """Frees the GL context; a second call does nothing."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+
+def _simplify_robot(model: Any) -> None:
+    """Swaps meshes by their drawing group, which physics does not look at."""
+    import mujoco
+
+    mesh = mujoco.mjtGeom.mjGEOM_MESH  # pyright: ignore[reportAttributeAccessIssue]
+    for geom in range(model.ngeom):
+        body = model.body(model.geom_bodyid[geom]).name
+        if not body.startswith(_ROBOT) or model.geom_type[geom] != mesh:
+            continue
+        if model.geom_group[geom] == _VISUAL and model.mesh_facenum[model.geom_dataid[geom]] > _FACES:
+            model.geom_group[geom] = _HIDDEN
+        elif model.geom_group[geom] == _COLLISION:
+            dark = "finger" in (model.geom(geom).name or "")
+            model.geom_group[geom] = _VISUAL
+            model.geom_matid[geom] = -1
+            model.geom_rgba[geom] = (0.3, 0.3, 0.3, 1) if dark else (0.9, 0.9, 0.92, 1)

@@ -1,0 +1,190 @@
+"""Everything that decides what a set of rollouts is, in one value that a YAML file can hold.
+
+Knows nothing of processes, and of the simulator only its suites and tasks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from vlascope_sim.environment.libero import SETTLE_STEPS
+from vlascope_sim.environment.tasks import STEP_LIMITS, load_task, suite_tasks
+from vlascope_sim.rollout.errors import RolloutError
+from vlascope_sim.rollout.seeds import environment_seed, noise_seed
+
+PromptMode = Literal["task", "blank", "swapped"]
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class EpisodeKey:
+    """Which episode of a campaign.
+
+    Attributes:
+        task: its number in the suite.
+        episode: its number; it starts from initial state `episode` modulo the number of those.
+        noise: 0, or which of the repeats with other noise.
+    """
+
+    task: int
+    episode: int
+    noise: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Campaign:
+    """A set of rollouts.
+
+    Attributes:
+        servers: websocket addresses; workers spread over them.
+        suite, tasks, episodes: which episodes, in this order.
+        noise_seeds: how often each is run, with other noise.
+        seed: from which every other seed follows.
+        replan_steps: actions of a chunk that are executed before the next inference.
+        settle_steps: dummy actions before timestep 0.
+        max_steps: environment steps an episode; the suite's own limit unless given.
+        collect_latents: ask the server to keep hidden states.
+        stride: environment steps between two captures, a multiple of `replan_steps`; every inference unless given.
+        capture_spec: what to keep; the server's default spec unless given. Passed on as it is.
+        annotations: send poses and distances with every captured frame.
+        render: `full` draws what robosuite draws; `fast` is sooner (see `environment/cameras.py`).
+        image_size: pixels a side.
+        assets: folder of LIBERO's assets; what is found unless given.
+        prompt_mode: `task` sends the task's instruction, `blank` an empty one, `swapped` the next task's of the suite.
+        prompts: task → text that is sent instead; wins over `prompt_mode`.
+        label: before every episode's id, so that campaigns can share a store.
+        video: frames of the videos: those of inferences (no cost), of all steps, or no videos.
+        save_observations: keep what the policy saw.
+        workers: processes.
+        attempts: how often an episode is tried where its worker died or hung, or the server went away.
+        hang_seconds: without a sign of life from a worker's simulation, until it is replaced.
+        reconnect_seconds: how long a lost server is waited for.
+    """
+
+    servers: tuple[str, ...]
+    suite: str
+    tasks: tuple[int, ...]
+    episodes: tuple[int, ...]
+    noise_seeds: int = 1
+    seed: int = 7
+    replan_steps: int = 5
+    settle_steps: int = SETTLE_STEPS
+    max_steps: int | None = None
+    collect_latents: bool = False
+    stride: int | None = None
+    capture_spec: dict[str, Any] | None = None
+    annotations: bool = True
+    render: Literal["full", "fast"] = "full"
+    image_size: int = 256
+    assets: str | None = None
+    prompt_mode: PromptMode = "task"
+    prompts: dict[int, str] = dataclasses.field(default_factory=dict)
+    label: str = ""
+    video: Literal["none", "inferences", "steps"] = "inferences"
+    save_observations: bool = False
+    workers: int = 1
+    attempts: int = 3
+    hang_seconds: float = 60.0
+    reconnect_seconds: float = 300.0
+
+    def __post_init__(self):
+        for name in ("servers", "tasks", "episodes"):
+            if not getattr(self, name):
+                raise RolloutError(f"{name}: expected at least one, found none")
+        for name in ("noise_seeds", "replan_steps", "image_size", "workers", "attempts"):
+            _at_least(1, name, getattr(self, name))
+        for name in ("seed", "settle_steps"):
+            _at_least(0, name, getattr(self, name))
+        _at_least(0, "episodes", min(self.episodes))
+        if self.max_steps is not None:
+            _at_least(1, "max_steps", self.max_steps)
+        if not re.fullmatch(r"[A-Za-z0-9._-]{0,48}", self.label):
+            raise RolloutError(f"label {self.label!r}: expected at most 48 letters, digits, '.', '_' or '-'")
+        suite_tasks(self.suite)
+        for task in (*self.tasks, *self.prompts):
+            load_task(self.suite, task)
+        _check_stride(self.stride, self.replan_steps)
+
+    @property
+    def capture_stride(self) -> int:
+        """Environment steps between two captures."""
+        return self.replan_steps if self.stride is None else self.stride
+
+    @property
+    def step_limit(self) -> int:
+        """Environment steps of an episode, at most."""
+        return STEP_LIMITS[self.suite] if self.max_steps is None else self.max_steps
+
+    @property
+    def keys(self) -> tuple[EpisodeKey, ...]:
+        """Every episode, task by task."""
+        repeats = range(self.noise_seeds)
+        keys = (EpisodeKey(t, e, n) for t in self.tasks for e in self.episodes for n in repeats)
+        return tuple(dict.fromkeys(keys))
+
+    @property
+    def frames(self) -> int:
+        """Captures, at most: an episode that succeeds early has fewer."""
+        return len(self.keys) * math.ceil(self.step_limit / self.capture_stride) if self.collect_latents else 0
+
+    def prompt(self, task: int) -> str:
+        """What the policy is told in a task."""
+        tasks = suite_tasks(self.suite)
+        told = {
+            "task": tasks[task].instruction,
+            "blank": "",
+            "swapped": tasks[(task + 1) % len(tasks)].instruction,
+        }
+        return self.prompts.get(task, told[self.prompt_mode])
+
+    def episode_id(self, key: EpisodeKey) -> str:
+        """An episode's name in the store and of its files."""
+        label = f"{self.label}-" if self.label else ""
+        noise = f"-noise{key.noise}" if self.noise_seeds > 1 else ""
+        return f"{label}{self.suite}-task{key.task:02d}-episode{key.episode:03d}{noise}"
+
+    def seeds(self, key: EpisodeKey) -> tuple[int, int]:
+        """An episode's seeds: of its scene, and of its policy's noise."""
+        return (
+            environment_seed(self.seed, self.suite, key.task, key.episode),
+            noise_seed(self.seed, self.suite, key.task, key.episode, key.noise),
+        )
+
+
+def prompts_from_map(found: Mapping[Any, Any], suite: str) -> dict[int, str]:
+    """A file's prompts: keys are task numbers or names.
+
+    Raises:
+        RolloutError: a key is neither, or a value is no text.
+    """
+    names = {task.name: task.id for task in suite_tasks(suite)}
+    prompts = {}
+    for key, text in found.items():
+        number = names.get(key, key)
+        number = int(number) if isinstance(number, str) and number.isdigit() else number
+        if not isinstance(number, int) or not 0 <= number < len(names):
+            raise RolloutError(
+                f"prompts: {key!r} is neither a name nor a number of {suite}'s tasks, 0-{len(names) - 1}"
+            )
+        if not isinstance(text, str):
+            raise RolloutError(f"prompts.{key}: expected text, found {type(text).__name__}")
+        prompts[number] = text
+    return prompts
+
+
+def _at_least(least: int, name: str, value: int) -> None:
+    if value < least:
+        raise RolloutError(f"{name}: expected at least {least}, found {value}")
+
+
+def _check_stride(stride: int | None, replan: int) -> None:
+    if stride is None or (stride > 0 and stride % replan == 0):
+        return
+    below, above = max(replan, stride // replan * replan), max(replan, (stride // replan + 1) * replan)
+    nearest = f"{below} or {above}" if below != above else f"{below}"
+    raise RolloutError(
+        f"stride {stride}: captures happen at inferences, every {replan} steps (replan_steps); the nearest that work: {nearest}"
+    )

@@ -1,0 +1,203 @@
+"""Runs one episode: settle, ask, act, record, tell how it ended. Knows nothing of processes or of other episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from vlascope_client import PolicyClient
+
+from vlascope_sim.environment.libero import CONTROL_HZ, LiberoEnvironment, Observation
+from vlascope_sim.environment.tasks import load_task
+from vlascope_sim.rollout.campaign import Campaign, EpisodeKey
+from vlascope_sim.rollout.observations_file import ObservationsFile
+from vlascope_sim.rollout.provenance import git_revision, versions
+from vlascope_sim.rollout.recorder import VideoRecorder
+from vlascope_sim.rollout.results import EpisodeResult
+from vlascope_sim.rollout.session import PolicySession
+
+log = logging.getLogger(__name__)
+
+Beat = Callable[[str, int], None]
+"""Called with a phase (`build`, `policy`, `step`) and the environment steps so far: a sign of life."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AssetsUsed:
+    """Which assets a result was made with."""
+
+    folder: Path
+    kind: str
+    hash: str
+
+
+def blank_result(campaign: Campaign, assets: AssetsUsed, key: EpisodeKey, attempt: int) -> EpisodeResult:
+    """The row of an attempt of which nothing is known yet; `lost` until it says otherwise."""
+    task = load_task(campaign.suite, key.task)
+    scene, noise = campaign.seeds(key)
+    return EpisodeResult(
+        suite=campaign.suite,
+        task_id=key.task,
+        task_name=task.name,
+        instruction=task.instruction,
+        prompt=campaign.prompt(key.task),
+        episode_index=key.episode,
+        noise_index=key.noise,
+        init_state=key.episode % task.init_state_count,
+        attempt=attempt,
+        status="lost",
+        seed=campaign.seed,
+        environment_seed=scene,
+        noise_seed=noise,
+        episode=campaign.episode_id(key),
+        assets=assets.kind,
+        assets_hash=assets.hash,
+        render=campaign.render,
+        versions=versions(),
+        git=git_revision(),
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def run_episode(
+    environment: LiberoEnvironment,
+    client: PolicyClient,
+    campaign: Campaign,
+    blank: EpisodeResult,
+    output: Path,
+    beat: Beat,
+) -> EpisodeResult:
+    """Runs an attempt to its end.
+
+    Args:
+        environment: of the task.
+        client: connected.
+        campaign: what the episode is part of.
+        blank: the attempt's row so far.
+        output: folder of results; videos and observations go into folders of it.
+        beat: called at every step.
+
+    Returns:
+        The finished row. A video that could not be written is said in it.
+
+    Raises:
+        vlascope_client.PolicyClientError: the server is gone or refuses.
+        SimulationError, RolloutError: the campaign cannot run.
+    """
+    begun = time.perf_counter()
+    session = PolicySession(client, campaign, blank.key, _metadata(campaign, blank))
+    recorder = VideoRecorder(blank.prompt or "(no instruction)", _fps(campaign)) if campaign.video != "none" else None
+    observations = ObservationsFile() if campaign.save_observations else None
+    digest = hashlib.blake2b(digest_size=16)
+    limit, success, steps = campaign.step_limit, False, 0
+    try:
+        beat("step", 0)
+        seen = environment.reset(blank.init_state, blank.environment_seed, settle_steps=campaign.settle_steps)
+        while steps < limit and not success:
+            beat("policy" if session.infers_at(steps) else "step", steps)
+            annotations = environment.annotations() if campaign.annotations and session.captures_at(steps) else None
+            action = session.action(steps, seen, annotations)
+            beat("step", steps)
+            _record(recorder, observations, seen, steps, asked=session.infers_at(steps))
+            if observations:
+                observations.did(action)
+            digest.update(seen.state.tobytes() + np.asarray(action, np.float64).tobytes())
+            drawn = campaign.video == "steps" or session.infers_at(steps + 1)
+            seen, success = environment.step(action, render=drawn and steps + 1 < limit)
+            steps += 1
+        beat("policy", steps)
+        stored = session.end(success, steps)
+        files = _write_files(recorder, observations, output, blank.episode)
+    finally:
+        if recorder:
+            recorder.discard()
+    return dataclasses.replace(
+        blank,
+        status="done",
+        success=success,
+        steps=steps,
+        inferences=session.inferences,
+        captures=session.captures,
+        **dataclasses.asdict(stored),
+        settle_speed=environment.settle_speed,
+        trajectory=digest.hexdigest(),
+        latency_ms=tuple(session.latency_ms),
+        model_ms=tuple(session.model_ms),
+        seconds=round(time.perf_counter() - begun, 3),
+        checkpoint=client.metadata.checkpoint,
+        fingerprint=client.metadata.fingerprint,
+        server=client.metadata.server,
+        **files,
+    )
+
+
+def _metadata(campaign: Campaign, blank: EpisodeResult) -> dict[str, Any]:
+    """What the server keeps with the episode."""
+    return {
+        "id": blank.episode,
+        "suite": blank.suite,
+        "task_id": blank.task_id,
+        "task_name": blank.task_name,
+        "instruction": blank.instruction,
+        "episode_index": blank.episode_index,
+        "init_state": blank.init_state,
+        "seed": blank.noise_seed,
+        "metadata": {
+            "prompt": blank.prompt,
+            "prompt_mode": campaign.prompt_mode,
+            "noise_index": blank.noise_index,
+            "environment_seed": blank.environment_seed,
+            "campaign_seed": blank.seed,
+            "rollout_attempt": blank.attempt,
+            "render": blank.render,
+            "assets": blank.assets,
+            "assets_hash": blank.assets_hash,
+            "replan_steps": campaign.replan_steps,
+            "stride": campaign.capture_stride,
+            "settle_steps": campaign.settle_steps,
+            "step_limit": campaign.step_limit,
+            "versions": blank.versions,
+        },
+    }
+
+
+def _fps(campaign: Campaign) -> int:
+    """Real time, as near as whole frames a second come to it."""
+    return CONTROL_HZ if campaign.video == "steps" else max(1, round(CONTROL_HZ / campaign.replan_steps))
+
+
+def _record(
+    recorder: VideoRecorder | None, observations: ObservationsFile | None, seen: Observation, step: int, *, asked: bool
+) -> None:
+    if seen.image is None or seen.wrist_image is None:
+        return
+    if recorder:
+        recorder.add(seen.image, seen.wrist_image, step)
+    if observations and asked:
+        observations.saw(step, seen)
+
+
+def _write_files(
+    recorder: VideoRecorder | None, observations: ObservationsFile | None, output: Path, name: str
+) -> dict[str, str | None]:
+    video, problems = None, []
+    try:
+        if recorder and recorder.write(output / "videos" / f"{name}.mp4"):
+            video = f"videos/{name}.mp4"
+    except OSError as error:
+        problems.append(f"video: {error.strerror or error}")
+    try:
+        if observations:
+            observations.write(output / "observations" / f"{name}.npz")
+    except OSError as error:
+        problems.append(f"observations: {error.strerror or error}")
+    for problem in problems:
+        log.warning("%s: not written: %s; its result is kept", name, problem)
+    return {"video": video, "files_error": "; ".join(problems) or None}

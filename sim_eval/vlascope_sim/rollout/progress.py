@@ -1,0 +1,90 @@
+"""A campaign's progress for people: episodes, success with its interval, steps a second, policy latency, time left.
+
+Knows nothing of how episodes are run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from vlascope_sim.rollout.results import EpisodeResult
+from vlascope_sim.rollout.statistics import wilson_interval
+from vlascope_sim.rollout.workers import Beat, Job
+
+_LATENCIES = 500
+
+
+class CampaignProgress(contextlib.AbstractContextManager):
+    """A progress bar on stderr, and one line an episode where that is no terminal."""
+
+    def __init__(self, total: int, done: list[EpisodeResult], console: Console | None = None):
+        self._console = console or Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("[progress.description]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+        )
+        self._task = self._bar.add_task("episodes", total=total, completed=len(done), figures="")
+        self._rows = [row for row in done if row.status == "done"]
+        self._errors = len(done) - len(self._rows)
+        self._latencies: list[float] = []
+        self._steps: dict[Job, int] = {}
+        self._taken = 0
+        self._begun = time.monotonic()
+
+    def __enter__(self) -> CampaignProgress:
+        self._bar.start()
+        self._show()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def beat(self, beat: Beat) -> None:
+        """A worker lives."""
+        self._taken += max(0, beat.steps - self._steps.get(beat.job, 0))
+        self._steps[beat.job] = beat.steps
+        self._show()
+
+    def finished(self, job: Job, row: EpisodeResult) -> None:
+        """An episode has its row, `done` or `error`."""
+        self._taken += row.steps - self._steps.pop(job, row.steps)
+        self._latencies = (self._latencies + list(row.latency_ms))[-_LATENCIES:]
+        if row.status == "done":
+            self._rows.append(row)
+        else:
+            self._errors += 1
+        self._bar.advance(self._task)
+        self._show()
+        if not self._console.is_terminal:
+            outcome = row.reason if row.status == "error" else "success" if row.success else "failure"
+            self._console.print(
+                f"{row.episode}: {outcome}, {row.steps} steps; {self._figures()}", highlight=False, soft_wrap=True
+            )
+
+    def note(self, text: str) -> None:
+        """Something that people should know."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _show(self) -> None:
+        self._bar.update(self._task, figures=self._figures())
+
+    def _figures(self) -> str:
+        wins, total = sum(bool(row.success) for row in self._rows), len(self._rows)
+        low, high = wilson_interval(wins, total)
+        parts = [f"{wins}/{total} succeeded ({low:.0%} to {high:.0%})"] if total else []
+        if self._errors:
+            parts.append(f"{self._errors} errors")
+        parts.append(f"{self._taken / max(1e-9, time.monotonic() - self._begun):.0f} steps/s")
+        if self._latencies:
+            parts.append(f"policy {np.median(self._latencies):.0f} ms")
+        return ", ".join(parts)

@@ -1,0 +1,103 @@
+"""A video of an episode: both cameras side by side, the instruction and the step below. Knows nothing of environments.
+
+The video is encoded in memory (some hundred kilobytes) and written whole at the end: a disk that is full costs the video,
+never the episode.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import textwrap
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_LINE, _MARGIN = 16, 6
+
+
+class VideoRecorder:
+    """Frames to an H.264 video in an MP4 file.
+
+    Args:
+        caption: shown below every frame.
+        fps: frames a second; that of the simulation for real time.
+    """
+
+    def __init__(self, caption: str, fps: int):
+        self._caption = caption
+        self._file = io.BytesIO()
+        self._container = av.open(self._file, "w", format="mp4")
+        self._stream = self._container.add_stream("libx264", rate=fps, options={"crf": "20", "preset": "veryfast"})
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.thread_count = 1
+        self._frames = 0
+        self._open = True
+
+    def add(self, image: np.ndarray, wrist_image: np.ndarray, step: int) -> None:
+        """Adds a frame: two pictures uint8 [size, size, 3] of the moment before step `step`."""
+        picture = self._compose(image, wrist_image, step)
+        if not self._frames:
+            self._stream.width, self._stream.height = picture.shape[1], picture.shape[0]
+        self._frames += 1
+        for packet in self._stream.encode(av.VideoFrame.from_ndarray(picture)):
+            self._container.mux(packet)
+
+    def write(self, path: Path) -> bool:
+        """Ends the video and writes the file, whole or not at all.
+
+        Returns:
+            Whether there is a file; without frames there is none.
+
+        Raises:
+            OSError: the disk is full, or the folder is gone.
+        """
+        if not self._frames:
+            self.discard()
+            return False
+        partial = path.with_suffix(".partial")
+        content = self._finish()
+        try:
+            partial.write_bytes(content)
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+        return True
+
+    def discard(self) -> None:
+        """Ends the video and keeps nothing; a second call does nothing."""
+        if self._open:
+            self._open = False
+            self._container.close()
+
+    def _finish(self) -> bytes:
+        for packet in self._stream.encode():
+            self._container.mux(packet)
+        self.discard()
+        return self._file.getvalue()
+
+    def _compose(self, image: np.ndarray, wrist_image: np.ndarray, step: int) -> np.ndarray:
+        pictures = np.concatenate([image, wrist_image], axis=1)
+        height, width = (n - n % 2 for n in pictures.shape[:2])
+        strip = _strip(self._caption, width).copy()
+        draw = ImageDraw.Draw(strip)
+        draw.text((width - _MARGIN, _MARGIN), f"step {step}", "white", _font(), anchor="ra")
+        return np.concatenate([pictures[:height, :width], np.asarray(strip)], axis=0)
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(13)
+
+
+@functools.lru_cache(maxsize=4)
+def _strip(caption: str, width: int) -> Image.Image:
+    lines = textwrap.wrap(caption, max(10, (width - 80) // 7))[:4] or [""]
+    strip = Image.new("RGB", (width, 2 * _MARGIN + _LINE * len(lines)))
+    draw = ImageDraw.Draw(strip)
+    for number, line in enumerate(lines):
+        draw.text((_MARGIN, _MARGIN + _LINE * number), line, "white", _font())
+    return strip

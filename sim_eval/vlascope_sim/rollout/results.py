@@ -1,0 +1,171 @@
+"""Results of episodes: one line each, safe on disk before the next begins. Knows nothing of how they came about.
+
+`episodes.jsonl` gets a line for every attempt that ended: `done`, `lost` (its worker died or hung, or its server went away;
+it is tried again), or `error` (lost for the last time: neither a success nor a failure). A torn last line, from a process
+that was killed, is no result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from vlascope_sim.rollout.campaign import EpisodeKey
+from vlascope_sim.rollout.errors import RolloutError
+
+Status = Literal["done", "lost", "error"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpisodeResult:
+    """One attempt at one episode.
+
+    Attributes:
+        suite, task_id, task_name, instruction: which task.
+        prompt: what the policy was told.
+        episode_index, noise_index: which episode of the task, which repeat of it.
+        init_state: index of the initial state that it started from.
+        attempt: from 1.
+        status: see the module.
+        reason: why an attempt was lost.
+        success: the goal was reached; None unless done.
+        steps: environment steps of the policy.
+        inferences, captures: asked of the server.
+        seed, environment_seed, noise_seed: the campaign's, the scene's, the policy's noise.
+        episode: id in the store; `run`, `store_attempt`: where the server put it; `frames`: committed; `dropped`: not stored.
+        assets, assets_hash: `official` or `stand-in`, and what of.
+        render: mode of drawing.
+        settle_speed: of the fastest object after settling, m/s.
+        trajectory: digest of all states and actions: equal for equal episodes.
+        latency_ms: of every inference, from request to actions; model_ms: the part that the server's device took.
+        seconds: of the whole attempt.
+        video: path in the results' folder; files_error: which files could not be written, and why.
+        checkpoint, fingerprint, server: the policy's.
+        versions, git: of this side.
+        started: UTC, ISO 8601.
+    """
+
+    suite: str
+    task_id: int
+    task_name: str
+    instruction: str
+    prompt: str
+    episode_index: int
+    noise_index: int
+    init_state: int
+    attempt: int
+    status: Status
+    reason: str | None = None
+    success: bool | None = None
+    steps: int = 0
+    inferences: int = 0
+    captures: int = 0
+    seed: int
+    environment_seed: int
+    noise_seed: int
+    episode: str
+    run: str | None = None
+    store_attempt: int | None = None
+    frames: int | None = None
+    dropped: int | None = None
+    assets: str
+    assets_hash: str
+    render: str
+    settle_speed: float | None = None
+    trajectory: str | None = None
+    latency_ms: tuple[float, ...] = ()
+    model_ms: tuple[float, ...] = ()
+    seconds: float = 0.0
+    video: str | None = None
+    files_error: str | None = None
+    checkpoint: str | None = None
+    fingerprint: str | None = None
+    server: str | None = None
+    versions: dict[str, str]
+    git: str | None
+    started: str
+
+    @property
+    def key(self) -> EpisodeKey:
+        """Which episode of the campaign."""
+        return EpisodeKey(self.task_id, self.episode_index, self.noise_index)
+
+
+class ResultFile:
+    """`episodes.jsonl`, read when opened, then appended to by this process alone.
+
+    Attributes:
+        rows: every line, in order.
+
+    Raises:
+        RolloutError: a line other than the last is no result.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: list[EpisodeResult] = []
+        content = path.read_bytes() if path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                self.rows.append(_from_map(json.loads(line)))
+            except (ValueError, TypeError) as error:
+                raise RolloutError(f"{path}, line {number}: no result of an episode ({error})") from error
+        self._file = path.open("ab")
+        self._file.truncate(len(whole))
+
+    def append(self, row: EpisodeResult) -> None:
+        """Adds a line, on disk when this returns."""
+        self._file.write(json.dumps(dataclasses.asdict(row)).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.rows.append(row)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def attempts(self, key: EpisodeKey) -> int:
+        """How many attempts at an episode have ended."""
+        return sum(row.key == key for row in self.rows)
+
+
+def final_rows(rows: Iterable[EpisodeResult]) -> list[EpisodeResult]:
+    """The row that counts of every episode that has one (`done`, else `error`), in order of task, episode and noise."""
+    final: dict[EpisodeKey, EpisodeResult] = {}
+    for row in rows:
+        known = final.get(row.key)
+        if row.status != "lost" and not (known and known.status == "done"):
+            final[row.key] = row
+    return [final[key] for key in sorted(final)]
+
+
+def write_parquet(path: Path, rows: list[EpisodeResult]) -> None:
+    """One row an episode, for those who read tables; replaces the file whole."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    records = [{**dataclasses.asdict(row), "versions": json.dumps(row.versions)} for row in rows]
+    partial = path.with_suffix(".partial")
+    pq.write_table(pa.Table.from_pylist(records, schema=_schema()), partial)
+    partial.replace(path)
+
+
+def _schema():
+    import pyarrow as pa
+
+    kinds = {
+        "str": pa.string(), "str | None": pa.string(), "Status": pa.string(), "int": pa.int64(), "int | None": pa.int64(),
+        "float": pa.float64(), "float | None": pa.float64(), "bool | None": pa.bool_(), "dict[str, str]": pa.string(),
+        "tuple[float, ...]": pa.list_(pa.float64()),
+    }  # fmt: skip
+    return pa.schema([(field.name, kinds[str(field.type)]) for field in dataclasses.fields(EpisodeResult)])
+
+
+def _from_map(found: dict[str, Any]) -> EpisodeResult:
+    row = EpisodeResult(**found)
+    return dataclasses.replace(row, latency_ms=tuple(row.latency_ms), model_ms=tuple(row.model_ms))

@@ -1,0 +1,30 @@
+"""Seeds that follow from a campaign's one: the same numbers on every machine, in every order of episodes.
+
+Knows nothing of who draws from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+
+def derive_seed(*parts: str | int, bits: int = 63) -> int:
+    """A number below 2^bits that depends on all parts: the first 8 bytes of BLAKE2b over them as JSON."""
+    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> (64 - bits)
+
+
+def environment_seed(seed: int, suite: str, task: int, episode: int) -> int:
+    """Of an episode's scene, below 2^32; the same whatever the policy's noise."""
+    return derive_seed("environment", seed, suite, task, episode, bits=32)
+
+
+def noise_seed(seed: int, suite: str, task: int, episode: int, noise: int) -> int:
+    """Of all noise that the policy uses in an episode; `noise` counts the repeats of it with other noise."""
+    return derive_seed("noise", seed, suite, task, episode, noise)
+
+
+def inference_seed(noise: int, inference: int) -> int:
+    """Of one inference's noise, below 2^63; `inference` counts from 0."""
+    return derive_seed("inference", noise, inference)

@@ -1,0 +1,143 @@
+"""Workers as processes of this machine: spawned, watched, replaced. Knows nothing of what a job does.
+
+Spawned, never forked: a forked process would share its parent's threads and graphics state. A worker that dies, or gives no
+sign of life for longer than its phase may take, is killed; its job is `Lost`, and the next job gets a new process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import wait
+from typing import Any
+
+from vlascope_sim.rollout.worker import Alive, WorkerSetup, worker_main
+from vlascope_sim.rollout.workers import Beat, Event, Job, Lost
+
+_BUILD_SECONDS = 300.0
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclasses.dataclass
+class _Slot:
+    setup: WorkerSetup
+    process: Any = None
+    channel: Any = None
+    job: Job | None = None
+    task: int | None = None
+    phase: str = "build"
+    heard: float = 0.0
+    started: float = 0.0
+
+
+class SpawnedWorkers:
+    """Runs jobs in processes, one for each setup. A process starts with its first job.
+
+    Args:
+        setups: one for each worker.
+        hang_seconds: without a sign of life, until a worker counts as hung; building a scene may take five minutes.
+    """
+
+    def __init__(self, setups: list[WorkerSetup], *, hang_seconds: float):
+        self._slots = [_Slot(setup) for setup in setups]
+        self._hang_seconds = hang_seconds
+        self._context = multiprocessing.get_context("spawn")
+
+    def idle(self) -> int:
+        """Workers without a job."""
+        return sum(slot.job is None for slot in self._slots)
+
+    def submit(self, job: Job) -> None:
+        """Hands a job to a free worker, to one that has its task's environment already where there is one."""
+        free = [slot for slot in self._slots if slot.job is None]
+        slot = next((slot for slot in free if slot.task == job.key.task), None)
+        slot = slot or next((slot for slot in free if slot.task is None), free[0])
+        if slot.process is None or not slot.process.is_alive():
+            self._start(slot)
+        slot.job, slot.task, slot.phase = job, job.key.task, "build"
+        slot.heard = slot.started = time.monotonic()
+        with contextlib.suppress(OSError):  # a worker that died meanwhile is found by `poll`
+            slot.channel.send(job)
+
+    def poll(self, seconds: float) -> list[Event]:
+        """Events of all workers; the watchdog looks here."""
+        channels = {slot.channel: slot for slot in self._slots if slot.channel is not None}
+        events: list[Event] = []
+        for channel in wait(list(channels), timeout=seconds):
+            events += self._read(channels[channel])
+        now = time.monotonic()
+        for slot in self._slots:
+            limit = max(self._hang_seconds, _BUILD_SECONDS) if slot.phase == "build" else self._hang_seconds
+            if slot.job is not None and now - slot.heard > limit:
+                job, phase = slot.job, slot.phase
+                self._end(slot)
+                events.append(
+                    Lost(job, f"worker hung: no sign of life for {limit:g} s ({phase})", round(now - slot.started, 3))
+                )
+        return events
+
+    def close(self) -> None:
+        """Asks idle workers to leave, and ends the others."""
+        for slot in self._slots:
+            if slot.job is None and slot.channel is not None:
+                with contextlib.suppress(OSError):
+                    slot.channel.send(None)
+        deadline = time.monotonic() + 5
+        for slot in self._slots:
+            if slot.job is None and slot.process is not None:
+                slot.process.join(max(0.0, deadline - time.monotonic()))
+            self._end(slot)
+
+    def _start(self, slot: _Slot) -> None:
+        self._end(slot)
+        slot.channel, theirs = self._context.Pipe()
+        slot.process = self._context.Process(target=worker_main, args=(theirs, slot.setup), daemon=True)
+        with _one_thread():
+            slot.process.start()
+        theirs.close()
+
+    def _read(self, slot: _Slot) -> Iterator[Event]:
+        """Everything that a worker has said; its end is said too."""
+        channel = slot.channel
+        try:
+            while channel.poll():
+                said = channel.recv()
+                if isinstance(said, Alive):
+                    slot.heard, slot.phase = time.monotonic(), said.phase
+                    if slot.job is not None:
+                        yield Beat(slot.job, said.steps)
+                else:
+                    slot.job = None
+                    yield said
+        except (EOFError, OSError):
+            job, process, started = slot.job, slot.process, slot.started
+            process.join(5)
+            code = process.exitcode
+            self._end(slot)
+            if job is not None:
+                yield Lost(job, f"worker died with exit code {code}", round(time.monotonic() - started, 3))
+
+    def _end(self, slot: _Slot) -> None:
+        if slot.process is not None:
+            slot.process.kill()
+            slot.process.join()
+            slot.process.close()
+        if slot.channel is not None:
+            slot.channel.close()
+        slot.process = slot.channel = slot.job = slot.task = None
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Workers are the parallelism: a linear algebra library that starts threads of its own only slows them down."""
+    missing = [name for name in _THREADS if name not in os.environ]
+    os.environ.update(dict.fromkeys(missing, "1"))
+    try:
+        yield
+    finally:
+        for name in missing:
+            del os.environ[name]

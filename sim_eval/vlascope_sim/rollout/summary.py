@@ -1,0 +1,64 @@
+"""Success rates by task and suite, with intervals, out of results. Knows nothing of files but the one it writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from vlascope_sim.rollout.campaign import Campaign
+from vlascope_sim.rollout.results import EpisodeResult, final_rows
+from vlascope_sim.rollout.statistics import percentiles, wilson_interval
+
+
+def summarise(campaign: Campaign, rows: Iterable[EpisodeResult]) -> dict[str, Any]:
+    """A summary of the episodes that are done.
+
+    Returns:
+        `suite` and `tasks` (task → the same): `episodes`, `successes`, `success_rate`, `wilson_95` (both None where nothing is
+        done), `errors` (episodes that could not be run; they are in no rate), `missing`, `steps` (mean, of successes alone
+        too), `latency_ms`, `model_ms` (percentiles over inferences), `frames` (committed), `dropped`.
+    """
+    final = final_rows(rows)
+    planned = campaign.keys
+    return {
+        "name": campaign.suite,
+        "assets": sorted({row.assets for row in final}),
+        "render": campaign.render,
+        "suite": _figures(final, len(planned)),
+        "tasks": {
+            str(task): _figures([row for row in final if row.task_id == task], sum(key.task == task for key in planned))
+            for task in campaign.tasks
+        },
+    }
+
+
+def write_summary(path: Path, summary: dict[str, Any]) -> None:
+    """Replaces the file whole."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(summary, indent=2) + "\n")
+    partial.replace(path)
+
+
+def _figures(rows: list[EpisodeResult], planned: int) -> dict[str, Any]:
+    done = [row for row in rows if row.status == "done"]
+    wins = [row for row in done if row.success]
+    return {
+        "episodes": len(done),
+        "successes": len(wins),
+        "success_rate": len(wins) / len(done) if done else None,
+        "wilson_95": list(wilson_interval(len(wins), len(done))) if done else None,
+        "errors": sum(row.status == "error" for row in rows),
+        "missing": planned - len(rows),
+        "mean_steps": _mean([row.steps for row in done]),
+        "mean_steps_of_successes": _mean([row.steps for row in wins]),
+        "latency_ms": percentiles([ms for row in done for ms in row.latency_ms]),
+        "model_ms": percentiles([ms for row in done for ms in row.model_ms]),
+        "frames": sum(row.frames or 0 for row in done),
+        "dropped": sum(row.dropped or 0 for row in done),
+    }
+
+
+def _mean(values: list[int]) -> float | None:
+    return sum(values) / len(values) if values else None

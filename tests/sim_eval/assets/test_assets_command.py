@@ -1,0 +1,63 @@
+"""`vlascope-sim assets`: what it says of a set, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from vlascope_sim.assets.pictures import LABEL_HEIGHT, write_sheet
+from vlascope_sim.commands import main
+
+
+def test_a_set_that_is_whole(assets, capsys):
+    assert main(["assets", "--suites", "libero_object", "libero_spatial"]) == 0
+    out = capsys.readouterr().out
+    assert f"{assets.kind} assets {assets.hash} in {assets.folder}" in " ".join(out.split())
+    rows = [line for line in out.splitlines() if "libero_" in line and "│" in line]
+    assert len(rows) == 2
+    assert all(" complete" in row for row in rows)
+
+
+def test_a_set_that_lacks_files(assets, tmp_path, capsys):
+    shutil.copytree(assets.folder, tmp_path / "some")
+    (tmp_path / "some/articulated_objects/flat_stove.xml").unlink()
+    assert main(["assets", "--assets", str(tmp_path / "some"), "--suites", "libero_object", "libero_goal"]) == 0
+    out = capsys.readouterr().out
+    assert "libero_goal: no articulated_objects/flat_stove.xml" in out
+    assert "incomplete" in next(line for line in out.splitlines() if "libero_goal " in line)
+    assert "incomplete" not in next(line for line in out.splitlines() if "libero_object " in line)
+
+
+def test_a_folder_that_is_no_set_is_one_line(tmp_path, capsys):
+    assert main(["assets", "--assets", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("vlascope-sim: assets ")
+
+
+def test_a_download_without_a_hub_is_one_line(tmp_path):
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "vlascope_sim.commands", "assets", "--download"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("vlascope-sim: --download: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_sheet_shows_every_picture(tmp_path):
+    pictures = [(f"task {n}", np.full((64, 64, 3), 40 * n, np.uint8)) for n in range(6)]
+    write_sheet(pictures, tmp_path / "sheet.png", columns=4)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    corners = [
+        sheet[(row + 1) * (64 + LABEL_HEIGHT) - 32, column * 70 + 32, 0] for row in (0, 1) for column in range(4)
+    ]
+    assert corners[:6] == [0, 40, 80, 120, 160, 200]
+
+
+@pytest.mark.slow
+def test_a_sheet_of_a_suite(assets, tmp_path, capsys):
+    assert main(["assets", "--suites", "libero_object", "--contact-sheet", str(tmp_path / "sheet.png")]) == 0
+    assert np.asarray(Image.open(tmp_path / "sheet.png")).shape == (2 * (256 + LABEL_HEIGHT), 5 * (256 + 6), 3)

@@ -1,0 +1,203 @@
+"""What a campaign is follows from its options and its file alone, and one that cannot run says why."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import yaml
+from vlascope_sim.commands.campaign_options import campaign_of
+from vlascope_sim.commands.ranges import parse_numbers
+from vlascope_sim.commands.rollout import Rollout
+from vlascope_sim.rollout.campaign import EpisodeKey
+from vlascope_sim.rollout.campaign_file import read_campaign, write_campaign
+from vlascope_sim.rollout.cost import estimate
+from vlascope_sim.rollout.errors import RolloutError
+from vlascope_sim.rollout.runner import CAMPAIGN_FILE
+from vlascope_sim.rollout.seeds import derive_seed, environment_seed, inference_seed, noise_seed
+
+from tests.sim_eval.campaigns import campaign
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("0-3", (0, 1, 2, 3)), ("7", (7,)), ("0,3,5", (0, 3, 5)), ("0-2, 7", (0, 1, 2, 7)), ("3,1,3", (3, 1))],
+)
+def test_ranges_are_inclusive(text, numbers):
+    assert parse_numbers(text, "tasks") == numbers
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1--2", "0:3", "1,,2"])
+def test_what_is_no_range_is_named_with_its_option(text):
+    with pytest.raises(RolloutError, match="tasks"):
+        parse_numbers(text, "tasks")
+
+
+def test_a_backward_range_is_turned_round_in_the_message():
+    with pytest.raises(RolloutError, match="write 2-9"):
+        parse_numbers("9-2", "tasks")
+
+
+@pytest.mark.parametrize(
+    ("stride", "nearest"), [(7, "5 or 10"), (12, "10 or 15"), (3, "5"), (0, "5"), (-4, "5"), (11, "10 or 15")]
+)
+def test_a_stride_between_inferences_names_the_nearest_that_work(stride, nearest):
+    with pytest.raises(RolloutError, match=rf"stride {stride}: .*that work: {nearest}$"):
+        campaign(stride=stride)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"suite": "libero"}, "libero_spatial, libero_object"),
+        ({"tasks": (3, 10)}, "task 10: libero_object has 0-9"),
+        ({"tasks": ()}, "tasks: expected at least one"),
+        ({"episodes": (-1,)}, "episodes: expected at least 0"),
+        ({"replan_steps": 0}, "replan_steps: expected at least 1"),
+        ({"max_steps": 0}, "max_steps: expected at least 1"),
+        ({"label": "a/b"}, "label 'a/b'"),
+        ({"prompts": {12: "x"}}, "task 12"),
+    ],
+)
+def test_a_campaign_that_cannot_run_says_why(changed, message):
+    with pytest.raises(ValueError, match=message):
+        campaign(**changed)
+
+
+def test_a_campaign_survives_its_file(tmp_path):
+    ours = campaign(
+        servers=("ws://a:1", "ws://b:2"), tasks=(3, 1), noise_seeds=2, stride=20, collect_latents=True, max_steps=40,
+        capture_spec={"experts": ["vlm"], "layers": [5, 11]}, prompts={1: "grasp “it”: now"}, hang_seconds=2.5,
+    )  # fmt: skip
+    write_campaign(tmp_path / "c.yaml", ours)
+    assert read_campaign(tmp_path / "c.yaml") == ours
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"stide": 5}, "field 'stide' is none of a campaign's"),
+        ({"tasks": ["0"]}, r"tasks\[0\]: expected int, found '0'"),
+        ({"workers": True}, "workers: expected int, found True"),
+        ({"render": "quick"}, "render: expected full, fast, found 'quick'"),
+        ({"prompts": {"0": "x"}}, "prompts: expected int, found '0'"),
+        ({"stride": 7}, "5 or 10"),
+    ],
+)
+def test_a_file_with_a_wrong_field_names_file_and_field(tmp_path, changed, message):
+    fields = {"servers": ["ws://a:1"], "suite": "libero_object", "tasks": [0], "episodes": [0], **changed}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(fields))
+    with pytest.raises(RolloutError, match=rf"c\.yaml: .*{message}"):
+        read_campaign(tmp_path / "c.yaml")
+
+
+def test_a_file_without_a_suite_says_so(tmp_path):
+    (tmp_path / "c.yaml").write_text("servers: [ws://a:1]\ntasks: [0]\nepisodes: [0]\n")
+    with pytest.raises(RolloutError, match="field suite is missing"):
+        read_campaign(tmp_path / "c.yaml")
+
+
+def test_episodes_are_every_combination_in_order_and_have_names_of_their_own():
+    ours = campaign(tasks=(2, 0), episodes=(0, 4), noise_seeds=2, label="blank")
+    assert ours.keys == tuple(EpisodeKey(t, e, n) for t in (2, 0) for e in (0, 4) for n in (0, 1))
+    names = [ours.episode_id(key) for key in ours.keys]
+    assert len(set(names)) == 8
+    assert names[1] == "blank-libero_object-task02-episode000-noise1"
+
+
+def test_seeds_are_the_same_everywhere_and_differ_where_they_should():
+    """Numbers that a stored result names: they may never change."""
+    assert derive_seed("a", 1) == 2201408217121697680
+    assert environment_seed(7, "libero_object", 0, 1) == 1536122110
+    assert noise_seed(7, "libero_object", 0, 1, 0) == 12758804959911756
+    seeds = {
+        noise_seed(s, "libero_goal", t, e, n) for s in range(3) for t in range(3) for e in range(3) for n in range(3)
+    }
+    assert len(seeds) == 81
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert len({inference_seed(5, k) for k in range(100)}) == 100
+    ours = campaign(noise_seeds=2)
+    (scene, noise), (other_scene, other_noise) = ours.seeds(EpisodeKey(0, 1)), ours.seeds(EpisodeKey(0, 1, 1))
+    assert scene == other_scene
+    assert noise != other_noise
+    np.random.default_rng(noise)
+
+
+def test_prompts():
+    ours = campaign(prompts={1: "wave"})
+    assert ours.prompt(0) == "pick up the alphabet soup and place it in the basket"
+    assert ours.prompt(1) == "wave"
+    assert dataclasses.replace(ours, prompt_mode="blank").prompt(0) == ""
+    assert dataclasses.replace(ours, prompt_mode="swapped").prompt(9) == ours.prompt(0)
+
+
+def test_cost_counts_what_is_left():
+    ours = campaign(collect_latents=True, stride=10, max_steps=45)
+    assert ours.frames == 2 * 5
+    cost = estimate(ours, 1, 1_000_000)
+    assert (cost.episodes, cost.steps, cost.frames, cost.nbytes) == (1, 45, 5, 5_000_000)
+    assert "5.0 MB" in str(cost)
+    assert "capture spec" in str(estimate(ours, 2, None))
+    assert estimate(campaign(), 2, 10).frames == 0
+
+
+BASE = {"server": ("ws://a:1",), "suite": "libero_object"}
+
+
+def test_options_override_the_file(tmp_path):
+    write_campaign(tmp_path / "c.yaml", campaign(seed=3, replan_steps=2, tasks=(4,)))
+    ours, output = campaign_of(
+        Rollout(campaign=tmp_path / "c.yaml", output=tmp_path / "o", replan_steps=10, episodes="0-2")
+    )
+    assert (ours.seed, ours.replan_steps, ours.tasks, ours.episodes, output) == (3, 10, (4,), (0, 1, 2), tmp_path / "o")
+
+
+def test_a_spec_is_put_together_from_options_or_read(tmp_path):
+    spec = {"collect_latents": True, "experts": "vlm", "layers": "5-7,11", "denoise_steps": "all", "reduction": "mean"}
+    ours, _ = campaign_of(Rollout(**BASE, **spec, output=tmp_path))
+    assert ours.capture_spec == {
+        "experts": ["vlm"],
+        "layers": [5, 6, 7, 11],
+        "denoise_steps": "all",
+        "reduction": "mean",
+    }
+    (tmp_path / "s.json").write_text('{"spans": ["text"]}')
+    ours, _ = campaign_of(Rollout(**BASE, collect_latents=True, capture_spec=tmp_path / "s.json", output=tmp_path))
+    assert ours.capture_spec == {"spans": ["text"]}
+
+
+def test_prompts_from_options(tmp_path):
+    ours, _ = campaign_of(Rollout(**BASE, tasks="0-1", prompt="wave", output=tmp_path))
+    assert ours.prompts == {0: "wave", 1: "wave"}
+    name = "pick_up_the_cream_cheese_and_place_it_in_the_basket"
+    (tmp_path / "p.yaml").write_text(f"0: a\n'2': b\n{name}: c\n")
+    ours, _ = campaign_of(Rollout(**BASE, prompt_file=tmp_path / "p.yaml", output=tmp_path))
+    assert ours.prompts == {0: "a", 1: "c", 2: "b"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "output: expected"),
+        ({"output": "."}, "server: expected one"),
+        ({**BASE, "output": ".", "prompt": "a", "prompt_file": "b"}, "not together"),
+        ({**BASE, "output": ".", "experts": "vlm"}, "without collect_latents"),
+        ({"resume": "nowhere", "seed": 1}, "seed: cannot be given with `resume`"),
+        ({"resume": "nowhere"}, "nowhere"),
+    ],
+)
+def test_options_that_do_not_go_together(options, message):
+    from pathlib import Path
+
+    paths = {name: Path(value) for name, value in options.items() if name in ("output", "resume", "prompt_file")}
+    with pytest.raises(RolloutError, match=message):
+        campaign_of(Rollout(**{**options, **paths}))
+
+
+def test_resume_takes_the_folders_campaign_with_new_servers(tmp_path):
+    ours = campaign(seed=99)
+    write_campaign(tmp_path / CAMPAIGN_FILE, ours)
+    resumed, output = campaign_of(Rollout(resume=tmp_path, server=("ws://new:9",), workers=2))
+    assert resumed == dataclasses.replace(ours, servers=("ws://new:9",), workers=2)
+    assert output == tmp_path

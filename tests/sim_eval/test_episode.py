@@ -1,0 +1,102 @@
+"""One episode in this process: it ends where the goal is reached, and tells the server so."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import av
+import pytest
+from vlascope_client import PolicyClient, SpecMismatchError
+from vlascope_latents.store import LatentStore
+from vlascope_sim.environment import LiberoEnvironment, load_task
+from vlascope_sim.rollout.campaign import EpisodeKey
+from vlascope_sim.rollout.episode import blank_result, run_episode
+from vlascope_sim.rollout.errors import RolloutError
+from vlascope_sim.rollout.session import PolicySession, open_client
+
+from tests.server.serving.live_server import serve
+from tests.sim_eval.campaigns import campaign
+
+STOVE = 7
+KEY = EpisodeKey(STOVE, 3)
+
+
+class HelpedEnvironment(LiberoEnvironment):
+    """Somebody turns the stove on in the seventh step."""
+
+    def reset(self, *args, **options):
+        self.taken = 0
+        return super().reset(*args, **options)
+
+    def step(self, action, *, render=True):
+        self.taken += 1
+        if self.taken == 7:
+            self._domain.sim.data.set_joint_qpos("flat_stove_1_button", 1.5)
+        return super().step(action, render=render)
+
+
+@pytest.fixture(scope="module")
+def environment(assets):
+    with HelpedEnvironment(load_task("libero_goal", STOVE), assets.folder, render="fast") as environment:
+        yield environment
+
+
+def of(policy_server, **changed):
+    return campaign(
+        servers=(policy_server.url,), suite="libero_goal", tasks=(STOVE,), episodes=(3,), render="fast", max_steps=30,
+        video="steps", replan_steps=3, **changed,
+    )  # fmt: skip
+
+
+def test_an_episode_ends_with_the_goal_and_is_sealed_as_a_success(environment, assets, policy_server, tmp_path):
+    ours = of(policy_server, collect_latents=True, stride=6, label="helped", prompts={STOVE: "light the stove"})
+    (tmp_path / "videos").mkdir()
+    phases = []
+    with open_client(policy_server.url, ours, None) as client:
+        row = run_episode(
+            environment,
+            client,
+            ours,
+            blank_result(ours, assets, KEY, 1),
+            tmp_path,
+            lambda phase, steps: phases.append(phase),
+        )
+    assert (row.status, row.success, row.steps, row.inferences, row.captures, row.frames) == ("done", True, 7, 3, 2, 2)
+    assert (row.prompt, row.instruction) == ("light the stove", "turn on the stove")
+    assert {"policy", "step"} == set(phases)
+    with av.open(str(tmp_path / str(row.video))) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 7
+        assert video.streams.video[0].average_rate == 20
+
+    (stored,) = (e for e in LatentStore(policy_server.run).episodes() if e.row.episode == row.episode)
+    assert (stored.success, stored.row.total_steps, stored.status) == (True, 7, "sealed")
+    assert stored.metadata["instruction"] == "turn on the stove"
+    assert [line.timestep for line in stored.lines()] == [0, 6]
+
+
+def test_the_same_episode_again_is_the_same_and_other_noise_is_not(environment, assets, policy_server, tmp_path):
+    ours = dataclasses.replace(of(policy_server, noise_seeds=2), video="none")
+    keys = [KEY, KEY, EpisodeKey(STOVE, 3, 1)]
+    with open_client(policy_server.url, ours, None) as client:
+        first, again, other = (
+            run_episode(environment, client, ours, blank_result(ours, assets, key, 1), tmp_path, lambda *_: None)
+            for key in keys
+        )
+    assert first.trajectory == again.trajectory != other.trajectory
+    assert first.environment_seed == other.environment_seed
+    assert first.run is None  # nothing was captured
+
+
+def test_chunks_shorter_than_the_replan_steps_are_refused(policy_server):
+    ours = campaign(servers=(policy_server.url,), replan_steps=11)
+    with (
+        PolicyClient(policy_server.url) as client,
+        pytest.raises(RolloutError, match="replan_steps: 11 is more than the policy's action_horizon, 10"),
+    ):
+        PolicySession(client, ours, EpisodeKey(0, 0), {"id": "x"})
+
+
+def test_a_server_without_a_store_is_refused_before_any_work():
+    ours = campaign(collect_latents=True)
+    with serve() as bare, pytest.raises(SpecMismatchError, match="store: expected True, found False"):
+        open_client(bare.url, ours, None, patience=1)

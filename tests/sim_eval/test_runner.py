@@ -1,0 +1,117 @@
+"""What becomes of episodes that are lost; over an engine of our own, as a cluster's would be."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import io
+import json
+
+import pytest
+from rich.console import Console
+from vlascope_sim.rollout.campaign import EpisodeKey
+from vlascope_sim.rollout.errors import RolloutError
+from vlascope_sim.rollout.progress import CampaignProgress
+from vlascope_sim.rollout.runner import CampaignFolder, run_campaign
+from vlascope_sim.rollout.workers import Beat, Event, Finished, Job, Lost, Refused
+
+from tests.sim_eval.campaigns import ASSETS, campaign, row
+
+POLICY = {"checkpoint": "x", "fingerprint": "f"}
+OTHER = dataclasses.replace(ASSETS, hash="other")
+
+
+class ScriptedWorkers:
+    """Runs two jobs at a time; `fate` says what becomes of each."""
+
+    def __init__(self, ours, fate):
+        self.ours, self.fate = ours, fate
+        self.running: collections.deque[Job] = collections.deque()
+        self.ran: list[Job] = []
+        self.closed = False
+
+    def idle(self) -> int:
+        return 2 - len(self.running)
+
+    def submit(self, job: Job) -> None:
+        assert self.idle() > 0
+        self.running.append(job)
+        self.ran.append(job)
+
+    def poll(self, seconds: float) -> list[Event]:
+        job = self.running.popleft()
+        fate = self.fate(job)
+        if fate == "done":
+            return [Beat(job, 4), Finished(job, row(self.ours, job.key, job.attempt, fingerprint="f"))]
+        return [Refused(job, "bad spec")] if fate == "refused" else [Lost(job, fate)]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def run(ours, output, fate, **folder):
+    workers = ScriptedWorkers(ours, fate)
+    said = io.StringIO()
+    with CampaignFolder(ours, output, **folder) as prepared, CampaignProgress(4, [], Console(file=said)) as progress:
+        summary = run_campaign(prepared, ASSETS, lambda: workers, progress, POLICY)
+    return summary, workers, said.getvalue()
+
+
+def test_a_lost_episode_is_tried_again_and_then_an_error(tmp_path):
+    ours = campaign(episodes=(0, 1, 2, 3))
+    fate = {EpisodeKey(0, 1): ["worker died", "done"], EpisodeKey(0, 2): ["a", "b", "c", "done"]}
+    summary, workers, said = run(ours, tmp_path, lambda job: fate.get(job.key, ["done"] * 4).pop(0))
+    assert (summary["suite"]["episodes"], summary["suite"]["errors"], summary["suite"]["missing"]) == (3, 1, 0)
+    rows = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
+    tried = [(r["episode_index"], r["attempt"], r["status"], r["reason"]) for r in rows if r["episode_index"] in (1, 2)]
+    assert sorted(tried) == [
+        (1, 1, "lost", "worker died"), (1, 2, "done", None),
+        (2, 1, "lost", "a"), (2, 2, "lost", "b"), (2, 3, "error", "c"),
+    ]  # fmt: skip
+    assert workers.closed
+    assert "attempt 1: worker died; again" in said
+
+
+def test_resume_runs_what_is_missing_and_errors_only_when_asked(tmp_path):
+    ours = campaign(episodes=(0, 1, 2, 3))
+    fate = {EpisodeKey(0, 0): "hung"}
+    run(campaign(episodes=(0, 1)), tmp_path, lambda job: fate.get(job.key, "done"))
+    _, workers, _ = run(ours, tmp_path, lambda job: "done")
+    assert [job.key.episode for job in workers.ran] == [2, 3]
+    _, workers, _ = run(ours, tmp_path, lambda job: "done", retry_errors=True)
+    assert workers.ran == [Job(EpisodeKey(0, 0), 4)]
+    summary, workers, _ = run(ours, tmp_path, lambda job: "done")
+    assert workers.ran == []
+    assert (summary["suite"]["episodes"], summary["suite"]["errors"]) == (4, 0)
+
+
+def test_what_cannot_run_stops_the_campaign_and_keeps_its_results(tmp_path):
+    ours = campaign(episodes=(0, 1, 2))
+    with pytest.raises(RolloutError, match="bad spec"):
+        run(ours, tmp_path, lambda job: "refused" if job.key.episode == 1 else "done")
+    assert len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 1
+    assert json.loads((tmp_path / "summary.json").read_text())["suite"]["missing"] == 2
+
+
+def test_losing_everything_stops_too(tmp_path):
+    with pytest.raises(RolloutError, match="12 attempts in a row were lost, the last because: dead"):
+        run(campaign(episodes=tuple(range(50))), tmp_path, lambda job: "dead")
+
+
+def test_two_rollouts_do_not_share_a_folder(tmp_path):
+    with (
+        CampaignFolder(campaign(), tmp_path),
+        pytest.raises(RolloutError, match="another rollout"),
+        CampaignFolder(campaign(), tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("assets", "policy", "message"),
+    [(ASSETS, {"fingerprint": "g"}, "of policy f, this would be g"), (OTHER, POLICY, "of assets 0123456789abcdef")],
+)
+def test_another_policy_or_other_assets_do_not_continue_a_campaign(tmp_path, assets, policy, message):
+    run(campaign(), tmp_path, lambda job: "done")
+    with CampaignFolder(campaign(), tmp_path) as prepared, pytest.raises(RolloutError, match=message):
+        run_campaign(prepared, assets, lambda: pytest.fail("started"), CampaignProgress(2, []), policy)
