@@ -44,5 +44,5 @@ lint: setup
 	$(RUN) basedpyright
 	$(RUN) lint-imports
 
-demo:
-	@echo "not yet: the demo comes with the rollouts; until then, see README.md"
+demo: setup
+	$(RUN) python scripts/demo.py

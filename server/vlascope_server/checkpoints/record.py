@@ -36,6 +36,7 @@ class Record:
         vision_heads: attention heads of the image encoder, which the torch format hides.
         kv_heads: of the experts, likewise.
         step: training step.
+        trained_on: what its data was made with, such as `render` and `assets`, in words that a client can compare.
     """
 
     action_horizon: int | None = None
@@ -52,6 +53,7 @@ class Record:
     vision_heads: int | None = None
     kv_heads: int | None = None
     step: int | None = None
+    trained_on: dict[str, str] | None = None
 
     def over(self, other: Record) -> Record:
         """A record that says what this one does, and where it is silent what `other` says."""
@@ -115,6 +117,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, option) for option in typing.get_args(hint))
     if origin is Literal:
         return value in typing.get_args(hint)
+    if origin is dict:
+        return isinstance(value, dict) and all(isinstance(item, str) for pair in value.items() for item in pair)
     if origin is tuple:
         return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
     if hint is float:

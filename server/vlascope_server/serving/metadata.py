@@ -35,7 +35,7 @@ def server_metadata(
         "noise_shape": list(policy.noise_shape),
         "default_prompt": policy.default_prompt,
         "deterministic": deterministic,
-        "trained_on": {},
+        "trained_on": dict(policy.checkpoint.record.trained_on or {}),
         "capture": {
             "run": run,
             "experts": list(EXPERTS),

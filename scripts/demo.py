@@ -1,0 +1,151 @@
+"""The main job, end to end: a policy server, rollouts with capture, a probe and a sweep of what was captured.
+
+Runs the commands that a person would type, and shows each; docs/tutorial.md follows it line by line. Knows nothing of how
+any of them works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+
+
+class DemoError(Exception):
+    """A step that failed; the message says which."""
+
+
+def main() -> int:
+    """Runs the demo; 0 only where every step did what it should."""
+    parser = argparse.ArgumentParser(description="The main job, end to end, in a few minutes on two cores.")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo") / time.strftime("%Y%m%dT%H%M%S"), help="new folder of results"
+    )
+    parser.add_argument("--checkpoint", default="tiny", help="policy to serve")
+    parser.add_argument("--tasks", default="0-4", help="of libero_object, inclusive")
+    parser.add_argument("--episodes", default="0-3", help="of each task, inclusive")
+    parser.add_argument("--max-steps", default="60", help="environment steps of an episode")
+    parser.add_argument("--workers", default="2", help="processes that simulate")
+    options = parser.parse_args()
+    begun = time.monotonic()
+    try:
+        made = demo(options)
+    except (DemoError, OSError) as error:
+        print(f"\ndemo: {error}", file=sys.stderr)
+        return 1
+    print(f"\nDone in {time.monotonic() - begun:.0f} s. What it made:\n")
+    width = max(len(str(path)) for path, _ in made)
+    for path, what in made:
+        print(f"  {path!s:<{width}}  {what}")
+    print(
+        f"\nLook further:\n  {BIN / 'vlascope-latents'} ls {options.out / 'runs'}\n  {BIN / 'vlascope-analysis'} probe --help"
+    )
+    print("  docs/tutorial.md explains every line above.")
+    return 0
+
+
+def demo(options: argparse.Namespace) -> list[tuple[Path, str]]:
+    """The steps; what they made, each with a line that says what it is."""
+    out: Path = options.out
+    if out.exists():
+        raise DemoError(f"{out}: exists; expected a new folder")
+    runs, rollouts, probe, sweep = out / "runs", out / "rollouts", out / "probe", out / "sweep"
+    out.mkdir(parents=True)
+    print(f"A LIBERO simulation asks the policy {options.checkpoint!r}; its hidden states are kept and probed.\n")
+    with server("--checkpoint", options.checkpoint, "--store", str(runs), "--seed", "0", log=out / "server.log") as url:
+        run(
+            "vlascope-sim", "rollout", "--server", url, "--suite", "libero_object", "--tasks", options.tasks,
+            "--episodes", options.episodes, "--max-steps", options.max_steps, "--stride", "10", "--collect-latents",
+            "--render", "fast", "--workers", options.workers, "--seed", "0", "--output", str(rollouts),
+        )  # fmt: skip
+    run("vlascope-latents", "verify", str(runs))
+    text = ("--layer", "5", "--rollout-step", "10", "--output-dir", str(probe))
+    run("vlascope-analysis", "probe", str(runs), "--expert", "text_only", *text)
+    run("vlascope-analysis", "probe", str(runs), "--expert", "action", *text)
+    run("vlascope-analysis", "sweep", str(runs), "--output-dir", str(sweep))
+    made = [(next(runs.iterdir()), "the run: hidden states of every 10th step, any Zarr reader opens it")]
+    made += [(rollouts, f"rollouts: {count(rollouts, '*.mp4')} videos, results of every episode, configuration")]
+    made += [(path, "probe: does this layer hold the instruction?") for path in found(probe, "summary_*.txt")]
+    made += [(path, "probe: which tasks are taken for which") for path in found(probe, "confusion_*.png")]
+    made += [(path, "sweep: every layer, denoise step and expert") for path in found(sweep, "*.png")]
+    return made
+
+
+def run(*command: str) -> None:
+    """Shows a command, and runs it where its progress can be seen.
+
+    Raises:
+        DemoError: it failed.
+    """
+    show(command)
+    code = subprocess.run([str(BIN / command[0]), *command[1:]], check=False).returncode  # noqa: S603
+    if code:
+        raise DemoError(f"`{shlex.join(command[:2])}` ended with exit code {code}; its last lines above say why")
+
+
+@contextlib.contextmanager
+def server(*options: str, log: Path) -> Iterator[str]:
+    """A policy server on a free port while the block runs; its address.
+
+    Raises:
+        DemoError: it did not start, or did not end in order.
+    """
+    command = ("vlascope-server", "serve", "--port", "0", *options)
+    show((*command, "&"))
+    with log.open("w") as errors:
+        process = subprocess.Popen(  # noqa: S603
+            [str(BIN / command[0]), *command[1:]], stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        url, started = "", False
+        try:
+            for line in process.stdout or ():
+                print(f"  {line}", end="", flush=True)
+                if line.startswith("listening"):
+                    url = line.split()[1]
+                if line.startswith("ready"):
+                    started = True
+                    break
+            if not started:
+                raise DemoError(f"the server did not start: see {log}")
+            yield url
+            process.send_signal(signal.SIGTERM)
+            if process.wait(120):
+                raise DemoError(f"the server ended with exit code {process.returncode}: see {log}")
+        finally:
+            process.kill()
+            process.wait()
+
+
+def show(command: tuple[str, ...]) -> None:
+    """Prints a command as it could be typed."""
+    text = shlex.join(part for part in command if part != "&") + (" &" if command[-1] == "&" else "")
+    print(f"\n$ {text}", flush=True)
+
+
+def found(folder: Path, pattern: str) -> list[Path]:
+    """Files that a step made.
+
+    Raises:
+        DemoError: there is none.
+    """
+    paths = sorted(folder.rglob(pattern))
+    if not paths:
+        raise DemoError(f"{folder}: expected {pattern}, found none")
+    return paths
+
+
+def count(folder: Path, pattern: str) -> int:
+    """How many files a step made."""
+    return len(found(folder, pattern))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
