@@ -2,7 +2,7 @@
 
 Knows nothing of stores, or of what a cell is. With labels among C embeddings G, the fitted map's answer to any frame is a
 mixture M of them (weights that sum to 1, some negative), and cosines follow from M and G Gᵀ; so the solver carries C numbers
-a frame and not the embedding's width, and label permutations cost next to nothing: they share the decomposition.
+a frame and not the embedding's width, and label permutations cost next to nothing: they share the factors.
 
 Axis letters: B cells, R labellings (the true one, then permutations), N frames, D features, C tasks, K penalties.
 """
@@ -72,33 +72,33 @@ def _cell(x, labels, similarity, train, validation, test, candidates):
     mean = onehot.mean(axis=1, keepdims=True)
     centred = jnp.moveaxis(onehot - mean, 1, 0).reshape(len(train), R * C)
     n, D = fitted.shape
-    # the smaller of the two Gram matrices: answers are  basis(x) · diag(1/(e+λ)) · weights  in both forms
+    # the smaller of the two Gram matrices: answers are  cross(x) · (gram + λ)⁻¹ · target  in both forms
     if n <= D:
-        e, V = jnp.linalg.eigh(fitted @ fitted.T)
-        weights, held, asked = V.T @ centred, held @ fitted.T @ V, asked @ fitted.T @ V
+        gram, target, held, asked = fitted @ fitted.T, centred, held @ fitted.T, asked @ fitted.T
     else:
-        e, V = jnp.linalg.eigh(fitted.T @ fitted)
-        weights, held, asked = V.T @ (fitted.T @ centred), held @ V, asked @ V
-    e = jnp.maximum(e, np.float32(0))
-    penalties = jnp.asarray(PENALTIES, jnp.float32) * e.mean()
+        gram, target = fitted.T @ fitted, fitted.T @ centred
+    size = gram.shape[0]
+    scale = jnp.trace(gram) / size
+    # for each penalty a Cholesky factor: seven of them cost a fraction of one eigendecomposition
+    penalties = jnp.asarray(PENALTIES if len(validation) else (1.0,), jnp.float32)
 
-    def mixtures(basis, shrink):
-        """Mixtures of the labels that a basis answers: [frames, rank], [rank] or [rank, R] to [R, frames, C]."""
-        scaled = weights.reshape(-1, R, C) * shrink.reshape(shrink.shape[0], -1, 1)
-        return jnp.moveaxis((basis @ scaled.reshape(-1, R * C)).reshape(-1, R, C), 1, 0) + mean
+    def answers(penalty):
+        factor = jax.scipy.linalg.cho_factor(gram + penalty * scale * jnp.eye(size, dtype=jnp.float32), lower=True)
+        weights = jax.scipy.linalg.cho_solve(factor, target)
 
-    if len(validation):
+        def mixtures(cross):
+            """Mixtures of the labels: [frames, size] to [R, frames, C]."""
+            return jnp.moveaxis((cross @ weights).reshape(-1, R, C), 1, 0) + mean
 
-        def score(penalty):
-            return _cosine(mixtures(held, 1 / (e + penalty)), similarity, labels[:, validation])[1].mean(axis=1)
+        score = _cosine(mixtures(held), similarity, labels[:, validation])[1].mean(axis=1)
+        similarities, cosine = _cosine(mixtures(asked), similarity, labels[:, test])
+        predicted = jnp.argmax(jnp.where(candidates, similarities, -jnp.inf), axis=-1).astype(jnp.int32)
+        return score, predicted, cosine
 
-        best = jnp.argmax(jax.lax.map(score, penalties), axis=0)  # R
-        penalty = penalties[best]
-    else:
-        penalty = jnp.full(R, e.mean())
-    similarities, cosine = _cosine(mixtures(asked, 1 / (e[:, None] + penalty)), similarity, labels[:, test])
-    predicted = jnp.argmax(jnp.where(candidates, similarities, -jnp.inf), axis=-1).astype(jnp.int32)
-    return {"predicted": predicted, "cosine": cosine, "penalty": penalty / e.mean()}
+    score, predicted, cosine = jax.lax.map(answers, penalties)
+    best = jnp.argmax(score, axis=0) if len(validation) else jnp.zeros(R, jnp.int32)
+    chosen = (best, jnp.arange(R))
+    return {"predicted": predicted[chosen], "cosine": cosine[chosen], "penalty": penalties[best]}
 
 
 def _standardised(x, train, validation, test):
