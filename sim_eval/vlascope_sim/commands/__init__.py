@@ -14,10 +14,12 @@ from typing import Annotated
 import tyro
 
 from vlascope_sim.commands.assets import Assets
+from vlascope_sim.commands.demonstrate import Demonstrate
 from vlascope_sim.commands.rollout import Rollout
 
 Subcommand = (
     Annotated[Rollout, tyro.conf.subcommand("rollout")]
+    | Annotated[Demonstrate, tyro.conf.subcommand("demonstrate")]
     | Annotated[Assets, tyro.conf.subcommand("assets")]
 )
 
@@ -40,9 +42,11 @@ def main(args: list[str] | None = None) -> int:
     from vlascope_sim.rollout.errors import RolloutError
 
     command = tyro.cli(
-        Subcommand, prog="vlascope-sim", description="LIBERO rollouts against a policy server, demonstrations, and the assets they need.",
+        Subcommand,
+        prog="vlascope-sim",
+        description="LIBERO rollouts against a policy server, demonstrations, and the assets they need.",
         args=args,
-    )  # fmt: skip
+    )
     logging.basicConfig(level=command.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr)
     shown = {
         name: "(given)" if name in _SECRETS and value else value for name, value in dataclasses.asdict(command).items()

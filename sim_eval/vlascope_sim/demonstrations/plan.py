@@ -1,0 +1,92 @@
+"""Which demonstrations are to be made, each with the seeds that decide it. Knows nothing of how they are made."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from vlascope_sim.demonstrations.goals import Goal, Targets, goals_of
+from vlascope_sim.demonstrations.noise import NO_NOISE, NoiseOptions
+from vlascope_sim.environment.errors import SimulationError
+from vlascope_sim.environment.tasks import load_task
+from vlascope_sim.perturb import Kind, Perturbation
+from vlascope_sim.rollout.seeds import derive_seed, environment_seed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Demonstration:
+    """One demonstration to make. Equal values, assets and versions give equal demonstrations.
+
+    Attributes:
+        suite, task, init_state: the scene.
+        goal: what is to be done in it.
+        episode: its number; `init_state` is this modulo the number of those.
+        environment_seed: of the fixtures' places.
+        perturbation: of the objects.
+        noise, noise_seed: on the actions.
+        seed: that the others were derived from.
+    """
+
+    suite: str
+    task: int
+    init_state: int
+    goal: Goal
+    episode: int
+    environment_seed: int
+    perturbation: Perturbation
+    noise: NoiseOptions
+    noise_seed: int
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """What tells it from any other, in words that a file can hold."""
+        shift = self.perturbation.kind + (f"{self.perturbation.move_cm:g}" if self.perturbation.moves else "")
+        noisy = "" if self.noise == NO_NOISE else f".noise{derive_seed(repr(self.noise), bits=16)}"
+        goal = f"{self.goal.target}.{self.goal.place}"
+        return f"{self.suite}.task{self.task}.{goal}.episode{self.episode}.{shift}{noisy}.seed{self.seed}"
+
+
+def plan(
+    suite: str,
+    tasks: tuple[int, ...],
+    episodes: tuple[int, ...],
+    *,
+    targets: Targets = "told",
+    perturb: Kind = "none",
+    move_cm: float = 0.0,
+    noise: NoiseOptions = NO_NOISE,
+    seed: int = 7,
+) -> tuple[Demonstration, ...]:
+    """All demonstrations of the tasks that have goals for the expert, task by task.
+
+    Raises:
+        SimulationError: a suite, task or perturbation that does not exist, or nothing to demonstrate.
+    """
+    if suite == "libero_spatial" and perturb in ("shuffle", "both"):
+        raise SimulationError(
+            f"perturb {perturb!r}: libero_spatial tells its bowls apart by where they stand; use none or move"
+        )
+    found = []
+    for number in tasks:
+        task = load_task(suite, number)
+        for goal in goals_of(task, targets):
+            for episode in episodes:
+                parts = (seed, suite, number, goal.target, goal.place, episode)
+                drawn = 0 if perturb == "none" else derive_seed("perturbation", *parts, bits=32)
+                found.append(
+                    Demonstration(
+                        suite=suite,
+                        task=number,
+                        init_state=episode % task.init_state_count,
+                        goal=goal,
+                        episode=episode,
+                        environment_seed=environment_seed(seed, suite, number, episode),
+                        perturbation=Perturbation(kind=perturb, move_cm=move_cm, seed=drawn),
+                        noise=noise,
+                        noise_seed=derive_seed("expert noise", *parts, bits=32),
+                        seed=seed,
+                    )
+                )
+    if not found:
+        raise SimulationError(f"tasks {', '.join(map(str, tasks))} of {suite}: none is of picking up and placing")
+    return tuple(found)

@@ -1,0 +1,112 @@
+"""The list of demonstrations that were tried, beside the dataset: one line each. Knows nothing of simulators.
+
+A line is written before the episode that it announces: where a process died in between, the dataset has fewer episodes than
+the list says, and such lines are taken back when the list is opened again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from vlascope_sim.demonstrations.episode import Outcome
+from vlascope_sim.demonstrations.plan import Demonstration
+from vlascope_sim.environment.errors import SimulationError
+from vlascope_sim.rollout.statistics import wilson_interval
+
+LIST_FILE, RUNS_FILE, SUMMARY_FILE = "demonstrations.jsonl", "collections.jsonl", "summary.json"
+
+
+class DemonstrationList:
+    """`demonstrations.jsonl`, read when opened, then appended to by this process alone.
+
+    Attributes:
+        rows: every line, as a map: `id`, `collection` (line of `collections.jsonl`), `dataset_episode` (None where it was not
+            kept), `demonstration`, `outcome`.
+
+    Raises:
+        SimulationError: a line other than the last is no such map.
+    """
+
+    def __init__(self, folder: Path, episodes: int):
+        """Opens the list of a dataset that has so many episodes."""
+        self._path = folder / LIST_FILE
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        self.rows: list[dict[str, Any]] = []
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                kept = row["dataset_episode"]
+            except (ValueError, KeyError, TypeError) as error:
+                if number == len(lines):
+                    break
+                raise SimulationError(f"{self._path}, line {number}: no demonstration ({error})") from error
+            if kept is None or kept < episodes:
+                self.rows.append(row)
+        self._rewrite()
+
+    @property
+    def done(self) -> set[str]:
+        """Ids of the demonstrations that were tried."""
+        return {row["id"] for row in self.rows}
+
+    def append(
+        self, demonstration: Demonstration, outcome: Outcome, collection: int, dataset_episode: int | None
+    ) -> None:
+        """Adds a line, on disk when this returns."""
+        row = {
+            "id": demonstration.id,
+            "collection": collection,
+            "dataset_episode": dataset_episode,
+            "demonstration": dataclasses.asdict(demonstration),
+            "outcome": dataclasses.asdict(outcome),
+        }
+        append_line(self._path, row)
+        self.rows.append(row)
+
+    def _rewrite(self) -> None:
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        partial.replace(self._path)
+
+
+def append_line(path: Path, content: Any) -> int:
+    """Appends one JSON line and syncs it; the number of lines before."""
+    before = len(path.read_text().splitlines()) if path.exists() else 0
+    with path.open("a") as file:
+        file.write(json.dumps(content, default=str) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return before
+
+
+def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Success by task and goal, and of all, each with its 95 % Wilson interval; scenes without room are counted apart."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    rows = list(rows)
+    for row in rows:
+        made = row["demonstration"]
+        name = f"{made['suite']} {made['task']}: {made['goal']['instruction']}"
+        groups.setdefault(name, []).append(row["outcome"] | {"target": made["goal"]["target"]})
+    everything = [outcome for outcomes in groups.values() for outcome in outcomes]
+    return {"goals": {name: _figures(outcomes) for name, outcomes in groups.items()}, "all": _figures(everything)}
+
+
+def _figures(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
+    tried = [outcome for outcome in outcomes if outcome["problem"] is None]
+    won = [outcome for outcome in tried if outcome["success"]]
+    return {
+        "tried": len(tried),
+        "succeeded": len(won),
+        "success_rate": round(len(won) / len(tried), 4) if tried else None,
+        "wilson_95": [round(bound, 4) for bound in wilson_interval(len(won), len(tried))],
+        "told_object_lifted_first": sum(outcome["lifted_first"] == outcome["target"] for outcome in tried),
+        "mean_steps_of_successes": round(sum(o["steps"] for o in won) / len(won), 1) if won else None,
+        "needed_another_grasp": sum(outcome["grasps"] > 1 for outcome in tried),
+        "no_room": len(outcomes) - len(tried),
+        "frames": sum(outcome["frames"] for outcome in tried),
+    }

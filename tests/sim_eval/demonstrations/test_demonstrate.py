@@ -1,0 +1,153 @@
+"""The expert does what it is told, starts over after a miss, and what it did becomes a dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from vlascope_datasets import LeRobotDataset
+from vlascope_sim.commands import main
+from vlascope_sim.demonstrations import Expert, goals_of
+from vlascope_sim.demonstrations.collect import Collector
+from vlascope_sim.demonstrations.episode import AFTERWARDS
+from vlascope_sim.demonstrations.noise import NoiseOptions
+from vlascope_sim.demonstrations.plan import plan
+from vlascope_sim.demonstrations.success import Watch
+from vlascope_sim.environment import LiberoEnvironment, load_task
+from vlascope_sim.perturb.scene import Scene
+
+SIZE = 48
+
+
+@pytest.fixture(scope="module")
+def collector(assets):
+    made = Collector(assets.folder, image_size=SIZE)
+    yield made
+    made.close()
+
+
+def test_another_object_than_the_tasks_is_put_into_the_basket_when_told(collector):
+    """Shuffled: neither the scene nor a place tells what to do."""
+    usual = goals_of(load_task("libero_object", 0), "told")[0]
+    (made,) = [
+        each
+        for each in plan("libero_object", (0,), (1,), targets="all", perturb="shuffle")
+        if each.goal.target == "milk_1"
+    ]
+    outcome, frames = collector.make(made)
+    assert outcome.success
+    assert len(frames.image) == len(frames.actions) == outcome.frames == outcome.steps + AFTERWARDS
+    assert outcome.lifted_first == "milk_1" != usual.target
+    scene = Scene(collector._environment)
+    assert scene.holds(made.goal.condition)
+    assert not scene.holds(usual.condition)
+    assert not collector._environment.step(np.zeros(7), render=False)[1]  # the task's own goal is not reached
+
+
+def test_a_demonstration_repeats_bit_for_bit(collector):
+    noise = NoiseOptions(sigmas=(0.25,), bursts=1)
+    (made,) = plan("libero_object", (1,), (0,), perturb="both", move_cm=4, noise=noise)
+    (first, seen), (again, seen_again) = (collector.make(made) for _ in range(2))
+    assert dataclasses.replace(first, seconds=0) == dataclasses.replace(again, seconds=0)
+    np.testing.assert_array_equal(seen.image, seen_again.image)
+    np.testing.assert_array_equal(seen.actions, seen_again.actions)
+    assert first.sigma == 0.25
+
+
+def test_a_missed_grasp_is_tried_again(assets):
+    """A bowl by its rim, onto a plate."""
+    task = load_task("libero_goal", 8)
+    (goal,) = goals_of(task, "told")
+    with LiberoEnvironment(task, assets.folder, render="fast") as environment:
+        environment.reset(0, 0, render=False)
+        scene = Scene(environment)
+        expert, watch = Expert(scene, goal), Watch(scene, goal)
+        for _ in range(task.step_limit):
+            action = expert.act()
+            if expert.grasps == 1:
+                action[6] = -1  # the fingers do not obey
+            _, success = environment.step(action, render=False)
+            if watch.look():
+                break
+    assert success
+    assert expert.grasps == 2
+    assert watch.lifted_first == goal.target
+
+
+def test_the_command_writes_a_dataset_that_can_be_added_to(assets, tmp_path, capsys):
+    folder = tmp_path / "demonstrations"
+    asked = [
+        "demonstrate",
+        "--output",
+        str(folder),
+        "--suite",
+        "libero_object",
+        "--tasks",
+        "1",
+        "--image-size",
+        str(SIZE),
+        "--noise",
+    ]
+    assert main([*asked, "--episodes", "0", "--dry-run"]) == 0
+    assert not folder.exists()
+    assert main([*asked, "--episodes", "0"]) == 0
+    assert main([*asked, "--episodes", "0-1", "--resume"]) == 0
+    assert main([*asked, "--episodes", "0"]) == 2
+    assert "not empty" in capsys.readouterr().err
+
+    dataset = LeRobotDataset.open(folder)
+    rows = [json.loads(line) for line in (folder / "demonstrations.jsonl").read_text().splitlines()]
+    assert [row["dataset_episode"] for row in rows if row["outcome"]["success"]] == list(range(len(dataset.episodes)))
+    assert [row["demonstration"]["episode"] for row in rows] == [0, 1]
+    assert [row["collection"] for row in rows] == [0, 1]
+    assert rows[0]["outcome"]["success"]
+    assert dataset.info.fps == 20
+    row = rows[0]["outcome"]
+    assert dataset.episodes[0].length == row["frames"] == row["steps"] + AFTERWARDS
+    assert dataset.task(0) == load_task("libero_object", 1).instruction
+
+    frames = dataset.frames(0)
+    assert frames["state"].shape == (row["frames"], 8)
+    assert frames["actions"].shape == (row["frames"], 7)
+    assert set(np.unique(frames["actions"][:, 6])) == {-1, 1}
+    assert frames["action_mask"].dtype == bool
+    with LiberoEnvironment(load_task("libero_object", 1), assets.folder, render="fast", image_size=SIZE) as environment:
+        made = rows[0]["demonstration"]
+        seen = environment.reset(made["init_state"], made["environment_seed"])
+    np.testing.assert_array_equal(dataset.image(0, 0, "image"), seen.image)
+    np.testing.assert_array_equal(dataset.image(0, 0, "wrist_image"), seen.wrist_image)
+    np.testing.assert_allclose(frames["state"][0], seen.state, rtol=1e-6)
+
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["all"]["tried"] == 2
+    assert summary["last_run"]["assets"]["hash"] == assets.hash
+
+
+def test_a_demonstration_that_was_announced_and_not_written_is_made_again(tmp_path):
+    from vlascope_sim.demonstrations.records import DemonstrationList
+
+    lines = [{"id": "a", "dataset_episode": 0}, {"id": "b", "dataset_episode": None}, {"id": "c", "dataset_episode": 1}]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"id": "d", "data'
+    (tmp_path / "demonstrations.jsonl").write_text(text)
+    assert DemonstrationList(tmp_path, episodes=1).done == {"a", "b"}
+    assert len((tmp_path / "demonstrations.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--suite", "libero_goal", "--tasks", "7"], "none is of picking up"),
+        (["--suite", "libero_spatial", "--targets", "all"], "targets 'all'"),
+        (["--workers", "0"], "workers 0"),
+        (["--tasks", "11"], "task 11"),
+        (["--resume"], "no such folder"),
+    ],
+)
+def test_what_cannot_be_made_is_one_line(options, said, assets, tmp_path, capsys):
+    assert main(["demonstrate", "--output", str(tmp_path / "new"), *options]) == 2
+    said_last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said_last.startswith("vlascope-sim: ")
+    assert said in said_last
+    assert not (tmp_path / "new").exists()
