@@ -134,4 +134,4 @@ def _same_model(store: LatentStore, episodes: list[Numbered]) -> None:
     prints = {run.name: run.model.get("fingerprint") for run in store.runs if run.name in used}
     if len(set(prints.values())) > 1:
         texts = [f"{name} ({fingerprint})" for name, fingerprint in prints.items()]
-        raise AnalysisError(f"{store.path}: runs of different policies: {listed(texts)}: name one with --run")
+        raise AnalysisError(f"{store.path}: runs of different policies: {listed(texts)}: name one with --run-name")

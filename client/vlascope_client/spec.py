@@ -165,7 +165,8 @@ class ExpectedSpec:
                 found.append((name, expected, None))
             elif name == "store":
                 if expected != (spec.capture.run is not None):
-                    found.append((name, expected, not expected))
+                    wanted = "a server with one: vlascope-server serve --store FOLDER" if expected else "none"
+                    found.append((name, wanted, spec.capture.run or "none"))
             elif name == "trained_on":
                 have = spec.trained_on
                 found += [(f"{name}.{key}", v, have.get(key)) for key, v in expected.items() if have.get(key) != v]

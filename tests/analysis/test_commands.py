@@ -43,7 +43,7 @@ def check_picture(path) -> None:
     ("options", "stem", "accuracy"),
     [
         (["--expert", "vlm", "--layer", "1", "--rollout-step", "10", "--task-range", "0", "4", "--episode-range", "0", "5"],
-         "vlm_layer1_step10", 1.0),
+         "vlm_layer1_step10_tasks0to4_episodes0to5", 1.0),
         (["--expert", "action", "--layer", "1", "--denoise-step", "2"], "action_layer1_stepall_denoise2", 1.0),
         (["--expert", "action", "--layer", "1", "--rollout-step", "0"], "action_layer1_step0", None),
     ],

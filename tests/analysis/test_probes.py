@@ -82,8 +82,8 @@ def test_training_is_adam_on_the_cosine_loss():
         out = x @ params["kernel"] + params["bias"]
         return 1 - ((out * EMBEDDINGS[labels]).sum(-1) / jnp.linalg.norm(out, axis=-1)).mean()
 
-    kernel = np.random.default_rng([config.seed, 3]).standard_normal((10, E), np.float32) / np.float32(np.sqrt(10))
-    params: Any = {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(E, jnp.float32)}
+    # from the best constant answer
+    params: Any = {"kernel": jnp.zeros((10, E), jnp.float32), "bias": jnp.asarray(EMBEDDINGS[labels].mean(axis=0))}
     adam = optax.adam(config.learning_rate)
     state, losses = adam.init(params), []
     for _ in range(config.num_epochs):

@@ -155,7 +155,7 @@ class TestWhoIsThere:
             ("action_dim", 8, 7),
             ("gripper", "0 opens", "-1 opens, +1 closes"),
             ("trained_on.assets", "own", "libero"),
-            ("store", False, True),
+            ("store", "none", "run-0"),
         )
         assert "action_dim: expected 8, found 7; gripper: expected '0 opens'" in str(caught.value)
         assert len(server.keys) == 1  # an answer, not a reason to try again

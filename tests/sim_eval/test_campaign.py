@@ -10,12 +10,14 @@ import yaml
 from vlascope_sim.commands.campaign_options import campaign_of
 from vlascope_sim.commands.ranges import parse_numbers
 from vlascope_sim.commands.rollout import Rollout
+from vlascope_sim.perturb import Perturbation
 from vlascope_sim.rollout.campaign import EpisodeKey
 from vlascope_sim.rollout.campaign_file import read_campaign, write_campaign
 from vlascope_sim.rollout.cost import estimate
 from vlascope_sim.rollout.errors import RolloutError
 from vlascope_sim.rollout.runner import CAMPAIGN_FILE
-from vlascope_sim.rollout.seeds import derive_seed, environment_seed, inference_seed, noise_seed
+from vlascope_sim.rollout.seeds import derive_seed, environment_seed, inference_seed, noise_seed, perturbation_seed
+from vlascope_sim.rollout.told import Told
 
 from tests.sim_eval.campaigns import campaign
 
@@ -58,6 +60,11 @@ def test_a_stride_between_inferences_names_the_nearest_that_work(stride, nearest
         ({"max_steps": 0}, "max_steps: expected at least 1"),
         ({"label": "a/b"}, "label 'a/b'"),
         ({"prompts": {12: "x"}}, "task 12"),
+        ({"perturb": "shuffle", "move_cm": 3.0}, "move_cm 3: 'shuffle' moves nothing"),
+        ({"perturb": "move", "move_cm": 31.0}, "move_cm 31"),
+        ({"suite": "libero_spatial", "perturb": "both"}, "by where they stand; use none or move"),
+        ({"suite": "libero_10", "prompt_mode": "other"}, "expected libero_object or libero_goal.*found libero_10"),
+        ({"prompts": {0: "x"}, "prompt_mode": "other"}, "prompts: not together with prompt_mode other"),
     ],
 )
 def test_a_campaign_that_cannot_run_says_why(changed, message):
@@ -69,6 +76,7 @@ def test_a_campaign_survives_its_file(tmp_path):
     ours = campaign(
         servers=("ws://a:1", "ws://b:2"), tasks=(3, 1), noise_seeds=2, stride=20, collect_latents=True, max_steps=40,
         capture_spec={"experts": ["vlm"], "layers": [5, 11]}, prompts={1: "grasp “it”: now"}, hang_seconds=2.5,
+        build_seconds=30.0, perturb="move", move_cm=1.5,
     )  # fmt: skip
     write_campaign(tmp_path / "c.yaml", ours)
     assert read_campaign(tmp_path / "c.yaml") == ours
@@ -111,6 +119,7 @@ def test_seeds_are_the_same_everywhere_and_differ_where_they_should():
     assert derive_seed("a", 1) == 2201408217121697680
     assert environment_seed(7, "libero_object", 0, 1) == 1536122110
     assert noise_seed(7, "libero_object", 0, 1, 0) == 12758804959911756
+    assert perturbation_seed(7, "libero_object", 0, 1) == 3877635491
     seeds = {
         noise_seed(s, "libero_goal", t, e, n) for s in range(3) for t in range(3) for e in range(3) for n in range(3)
     }
@@ -124,12 +133,47 @@ def test_seeds_are_the_same_everywhere_and_differ_where_they_should():
     np.random.default_rng(noise)
 
 
-def test_prompts():
+def test_what_episodes_are_told():
     ours = campaign(prompts={1: "wave"})
-    assert ours.prompt(0) == "pick up the alphabet soup and place it in the basket"
-    assert ours.prompt(1) == "wave"
-    assert dataclasses.replace(ours, prompt_mode="blank").prompt(0) == ""
-    assert dataclasses.replace(ours, prompt_mode="swapped").prompt(9) == ours.prompt(0)
+    own = Told("pick up the alphabet soup and place it in the basket", "alphabet_soup_1")
+    assert ours.told(EpisodeKey(0, 0)) == own
+    assert ours.told(EpisodeKey(1, 0)) == Told("wave")
+    assert dataclasses.replace(ours, prompt_mode="blank").told(EpisodeKey(0, 0)) == Told("")
+    assert dataclasses.replace(ours, prompt_mode="swapped").told(EpisodeKey(9, 0)) == Told(own.prompt)
+
+
+@pytest.mark.parametrize("suite", ["libero_object", "libero_goal"])
+def test_told_another_object_never_means_the_tasks_own(suite):
+    ours = campaign(suite=suite, tasks=tuple(range(10)), episodes=tuple(range(30)), noise_seeds=2, prompt_mode="other")
+    plain = dataclasses.replace(ours, prompt_mode="task")
+    for key in ours.keys:
+        told, own = ours.told(key), plain.told(key)
+        assert told.object != own.object
+        assert told.goal
+        assert told.goal[1] == told.object
+        assert told == ours.told(dataclasses.replace(key, noise=1 - key.noise))
+    chosen = [ours.told(key).object for key in ours.keys if key.task == 0]
+    shares = {name: chosen.count(name) / len(chosen) for name in chosen}
+    assert len(shares) == (5 if suite == "libero_object" else 3)
+    assert min(shares.values()) > 0.4 / len(shares)
+    elsewhere = dataclasses.replace(ours, seed=8)
+    assert [ours.told(key) for key in ours.keys] != [elsewhere.told(key) for key in ours.keys]
+
+
+def test_scenes_are_perturbed_by_seeds_of_their_own():
+    ours = campaign(tasks=(0, 1), episodes=(0, 1), noise_seeds=2, perturb="both")
+    asked = {key: ours.perturbation(key) for key in ours.keys}
+    assert {(p.kind, p.move_cm) for p in asked.values()} == {("both", 5.0)}
+    assert len({p.seed for p in asked.values()}) == 4
+    assert asked[EpisodeKey(1, 0, 0)] == asked[EpisodeKey(1, 0, 1)]
+    assert campaign(perturb="move", move_cm=2.5).perturbation(EpisodeKey(0, 0)).move_cm == 2.5
+    assert campaign(perturb="shuffle").perturbation(EpisodeKey(0, 0)).move_cm == 0
+    assert campaign().perturbation(EpisodeKey(0, 0)) == Perturbation()
+    assert ours.conditions == "objects shuffled and moved by up to 5 cm"
+    assert campaign(perturb="move", move_cm=2, prompt_mode="other").conditions == (
+        "objects moved by up to 2 cm, told another object"
+    )
+    assert campaign().conditions == ""
 
 
 def test_cost_counts_what_is_left():
@@ -138,7 +182,13 @@ def test_cost_counts_what_is_left():
     cost = estimate(ours, 1, 1_000_000)
     assert (cost.episodes, cost.steps, cost.frames, cost.nbytes) == (1, 45, 5, 5_000_000)
     assert "5.0 MB" in str(cost)
-    assert "capture spec" in str(estimate(ours, 2, None))
+    assert "bytes not known" in str(estimate(ours, 2, None))
+    assert "the policy's time, which is not known" in str(cost)
+    timed = estimate(dataclasses.replace(ours, workers=2), 2, None, latency_ms=60e3)
+    assert timed.policy_minutes == 2 * 9 / 2
+    assert "9 minutes of the policy (60000 ms an inference)" in str(timed)
+    one_by_one = estimate(dataclasses.replace(ours, workers=2), 2, None, latency_ms=60e3, deterministic=True)
+    assert one_by_one.policy_minutes == 2 * 9
     assert estimate(campaign(), 2, 10).frames == 0
 
 
@@ -165,6 +215,17 @@ def test_a_spec_is_put_together_from_options_or_read(tmp_path):
     (tmp_path / "s.json").write_text('{"spans": ["text"]}')
     ours, _ = campaign_of(Rollout(**BASE, collect_latents=True, capture_spec=tmp_path / "s.json", output=tmp_path))
     assert ours.capture_spec == {"spans": ["text"]}
+
+
+def test_displaced_scenes_and_other_objects_from_options(tmp_path):
+    asked = {"perturb": "move", "move_cm": 2.5, "prompt_mode": "other", "build_seconds": 9.0}
+    ours, _ = campaign_of(Rollout(**BASE, **asked, output=tmp_path))
+    assert {name: getattr(ours, name) for name in asked} == asked
+    write_campaign(tmp_path / CAMPAIGN_FILE, ours)
+    resumed, _ = campaign_of(Rollout(resume=tmp_path, build_seconds=5.0))
+    assert resumed == dataclasses.replace(ours, build_seconds=5.0)
+    with pytest.raises(RolloutError, match="perturb: cannot be given with `resume`"):
+        campaign_of(Rollout(resume=tmp_path, perturb="both"))
 
 
 def test_prompts_from_options(tmp_path):

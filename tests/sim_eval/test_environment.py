@@ -121,7 +121,7 @@ def test_reaching_the_goal_is_seen_and_does_not_outlast_a_reset(fast):
     fast.reset(0, seed=1, render=False)
     _, success = fast.step(np.array(DUMMY_ACTION), render=False)
     assert not success
-    fast._domain.sim.data.set_joint_qpos("flat_stove_1_button", 1.5)
+    fast.domain.sim.data.set_joint_qpos("flat_stove_1_button", 1.5)
     _, success = fast.step(np.array(DUMMY_ACTION), render=False)
     assert success
     assert fast.annotations()["goal_reached"].tolist() == [1.0]

@@ -31,7 +31,7 @@ class HelpedEnvironment(LiberoEnvironment):
     def step(self, action, *, render=True):
         self.taken += 1
         if self.taken == 7:
-            self._domain.sim.data.set_joint_qpos("flat_stove_1_button", 1.5)
+            self.domain.sim.data.set_joint_qpos("flat_stove_1_button", 1.5)
         return super().step(action, render=render)
 
 

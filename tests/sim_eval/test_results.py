@@ -82,11 +82,26 @@ def test_errors_are_in_no_rate():
     assert json.loads(json.dumps(summary)) == summary
 
 
+def test_told_objects_count_where_they_were_told():
+    ours = campaign(tasks=(0,), episodes=(0, 1, 2), prompt_mode="other", perturb="move")
+    lifted = [ours.told(ours.keys[0]).object, "basket_1", None]
+    rows = [row(ours, key, lifted_first=name) for key, name in zip(ours.keys, lifted, strict=True)]
+    summary = summarise(ours, rows)
+    told = summary["suite"]["told_lifted_first"]
+    assert told == {"count": 1, "of": 3, "wilson_95": list(wilson_interval(1, 3)), "none_lifted": 1}
+    assert summary["conditions"] == "objects moved by up to 5 cm, told another object"
+    blank = campaign(prompt_mode="blank")
+    assert summarise(blank, [row(blank, blank.keys[0])])["suite"]["told_lifted_first"]["wilson_95"] is None
+
+
 def test_the_table_has_every_field(tmp_path):
-    rows = [row(OURS, EpisodeKey(0, 0)), row(OURS, EpisodeKey(0, 1), status="error", success=None, reason="x")]
+    moved = {"perturbation": {"seed": 3}, "lifted_first": "milk_1"}
+    rows = [row(OURS, EpisodeKey(0, 0), **moved), row(OURS, EpisodeKey(0, 1), status="error", success=None, reason="x")]
     write_parquet(tmp_path / "e.parquet", rows)
     table = pq.read_table(tmp_path / "e.parquet").to_pylist()
     assert table[0]["latency_ms"] == [1.0, 2.0]
     assert [r["success"] for r in table] == [True, None]
     assert json.loads(table[1]["versions"]) == rows[1].versions
     assert table[1]["assets"] == "stand-in"
+    assert [json.loads(r["perturbation"]) for r in table] == [{"seed": 3}, None]
+    assert [r["lifted_first"] for r in table] == ["milk_1", None]

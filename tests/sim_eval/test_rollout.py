@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from vlascope_client import PolicyClient
 from vlascope_latents.store import LatentStore
 
@@ -89,6 +91,9 @@ def unbroken(assets, policy_server, tmp_path_factory) -> Path:
     )
     assert code == 0, err
     assert str(output / "videos") in out
+    assert str(output / "summary.png") in out
+    assert "bytes not known before the first episode" in out
+    assert re.search(r"a frame has \d+\.?\d* k?B: at most \d+\.\d kB in 8 frames of the campaign", err)
     return output
 
 
@@ -136,6 +141,8 @@ def test_a_rollout_leaves_results_videos_and_frames_in_the_store(unbroken, polic
     provenance = json.loads((unbroken / "provenance.json").read_text())
     assert provenance["server"]["fingerprint"] == first["fingerprint"]
     assert (unbroken / "episodes.parquet").exists()
+    with Image.open(unbroken / "summary.png") as picture:
+        assert picture.size[0] > 1800
 
 
 def test_a_runner_that_was_killed_is_resumed_to_the_same_results(unbroken, policy_server, tmp_path):
@@ -207,6 +214,29 @@ def test_a_server_that_dies_and_comes_back_costs_an_attempt(unbroken, tmp_path):
     assert done(output)[1]["frames"] == 2
 
 
+@pytest.mark.slow
+def test_of_two_servers_one_dies_and_the_other_takes_its_episodes(unbroken, tmp_path):
+    options = ("--deterministic", "--min-free", "1MB", "--store")
+    output = tmp_path / "out"
+    with serve(*options, str(tmp_path / "a")) as dies, serve(*options, str(tmp_path / "b")) as stays:
+        runner = start(
+            "--server", dies.url, stays.url, *CAMPAIGN, "--output", str(output), "--workers", "2",
+            "--reconnect-seconds", "60",
+        )  # fmt: skip
+        until_captured(stays.url, 0, runner)
+        until_captured(dies.url, frames(dies.url), runner)  # in the middle of an episode
+        dies.process.kill()
+        _, err = runner.communicate(timeout=120)
+        assert runner.returncode == 0, err
+        (lost,) = (row for row in rows(output) if row["status"] == "lost")
+        assert lost["reason"].startswith(f"EpisodeInterruptedError: episode {lost['episode']}: interrupted")
+        found = done(output)
+        again = found[lost["episode_index"]]
+        assert (again["attempt"], again["run"], again["frames"]) == (2, stays.run.name, 2)
+        assert sorted(found) == [0, 1, 2, 3]
+        assert trajectories(output) == trajectories(unbroken)
+
+
 def test_a_dry_run_says_what_it_takes_and_writes_nothing(assets, policy_server, tmp_path):
     output = tmp_path / "out"
     code, out, err = rollout(
@@ -215,6 +245,7 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(assets, policy_server, 
     )  # fmt: skip
     assert code == 0, err
     assert "20 episodes, at most 6000 steps; at most 600 frames" in out
+    assert re.search(r"minutes of simulation and \d+ minutes of the policy \(\d+ ms an inference\)", out)
     assert "assets stand-in" in out
     assert not output.exists()
 

@@ -28,7 +28,7 @@ def main(args: list[str] | None = None) -> int:
         args: of the command line, without the program's name; None takes the process's own.
 
     Returns:
-        The exit code: 0, or 2 after an error in what was asked, which is one line on stderr.
+        The exit code: 0, 130 after Ctrl-C, or 2 after an error in what was asked, which is one line on stderr.
     """
     command = tyro.cli(Subcommand, prog="vlascope-analysis", description="Probe captured latents.", args=args)
     logging.basicConfig(level=command.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr)
@@ -40,6 +40,9 @@ def main(args: list[str] | None = None) -> int:
     except (AnalysisError, StoreError) as error:
         print(f"vlascope-analysis: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("vlascope-analysis: stopped", file=sys.stderr)
+        return 130
     except OSError as error:  # a folder that cannot be made, a full disk
         print(f"vlascope-analysis: {error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
         return 2

@@ -63,7 +63,7 @@ class ProbingOptions:
     confidence: float = 0.95
     """Coverage of the intervals."""
     seed: int = 42
-    """Of splits, first values, order of frames, permutations and bootstrap: the same seed gives the same numbers."""
+    """Of splits, order of frames, permutations and bootstrap: the same seed gives the same numbers."""
     output_dir: Path = Path("results/linear_probing")
     """Folder of results; made where it is missing. Files of the same name are replaced."""
     log_level: LogLevel = "info"
@@ -102,6 +102,10 @@ class ProbingOptions:
         """What else a file's name must say, so that no two settings share one: options that the reference has not."""
         parts = {"component": "hidden_states", "pool": "mean", "encoder": "minilm", "split": "episode"}
         given = [Path(str(getattr(self, name))).name for name, usual in parts.items() if getattr(self, name) != usual]
+        # two parts of one run, such as those that a cell is chosen on and tested on, must not replace each other
+        ranges = {"tasks": self.task_range, "episodes": self.episode_range}
+        given += [f"{name}{first}to{stop}" for name, (first, stop) in ((n, r) for n, r in ranges.items() if r)]
+        given += [name for name in (self.suite, self.run_name) if name]
         return "".join(f"_{value}" for value in given)
 
     def provenance(self, store: LatentStore, episodes: Sequence[Numbered]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def main(args: list[str] | None = None) -> int:
         args: of the command line, without the program's name; None takes the process's own.
 
     Returns:
-        The exit code: 0, or 2 after an error in what was asked, which is one line on stderr.
+        The exit code: 0, 130 after Ctrl-C, or 2 after an error in what was asked, which is one line on stderr.
     """
     command = tyro.cli(
         Subcommand, prog="vlascope-datasets", description="Split, survey and convert robot datasets.", args=args
@@ -43,6 +43,9 @@ def main(args: list[str] | None = None) -> int:
         return command.run()
     except DatasetError as error:
         print(f"vlascope-datasets: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("vlascope-datasets: stopped", file=sys.stderr)
+        return 130
     except OSError as error:
         print(f"vlascope-datasets: {error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
     return 2

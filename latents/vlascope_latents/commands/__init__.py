@@ -48,6 +48,9 @@ def main(args: list[str] | None = None) -> int:
         return command.run()
     except (StoreError, CaptureSpecError) as error:
         print(f"vlascope-latents: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("vlascope-latents: stopped", file=sys.stderr)
+        return 130
     except OSError as error:
         print(f"vlascope-latents: {error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
     return 2

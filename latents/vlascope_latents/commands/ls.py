@@ -37,7 +37,12 @@ class Ls(Options):
             total, size = sum(n for n, _ in frames), sum(n for _, n in frames)
             table = Table(title=escape(f"{run.name}: {len(episodes)} episodes, {total} frames, {readable_bytes(size)}"))
             for column in ("episode", "status", "success", "frames", "bytes", "dropped", "task"):
-                table.add_column(column, justify="right" if column in ("frames", "bytes", "dropped") else "left")
+                numbers = column in ("frames", "bytes", "dropped")
+                table.add_column(
+                    column,
+                    justify="right" if numbers else "left",
+                    overflow="fold" if column == "episode" else "ellipsis",
+                )
             for episode, (count, nbytes) in zip(episodes, frames, strict=True):
                 success = {True: "yes", False: "no", None: "-"}[episode.success]
                 task = episode.metadata.get("task_name") or ""

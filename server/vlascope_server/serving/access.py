@@ -19,11 +19,6 @@ class Access:
     def __init__(self, key: str | None):
         self._key = None if key is None else key.encode()
 
-    @property
-    def needs_key(self) -> bool:
-        """Whether clients must send one."""
-        return self._key is not None
-
     def allows(self, authorization: str | None) -> bool:
         """Whether a request with this `Authorization` header may pass; takes the same time for every wrong key."""
         if self._key is None:

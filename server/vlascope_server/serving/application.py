@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,7 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
     metadata = server_metadata(
         policy, plan, service.run, dataclasses.asdict(options.limits), deterministic=options.deterministic
     )
+    listening = False
     server = PolicyServer(service, metadata, access=Access(key), limits=options.limits)
 
     async def compile_all() -> None:
@@ -152,13 +154,16 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
         await asyncio.gather(*[asyncio.wrap_future(programs.want(spec, n)) for n in sizes for spec in specs])
 
     async def run_server() -> None:
+        nonlocal listening
         stop = _on_signals()
         try:
             port = await server.start(options.host, options.port, tls)
         except OSError as error:
             raise ServeError(
-                f"--host {options.host} --port {options.port}: cannot listen there ({error.strerror}): choose another"
+                f"--host {options.host} --port {options.port}: cannot listen there ({os.strerror(error.errno or 0)}):"
+                " choose another"
             ) from None
+        listening = True
         scheme, host = "wss" if tls else "ws", f"[{options.host}]" if ":" in options.host else options.host
         started(Started(f"{scheme}://{host}:{port}", policy, run.path if run else None, plan, seeds.first))
         warming = asyncio.ensure_future(server.warm_up(compile_all()))
@@ -178,6 +183,8 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
         programs.close()
         batcher.close()
         episodes.close()
+        if run is not None and not listening:
+            shutil.rmtree(run.path, ignore_errors=True)  # a server that never was leaves no empty run
 
 
 def check_writable(folder: Path) -> None:
@@ -200,7 +207,7 @@ def check_writable(folder: Path) -> None:
 def _check(options: ServeOptions) -> None:
     for name, value, least in (
         ("--max-batch", 1 if options.max_batch is None else options.max_batch, 1),
-        ("--max-wait-ms", options.max_wait, 0),
+        ("--max-wait-ms", 1e3 * options.max_wait, 0),
         ("--port", options.port, 0),
         ("--writers", options.writers, 1),
         ("--max-clients", options.limits.clients, 1),
@@ -209,6 +216,8 @@ def _check(options: ServeOptions) -> None:
     ):
         if value < least:
             raise ServeError(f"{name}: expected at least {least}, found {value}")
+    if options.port > 65535:
+        raise ServeError(f"--port: expected 0 to 65535, found {options.port}")
     if options.seed is not None and not 0 <= options.seed < 2**63:
         raise ServeError(f"--seed: expected 0 to 2^63-1, found {options.seed}")
 
@@ -225,15 +234,13 @@ def _create_run(options: ServeOptions, store: Path, policy: Policy, seed: int) -
         "options": _plain(dataclasses.asdict(options)),
         **provenance(),
     }
-    run = RunWriter.create(
+    frame = plan_capture(options.capture, policy.layout).nbytes
+    if frame > options.queue_bytes:
+        raise StoreError(f"--queue-bytes {options.queue_bytes}: one frame takes {frame} bytes: raise it")
+    return RunWriter.create(
         store, policy.name, policy.layout, model, memory_bytes=options.queue_bytes, workers=options.writers,
         on_full=options.on_full,
     )  # fmt: skip
-    frame = plan_capture(options.capture, policy.layout).nbytes
-    if frame > options.queue_bytes:
-        run.close()
-        raise StoreError(f"--queue-bytes {options.queue_bytes}: one frame takes {frame} bytes: raise it")
-    return run
 
 
 def _plain(value: Any) -> Any:

@@ -37,6 +37,8 @@ from vlascope_server.serving.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
+_KINDS = {Infer: "infer", BeginEpisode: "begin_episode", EndEpisode: "end_episode", Status: "status"}
+
 
 class Seeds:
     """Seeds for observations that bring neither seed nor noise: a sequence that the server's own seed fixes."""
@@ -107,7 +109,7 @@ class Session:
         kind, outcome = "unknown", "ok"
         try:
             request = read_request(data)
-            kind = type(request).__name__.lower()
+            kind = _KINDS[type(request)]
             match request:
                 case Infer():
                     reply = self._infer(request, begun)
@@ -152,7 +154,7 @@ class Session:
         transformed = time.perf_counter()
         spec = service.default_spec if request.collect is True else request.collect or None
         service.activity.asked(self, spec)
-        episode = self._episode(request, prepared)
+        episode = self._episode(request)
         timestep = episode.inferences if request.timestep is None else request.timestep
         capture = self._capture(request, spec, episode, prepared, timestep)
         reserved = time.perf_counter()
@@ -210,7 +212,7 @@ class Session:
             raise RequestError("invalid_field", f"noise: expected shape {shape}, found {request.noise.shape}", "noise")
         return request.noise.astype(np.float32), None
 
-    def _episode(self, request: Infer, prepared: PreparedObservation) -> OpenEpisode:
+    def _episode(self, request: Infer) -> OpenEpisode:
         """The episode of an observation; one of the connection's own where it names none."""
         if request.episode is not None and request.episode.id is not None:
             return self._service.episodes.begin(self, request.episode)

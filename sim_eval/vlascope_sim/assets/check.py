@@ -45,7 +45,7 @@ def check_task(task: Task, assets: Path) -> TaskCheck:
 
 def _judge(environment: LiberoEnvironment) -> TaskCheck:
     task = environment.task
-    domain: Any = environment._domain
+    domain: Any = environment.domain
     moved, tilted, pixels, already = 0.0, 0.0, 10**9, False
     color, alike = math.inf, ""
     viewer = Viewer(environment)

@@ -18,13 +18,13 @@ def download_assets() -> Path:
         Its folder.
 
     Raises:
-        SimulationError: huggingface_hub is not installed, or the hub did not give the files.
+        SimulationError: huggingface_hub cannot be imported, or the hub did not give the files.
     """
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise SimulationError(
-            "--download: needs huggingface_hub, which is not installed; run: pip install huggingface_hub"
+            "--download: needs huggingface_hub, which cannot be imported; run: pip install 'vlascope-sim[download]'"
         ) from error
     folder = official_places()[1]
     try:

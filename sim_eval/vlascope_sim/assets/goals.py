@@ -58,7 +58,7 @@ def reach_goal(environment: LiberoEnvironment) -> bool:
 class _Scene:
     def __init__(self, environment: LiberoEnvironment):
         self.environment = environment
-        self.domain: Any = environment._domain
+        self.domain: Any = environment.domain
         self.sim = self.domain.sim
         self.model, self.data = self.sim.model._model, self.sim.data._data
 

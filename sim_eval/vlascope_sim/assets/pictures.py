@@ -36,7 +36,7 @@ class Viewer:
     def __init__(self, environment: LiberoEnvironment):
         import mujoco
 
-        self._domain: Any = environment._domain
+        self._domain: Any = environment.domain
         self._model, self._data = self._domain.sim.model._model, self._domain.sim.data._data
         self._option = mujoco.MjvOption()  # pyright: ignore[reportAttributeAccessIssue]
         self._option.geomgroup[:] = [0, 1, 1, 0, 0, 0]

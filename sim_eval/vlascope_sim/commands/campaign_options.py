@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from vlascope_sim.rollout.runner import CAMPAIGN_FILE, RESULT_FILE
 
 _PLAIN = (
     "suite", "noise_seeds", "seed", "replan_steps", "settle_steps", "max_steps", "stride",
-    "render", "image_size", "prompt_mode", "label", "video", "workers", "attempts",
-    "hang_seconds", "reconnect_seconds",
+    "render", "image_size", "perturb", "move_cm", "prompt_mode", "label", "video", "workers", "attempts",
+    "hang_seconds", "build_seconds", "reconnect_seconds",
 )  # fmt: skip
 _SWITCHES = (("collect_latents", False), ("save_observations", False), ("annotations", True))
-_HOW = ("workers", "attempts", "hang_seconds", "reconnect_seconds")
+_HOW = ("workers", "attempts", "hang_seconds", "build_seconds", "reconnect_seconds")
 _SPEC = ("experts", "components", "layers", "denoise_steps", "spans", "reduction")
 
 
@@ -34,9 +35,7 @@ def campaign_of(options: Rollout) -> tuple[Campaign, Path]:
     """
     if options.resume is not None:
         return _resumed(options, options.resume), options.resume
-    if options.output is None:
-        raise RolloutError("output: expected a new folder for the results (or `resume` with an old one)")
-    if (options.output / RESULT_FILE).exists():
+    if options.output is not None and (options.output / RESULT_FILE).exists():
         raise RolloutError(f"{options.output}: holds results already; `--resume {options.output}` continues them")
     fields = read_fields(options.campaign) if options.campaign else {}
     fields |= {name: value for name in _PLAIN if (value := getattr(options, name)) is not None}
@@ -56,7 +55,9 @@ def campaign_of(options: Rollout) -> tuple[Campaign, Path]:
         fields["assets"] = str(options.assets)
     _add_prompts(options, fields)
     _add_spec(options, fields)
-    return Campaign(**fields), options.output
+    campaign = Campaign(**fields)
+    named = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{campaign.suite}"
+    return campaign, options.output or Path("results") / "rollouts" / named
 
 
 def _resumed(options: Rollout, folder: Path) -> Campaign:
@@ -88,8 +89,9 @@ def _add_spec(options: Rollout, fields: dict[str, Any]) -> None:
         fields["capture_spec"] = _read_map(options.capture_spec)
     elif given:
         fields["capture_spec"] = {name: _spec_value(name, value) for name, value in given.items()}
-    if fields.get("capture_spec") is not None and not fields.get("collect_latents"):
-        raise RolloutError("capture_spec: without collect_latents nothing is captured; give both, or neither")
+    for name in ("capture_spec", "stride"):
+        if fields.get(name) is not None and not fields.get("collect_latents"):
+            raise RolloutError(f"{name}: without collect_latents nothing is captured; give both, or neither")
 
 
 def _spec_value(name: str, value: str) -> Any:

@@ -18,7 +18,7 @@ class Rollout:
     """Runs LIBERO episodes against policy servers; what is given overrides the campaign's file."""
 
     server: tuple[str, ...] = ()
-    """Addresses such as ws://localhost:8000; workers spread over several."""
+    """Addresses such as ws://localhost:8000; workers spread over several, and go to another where theirs is gone."""
     suite: Literal["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"] | None = None
     """Suite of tasks."""
     tasks: str | None = None
@@ -65,8 +65,13 @@ class Rollout:
     """Text sent in place of every task's instruction."""
     prompt_file: Path | None = None
     """JSON or YAML file of such texts by task number or name."""
-    prompt_mode: Literal["task", "blank", "swapped"] | None = None
-    """The task's instruction, none, or that of the next task in the suite."""
+    prompt_mode: Literal["task", "blank", "swapped", "other"] | None = None
+    """The task's instruction, none, that of the next task in the suite, or `other`: each episode is told to take another object
+    of its scene, and success is judged by that (libero_object and libero_goal)."""
+    perturb: Literal["none", "move", "shuffle", "both"] | None = None
+    """Displace the objects that stand free before timestep 0: `move` each on its own, `shuffle` them, or `both`."""
+    move_cm: float | None = None
+    """How far an object is moved at most; 5 unless given."""
     label: str | None = None
     """Put before every episode's id."""
     video: Literal["none", "inferences", "steps"] | None = None
@@ -74,17 +79,19 @@ class Rollout:
     save_observations: bool = False
     """Keep what the policy saw, as NPZ files."""
     workers: int | None = None
-    """Processes that simulate."""
+    """Processes that simulate; 2 unless given."""
     attempts: int | None = None
     """How often an episode is tried where its worker or server is lost; 3 unless given."""
     hang_seconds: float | None = None
     """Without a sign of life, until a worker is replaced; 60 unless given."""
+    build_seconds: float | None = None
+    """That a worker may take to start and build a scene; 300 unless given."""
     reconnect_seconds: float | None = None
     """How long a lost server is waited for; 300 unless given."""
     campaign: Path | None = None
     """YAML file with any of a campaign's fields, such as the campaign.yaml that lies beside results."""
     output: Path | None = None
-    """New folder for results."""
+    """New folder for results; results/rollouts/<time>-<suite> unless given."""
     resume: Path | None = None
     """Folder of results to continue: runs what is missing. Only servers, workers and patience may be given beside it."""
     retry_errors: bool = False

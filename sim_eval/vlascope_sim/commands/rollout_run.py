@@ -9,26 +9,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from vlascope_client import PolicyClient
-
 from vlascope_sim.assets import resolve_assets
 from vlascope_sim.assets.checked import failures
+from vlascope_sim.commands.policy_check import Policy, ask_policies
 from vlascope_sim.environment.errors import SimulationError
 from vlascope_sim.rollout.campaign import Campaign
 from vlascope_sim.rollout.cost import Cost, estimate
 from vlascope_sim.rollout.episode import AssetsUsed
-from vlascope_sim.rollout.errors import RolloutError
 from vlascope_sim.rollout.progress import CampaignProgress
 from vlascope_sim.rollout.results import final_rows
 from vlascope_sim.rollout.runner import CampaignFolder, run_campaign
-from vlascope_sim.rollout.session import open_client
 from vlascope_sim.rollout.spawned import SpawnedWorkers
 from vlascope_sim.rollout.worker import WorkerSetup
 
 log = logging.getLogger(__name__)
-
-_FIRST_CONTACT_SECONDS = 5.0
 
 
 def run_rollout(
@@ -50,31 +44,20 @@ def run_rollout(
     """
     print(json.dumps({"campaign": dataclasses.asdict(campaign)}), file=sys.stderr)
     assets = usable_assets(campaign)
-    policies = [
-        ask_policy(server, campaign, api_key, deterministic_check=deterministic_check) for server in campaign.servers
-    ]
-    policy = policies[0]
-    for server, other in zip(campaign.servers, policies, strict=True):
-        if other["fingerprint"] != policy["fingerprint"]:
-            raise RolloutError(
-                f"{server}: serves policy {other['fingerprint']}, {campaign.servers[0]} serves {policy['fingerprint']}; "
-                "one campaign has one policy"
-            )
-    _warn_of_training(campaign, assets, policy)
+    policy = ask_policies(campaign, api_key, deterministic_check=deterministic_check)
+    _warn_of_training(campaign, assets, policy.metadata)
     if dry_run:
-        print(f"assets {assets.kind} in {assets.folder}; policy {policy['checkpoint']}")
+        print(f"assets {assets.kind} in {assets.folder}; policy {policy.metadata['checkpoint']}")
         print(_cost(campaign, len(campaign.keys), policy))
         return 0
     with CampaignFolder(campaign, output, retry_errors=retry_errors) as folder:
-        print(_cost(campaign, len(folder.missing), policy))
-        total, done = (
-            len(campaign.keys),
-            [row for row in final_rows(folder.results.rows) if row.key not in folder.missing],
-        )
+        known = next((row.frame_bytes for row in folder.results.rows if row.frame_bytes), None)
+        print(_cost(campaign, len(folder.missing), policy, known))
+        done = [row for row in final_rows(folder.results.rows) if row.key not in folder.missing]
         try:
-            with CampaignProgress(total, done) as progress:
+            with CampaignProgress(len(campaign.keys), done, conditions=campaign.conditions) as progress:
                 summary = run_campaign(
-                    folder, assets, lambda: _workers(campaign, assets, output, api_key), progress, policy
+                    folder, assets, lambda: _workers(campaign, assets, output, api_key), progress, policy.metadata
                 )
         except BaseException:
             print(
@@ -108,55 +91,25 @@ def usable_assets(campaign: Campaign) -> AssetsUsed:
     return AssetsUsed(found.path, found.kind, found.hash)
 
 
-def ask_policy(server: str, campaign: Campaign, api_key: str | None, *, deterministic_check: bool) -> dict[str, Any]:
-    """What a server says of itself.
-
-    Raises:
-        RolloutError: its chunks are too short, or the same request does not get the same bits where that is asked.
-        vlascope_client.PolicyClientError: it cannot be reached, or is not what is needed.
-    """
-    with open_client(server, campaign, api_key, patience=_FIRST_CONTACT_SECONDS) as client:
-        spec = client.metadata
-        if campaign.replan_steps > spec.action_horizon:
-            raise RolloutError(
-                f"replan_steps {campaign.replan_steps}: {server} has chunks of {spec.action_horizon} actions; use at most that"
-            )
-        if deterministic_check:
-            _check_determinism(client, server)
-        return dict(client.raw_metadata)
-
-
-def _check_determinism(client: PolicyClient, server: str) -> None:
-    if not client.metadata.deterministic:
-        raise RolloutError(f"{server}: does not promise equal bits for equal requests; serve with `--deterministic`")
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (2, 256, 256, 3), np.uint8)
-    observation = {
-        "observation/image": pictures[0],
-        "observation/wrist_image": pictures[1],
-        "observation/state": rng.standard_normal(8),
-        "prompt": "pick up the bowl",
-    }
-    first, second = (client.infer(observation, seed=1).actions for _ in range(2))
-    if first.tobytes() != second.tobytes():
-        raise RolloutError(
-            f"{server}: the same request twice gave actions that differ by up to {np.abs(first - second).max():g}"
-        )
-
-
 def _workers(campaign: Campaign, assets: AssetsUsed, output: Path, api_key: str | None) -> SpawnedWorkers:
-    setups = [
-        WorkerSetup(
-            campaign, assets, output, campaign.servers[k % len(campaign.servers)], api_key, logging.getLogger().level
-        )
-        for k in range(campaign.workers)
-    ]
-    return SpawnedWorkers(setups, hang_seconds=campaign.hang_seconds)
+    setups = []
+    for worker in range(campaign.workers):
+        own = worker % len(campaign.servers)
+        servers = campaign.servers[own:] + campaign.servers[:own]
+        setups.append(WorkerSetup(campaign, assets, output, servers, api_key, logging.getLogger().level))
+    return SpawnedWorkers(setups, hang_seconds=campaign.hang_seconds, build_seconds=campaign.build_seconds)
 
 
-def _cost(campaign: Campaign, episodes: int, policy: dict[str, Any]) -> Cost:
-    own_spec = campaign.capture_spec is not None
-    return estimate(campaign, episodes, None if own_spec else policy["capture"]["frame_bytes"])
+def _cost(campaign: Campaign, episodes: int, policy: Policy, frame_bytes: int | None = None) -> Cost:
+    if campaign.capture_spec is None:
+        frame_bytes = policy.metadata["capture"]["frame_bytes"]
+    return estimate(
+        campaign,
+        episodes,
+        frame_bytes,
+        latency_ms=policy.latency_ms,
+        deterministic=bool(policy.metadata.get("deterministic")),
+    )
 
 
 def _warn_of_training(campaign: Campaign, assets: AssetsUsed, policy: dict[str, Any]) -> None:
@@ -173,13 +126,18 @@ def _print_summary(summary: dict[str, Any], output: Path, campaign: Campaign) ->
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{campaign.suite}: assets {', '.join(summary['assets']) or '-'}, rendering {campaign.render}")
-    for column in ("task", "episodes", "success", "95% interval", "steps", "policy p50 / p95 ms", "frames", "errors"):
+    conditions = f", {campaign.conditions}" if campaign.conditions else ""
+    title = f"{campaign.suite}: assets {', '.join(summary['assets']) or '-'}, rendering {campaign.render}{conditions}"
+    table = Table(title=title)
+    columns = ["task", "episodes", "success", "95% interval", "steps", "policy p50 / p95 ms", "frames", "errors"]
+    shows_told = bool(campaign.conditions) and summary["suite"]["told_lifted_first"]["of"]
+    for column in columns + (["told object lifted first"] if shows_told else []):
         table.add_column(column, justify="left" if column == "task" else "right")
     for name, figures in [*summary["tasks"].items(), ("all", summary["suite"])]:
-        table.add_row(name, *_cells(figures))
+        table.add_row(name, *_cells(figures), *([_told_cell(figures["told_lifted_first"])] if shows_told else []))
     Console().print(table)
     print(f"results {output}/episodes.jsonl, episodes.parquet, summary.json")
+    print(f"figure  {output}/summary.png")
     if campaign.video != "none":
         print(f"videos  {output}/videos/")
     if campaign.save_observations:
@@ -197,3 +155,7 @@ def _cells(figures: dict[str, Any]) -> tuple[str, ...]:
         str(figures["frames"]),
         str(figures["errors"]),
     )
+
+
+def _told_cell(told: dict[str, Any]) -> str:
+    return f"{told['count']} of {told['of']} ({told['count'] / told['of']:.0%})" if told["of"] else "-"

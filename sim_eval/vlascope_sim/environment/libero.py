@@ -31,6 +31,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ import numpy as np
 from vlascope_sim.environment.annotations import annotate
 from vlascope_sim.environment.cameras import Cameras, RenderMode
 from vlascope_sim.environment.errors import SimulationError
+from vlascope_sim.environment.lifts import LiftWatch
 from vlascope_sim.environment.package import use_assets
 from vlascope_sim.environment.tasks import Task
 
@@ -100,6 +102,8 @@ class LiberoEnvironment:
                 f"{error.filename or assets}: needed by task {task.id} of {task.suite}, and not in the assets in {assets}"
             ) from error
         self._domain = self._control.env
+        self._own_goal = self._domain.parsed_problem["goal_state"]
+        self._lifts = LiftWatch(self._domain)
         self._cameras = Cameras(self._domain.sim.model._model, image_size, render)
         self._blank = np.zeros((image_size, image_size, 3), np.uint8)
         self._choose_observables()
@@ -108,6 +112,49 @@ class LiberoEnvironment:
     def instruction(self) -> str:
         """The task in words."""
         return self.task.instruction
+
+    @property
+    def domain(self) -> Any:
+        """LIBERO's own environment (a `BDDLBaseDomain`), for what needs the model, its bodies or its predicates.
+
+        Whoever changes the simulation through it calls `mark_start` before the episode's first step.
+        """
+        self._check_open()
+        return self._domain
+
+    @property
+    def lifted_first(self) -> str | None:
+        """The movable object that was first lifted by 5 cm since the episode's start; None as long as none was."""
+        self._check_open()
+        return self._lifts.first
+
+    def mark_start(self) -> None:
+        """Takes this moment as the episode's start: heights count from here, and `settle_speed` is of now.
+
+        `reset` does so by itself; it is for those who displace objects after it.
+        """
+        self._check_open()
+        self.settle_speed = self._object_speed()
+        self._lifts = LiftWatch(self._domain)
+
+    def pursue(self, goal: Sequence[Sequence[str]] | None) -> None:
+        """Judges by another goal from now on, over resets too: success and annotations are about it.
+
+        Args:
+            goal: conditions that must all hold, such as `(("in", "milk_1", "basket_1_contain_region"),)`, by names of the
+                scene; None for the task's own.
+
+        Raises:
+            SimulationError: a condition names what the scene does not have.
+        """
+        self._check_open()
+        for name in (name for condition in goal or () for name in condition[1:]):
+            if name not in self._domain.object_states_dict:
+                raise SimulationError(
+                    f"goal: task {self.task.id} of {self.task.suite} has no {name!r}; it has "
+                    f"{', '.join(sorted(self._domain.object_states_dict))}"
+                )
+        self._domain.parsed_problem["goal_state"] = self._own_goal if goal is None else [list(each) for each in goal]
 
     def reset(
         self, init_state_index: int, seed: int, *, settle_steps: int = SETTLE_STEPS, render: bool = True
@@ -142,7 +189,7 @@ class LiberoEnvironment:
         for step in range(settle_steps):
             self._wanted = render and step == settle_steps - 1
             values = self._control.step(DUMMY_ACTION)[0]
-        self.settle_speed = self._object_speed()
+        self.mark_start()
         return self._observation(values)
 
     def step(self, action: np.ndarray, *, render: bool = True) -> tuple[Observation, bool]:
@@ -164,6 +211,7 @@ class LiberoEnvironment:
             raise SimulationError(f"action: expected 7 finite numbers, found {action.tolist()}")
         self._wanted = render
         values, _, success, _ = self._control.step(action)
+        self._lifts.look()
         return self._observation(values), bool(success)
 
     def annotations(self) -> dict[str, np.ndarray]:
@@ -177,7 +225,7 @@ class LiberoEnvironment:
             self._closed = True
             self._cameras.close()
             self._control.close()
-            del self._control, self._domain, self._cameras
+            del self._control, self._domain, self._cameras, self._lifts
             gc.collect()
 
     def __enter__(self) -> LiberoEnvironment:

@@ -27,7 +27,7 @@ class Scene:
         import mujoco
 
         self.environment = environment
-        self.domain: Any = environment._domain
+        self.domain: Any = environment.domain
         self.sim: Any = self.domain.sim
         self.model, self.data = self.sim.model._model, self.sim.data._data
         self.objects: tuple[str, ...] = tuple(self.domain.objects_dict)

@@ -13,10 +13,13 @@ from typing import Any, Literal
 
 from vlascope_sim.environment.libero import SETTLE_STEPS
 from vlascope_sim.environment.tasks import STEP_LIMITS, load_task, suite_tasks
+from vlascope_sim.perturb import Perturbation
 from vlascope_sim.rollout.errors import RolloutError
-from vlascope_sim.rollout.seeds import environment_seed, noise_seed
+from vlascope_sim.rollout.seeds import environment_seed, noise_seed, perturbation_seed
+from vlascope_sim.rollout.told import Told, check_others, other_object, own_object
 
-PromptMode = Literal["task", "blank", "swapped"]
+PromptMode = Literal["task", "blank", "swapped", "other"]
+_MOVE_CM = 5.0
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -53,15 +56,20 @@ class Campaign:
         render: `full` draws what robosuite draws; `fast` is sooner (see `environment/cameras.py`).
         image_size: pixels a side.
         assets: folder of LIBERO's assets; what is found unless given.
-        prompt_mode: `task` sends the task's instruction, `blank` an empty one, `swapped` the next task's of the suite.
+        perturb: what is done to the scene before timestep 0: `move` shifts each object that stands free, `shuffle` lets them
+            change places, `both` does both; the same for all repeats of an episode with other noise.
+        move_cm: how far an object is moved at most; 5 unless given.
+        prompt_mode: `task` sends the task's instruction, `blank` an empty one, `swapped` the next task's of the suite. `other`
+            tells each episode to take another object of its scene, and judges success by that.
         prompts: task → text that is sent instead; wins over `prompt_mode`.
         label: before every episode's id, so that campaigns can share a store.
         video: frames of the videos: those of inferences (no cost), of all steps, or no videos.
         save_observations: keep what the policy saw.
         workers: processes.
         attempts: how often an episode is tried where its worker died or hung, or the server went away.
-        hang_seconds: without a sign of life from a worker's simulation, until it is replaced.
-        reconnect_seconds: how long a lost server is waited for.
+        hang_seconds: without a sign of life from a worker, until it is replaced.
+        build_seconds: that a worker may take to start and build a scene, signs of life or not.
+        reconnect_seconds: how long a lost server is waited for, and the others are tried.
     """
 
     servers: tuple[str, ...]
@@ -80,14 +88,17 @@ class Campaign:
     render: Literal["full", "fast"] = "full"
     image_size: int = 256
     assets: str | None = None
+    perturb: Literal["none", "move", "shuffle", "both"] = "none"
+    move_cm: float | None = None
     prompt_mode: PromptMode = "task"
     prompts: dict[int, str] = dataclasses.field(default_factory=dict)
     label: str = ""
     video: Literal["none", "inferences", "steps"] = "inferences"
     save_observations: bool = False
-    workers: int = 1
+    workers: int = 2
     attempts: int = 3
     hang_seconds: float = 60.0
+    build_seconds: float = 300.0
     reconnect_seconds: float = 300.0
 
     def __post_init__(self):
@@ -98,6 +109,9 @@ class Campaign:
             _at_least(1, name, getattr(self, name))
         for name in ("seed", "settle_steps"):
             _at_least(0, name, getattr(self, name))
+        for name in ("hang_seconds", "build_seconds"):
+            if getattr(self, name) <= 0:
+                raise RolloutError(f"{name}: expected more than 0, found {getattr(self, name)}")
         _at_least(0, "episodes", min(self.episodes))
         if self.max_steps is not None:
             _at_least(1, "max_steps", self.max_steps)
@@ -107,6 +121,13 @@ class Campaign:
         for task in (*self.tasks, *self.prompts):
             load_task(self.suite, task)
         _check_stride(self.stride, self.replan_steps)
+        _check_perturb(self)
+        if self.prompt_mode == "other":
+            if self.prompts:
+                raise RolloutError(
+                    "prompts: not together with prompt_mode other, which chooses what each episode is told"
+                )
+            check_others(self.suite, self.tasks)
 
     @property
     def capture_stride(self) -> int:
@@ -130,15 +151,30 @@ class Campaign:
         """Captures, at most: an episode that succeeds early has fewer."""
         return len(self.keys) * math.ceil(self.step_limit / self.capture_stride) if self.collect_latents else 0
 
-    def prompt(self, task: int) -> str:
-        """What the policy is told in a task."""
+    @property
+    def conditions(self) -> str:
+        """What differs from plain episodes, in words for people; empty where nothing does."""
+        moved = f"moved by up to {_MOVE_CM if self.move_cm is None else self.move_cm:g} cm"
+        scene = {"move": f"objects {moved}", "shuffle": "objects shuffled", "both": f"objects shuffled and {moved}"}
+        told = {"blank": "no instruction", "swapped": "another task's instruction", "other": "told another object"}
+        own = "prompts of its own" if self.prompts else told.get(self.prompt_mode)
+        return ", ".join(part for part in (scene.get(self.perturb), own) if part)
+
+    def told(self, key: EpisodeKey) -> Told:
+        """What the policy is told in an episode."""
         tasks = suite_tasks(self.suite)
-        told = {
-            "task": tasks[task].instruction,
-            "blank": "",
-            "swapped": tasks[(task + 1) % len(tasks)].instruction,
-        }
-        return self.prompts.get(task, told[self.prompt_mode])
+        if key.task in self.prompts:
+            return Told(self.prompts[key.task])
+        if self.prompt_mode == "task":
+            return Told(tasks[key.task].instruction, own_object(tasks[key.task]))
+        if self.prompt_mode == "other":
+            return other_object(tasks[key.task], self.seed, key.episode)
+        return Told("" if self.prompt_mode == "blank" else tasks[(key.task + 1) % len(tasks)].instruction)
+
+    def perturbation(self, key: EpisodeKey) -> Perturbation:
+        """What is done to an episode's scene."""
+        seed = perturbation_seed(self.seed, self.suite, key.task, key.episode) if self.perturb != "none" else 0
+        return _perturbation(self, seed)
 
     def episode_id(self, key: EpisodeKey) -> str:
         """An episode's name in the store and of its files."""
@@ -178,6 +214,23 @@ def prompts_from_map(found: Mapping[Any, Any], suite: str) -> dict[int, str]:
 def _at_least(least: int, name: str, value: int) -> None:
     if value < least:
         raise RolloutError(f"{name}: expected at least {least}, found {value}")
+
+
+def _perturbation(campaign: Campaign, seed: int) -> Perturbation:
+    moves = campaign.perturb in ("move", "both")
+    default = _MOVE_CM if moves else 0.0
+    return Perturbation(
+        kind=campaign.perturb, move_cm=default if campaign.move_cm is None else campaign.move_cm, seed=seed
+    )
+
+
+def _check_perturb(campaign: Campaign) -> None:
+    """A `PerturbationError` says what is wrong with `move_cm`."""
+    _perturbation(campaign, 0)
+    if campaign.suite == "libero_spatial" and campaign.perturb in ("shuffle", "both"):
+        raise RolloutError(
+            f"perturb {campaign.perturb!r}: libero_spatial tells its bowls apart by where they stand; use none or move"
+        )
 
 
 def _check_stride(stride: int | None, replan: int) -> None:

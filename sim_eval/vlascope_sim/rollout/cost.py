@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from vlascope_sim.rollout.campaign import Campaign
 
@@ -18,8 +19,9 @@ class Cost:
     Attributes:
         episodes, steps: to run.
         frames, nbytes: that the server stores; `nbytes` is None where the campaign's own capture spec decides it.
-        minutes: of simulation on CPU cores like those that this was measured on, spread over the workers. The policy's time
-            comes on top: None where no latency is known.
+        minutes: of simulation on CPU cores like those that this was measured on, spread over the workers.
+        policy_minutes: that comes on top; None where no latency is known.
+        latency_ms: that it was reckoned with.
     """
 
     episodes: int
@@ -27,38 +29,60 @@ class Cost:
     frames: int
     nbytes: int | None
     minutes: float
+    policy_minutes: float | None = None
+    latency_ms: float | None = None
 
     def __str__(self) -> str:
         stored = "nothing stored"
         if self.frames:
-            size = "bytes as the capture spec says" if self.nbytes is None else readable_bytes(self.nbytes)
+            size = "bytes not known before the first episode" if self.nbytes is None else readable_bytes(self.nbytes)
             stored = f"at most {self.frames} frames, {size}"
+        policy = "the policy's time, which is not known"
+        if self.policy_minutes is not None:
+            policy = f"{_readable_minutes(self.policy_minutes)} of the policy ({self.latency_ms:.0f} ms an inference)"
         return (
             f"{self.episodes} episodes, at most {self.steps} steps; {stored}; "
-            f"about {self.minutes:.0f} minutes of simulation at most, and the policy's time"
+            f"at most about {_readable_minutes(self.minutes)} of simulation and {policy}"
         )
 
 
-def estimate(campaign: Campaign, episodes: int, frame_bytes: int | None) -> Cost:
+def estimate(
+    campaign: Campaign,
+    episodes: int,
+    frame_bytes: int | None,
+    *,
+    latency_ms: float | None = None,
+    deterministic: bool = False,
+) -> Cost:
     """The cost of `episodes` of a campaign's episodes.
 
     Args:
         campaign: what they are part of.
         episodes: still to run.
-        frame_bytes: of one frame with the server's default spec; None where that is not what is captured.
+        frame_bytes: of one frame as it is captured; None where that is not known.
+        latency_ms: of one inference; None where that is not known.
+        deterministic: the server answers one request after the other, so that workers wait for each other.
     """
     steps = episodes * campaign.step_limit
     frames = campaign.frames * episodes // len(campaign.keys)
     pictures = steps if campaign.video == "steps" else steps / campaign.replan_steps
     seconds = steps * _STEP_SECONDS + pictures * _PICTURE_SECONDS[campaign.render]
     seconds += episodes * (_RESET_SECONDS + campaign.settle_steps * _STEP_SECONDS)
+    at_once = min(campaign.workers, len(campaign.servers)) if deterministic else campaign.workers
+    inferences = episodes * math.ceil(campaign.step_limit / campaign.replan_steps)
     return Cost(
         episodes,
         steps,
         frames,
         None if frame_bytes is None else frames * frame_bytes,
         seconds / 60 / campaign.workers,
+        None if latency_ms is None else inferences * latency_ms / 60e3 / at_once,
+        latency_ms,
     )
+
+
+def _readable_minutes(minutes: float) -> str:
+    return f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
 
 
 def readable_bytes(count: float) -> str:

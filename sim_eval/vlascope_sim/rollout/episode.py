@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from vlascope_client import PolicyClient
 
-from vlascope_sim.environment.libero import CONTROL_HZ, LiberoEnvironment, Observation
+from vlascope_sim.environment.libero import CONTROL_HZ, DUMMY_ACTION, LiberoEnvironment, Observation
 from vlascope_sim.environment.tasks import load_task
+from vlascope_sim.perturb import PerturbationError, PerturbationRecord, apply
 from vlascope_sim.rollout.campaign import Campaign, EpisodeKey
 from vlascope_sim.rollout.observations_file import ObservationsFile
 from vlascope_sim.rollout.provenance import git_revision, versions
@@ -42,12 +43,17 @@ def blank_result(campaign: Campaign, assets: AssetsUsed, key: EpisodeKey, attemp
     """The row of an attempt of which nothing is known yet; `lost` until it says otherwise."""
     task = load_task(campaign.suite, key.task)
     scene, noise = campaign.seeds(key)
+    told = campaign.told(key)
     return EpisodeResult(
         suite=campaign.suite,
         task_id=key.task,
         task_name=task.name,
         instruction=task.instruction,
-        prompt=campaign.prompt(key.task),
+        prompt=told.prompt,
+        prompt_mode=campaign.prompt_mode,
+        told_object=told.object,
+        told_goal=" ".join(told.goal) if told.goal else None,
+        perturb=campaign.perturb,
         episode_index=key.episode,
         noise_index=key.noise,
         init_state=key.episode % task.init_state_count,
@@ -85,21 +91,28 @@ def run_episode(
         beat: called at every step.
 
     Returns:
-        The finished row. A video that could not be written is said in it.
+        The finished row; `error` where the scene has no room for what was to be done to it. A video that could not be written
+        is said in it.
 
     Raises:
         vlascope_client.PolicyClientError: the server is gone or refuses.
         SimulationError, RolloutError: the campaign cannot run.
     """
     begun = time.perf_counter()
+    beat("step", 0)
+    try:
+        seen, perturbed = _start(environment, campaign, blank)
+    except PerturbationError as error:
+        return dataclasses.replace(
+            blank, status="error", reason=str(error), seconds=round(time.perf_counter() - begun, 3)
+        )
+    blank = dataclasses.replace(blank, perturbation=perturbed.to_map() if perturbed else None)
     session = PolicySession(client, campaign, blank.key, _metadata(campaign, blank))
     recorder = VideoRecorder(blank.prompt or "(no instruction)", _fps(campaign)) if campaign.video != "none" else None
     observations = ObservationsFile() if campaign.save_observations else None
     digest = hashlib.blake2b(digest_size=16)
     limit, success, steps = campaign.step_limit, False, 0
     try:
-        beat("step", 0)
-        seen = environment.reset(blank.init_state, blank.environment_seed, settle_steps=campaign.settle_steps)
         while steps < limit and not success:
             beat("policy" if session.infers_at(steps) else "step", steps)
             annotations = environment.annotations() if campaign.annotations and session.captures_at(steps) else None
@@ -125,6 +138,8 @@ def run_episode(
         steps=steps,
         inferences=session.inferences,
         captures=session.captures,
+        frame_bytes=session.frame_bytes,
+        lifted_first=environment.lifted_first,
         **dataclasses.asdict(stored),
         settle_speed=environment.settle_speed,
         trajectory=digest.hexdigest(),
@@ -136,6 +151,23 @@ def run_episode(
         server=client.metadata.server,
         **files,
     )
+
+
+def _start(
+    environment: LiberoEnvironment, campaign: Campaign, blank: EpisodeResult
+) -> tuple[Observation, PerturbationRecord | None]:
+    """The scene at timestep 0, and what was done to it."""
+    goal = campaign.told(blank.key).goal
+    environment.pursue([goal] if goal else None)
+    plain = campaign.perturb == "none"
+    settle = campaign.settle_steps
+    seen = environment.reset(blank.init_state, blank.environment_seed, settle_steps=settle, render=plain)
+    if plain:
+        return seen, None
+    record = apply(environment, campaign.perturbation(blank.key))
+    seen, _ = environment.step(np.array(DUMMY_ACTION))
+    environment.mark_start()
+    return seen, record
 
 
 def _metadata(campaign: Campaign, blank: EpisodeResult) -> dict[str, Any]:
@@ -152,6 +184,9 @@ def _metadata(campaign: Campaign, blank: EpisodeResult) -> dict[str, Any]:
         "metadata": {
             "prompt": blank.prompt,
             "prompt_mode": campaign.prompt_mode,
+            "told_object": blank.told_object,
+            "told_goal": blank.told_goal,
+            "perturbation": blank.perturbation,
             "noise_index": blank.noise_index,
             "environment_seed": blank.environment_seed,
             "campaign_seed": blank.seed,

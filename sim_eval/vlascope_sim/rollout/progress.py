@@ -20,10 +20,18 @@ _LATENCIES = 500
 
 
 class CampaignProgress(contextlib.AbstractContextManager):
-    """A progress bar on stderr, and one line an episode where that is no terminal."""
+    """A progress bar on stderr, and one line an episode where that is no terminal.
 
-    def __init__(self, total: int, done: list[EpisodeResult], console: Console | None = None):
+    Args:
+        total: episodes.
+        done: rows of those that have one.
+        console: to print on; stderr unless given.
+        conditions: what differs from plain episodes (`Campaign.conditions`); it stays in view.
+    """
+
+    def __init__(self, total: int, done: list[EpisodeResult], console: Console | None = None, *, conditions: str = ""):
         self._console = console or Console(stderr=True)
+        self._conditions = conditions
         self._bar = Progress(
             TextColumn("[progress.description]{task.description}"),
             BarColumn(),
@@ -33,7 +41,9 @@ class CampaignProgress(contextlib.AbstractContextManager):
             TextColumn("{task.fields[figures]}"),
             console=self._console,
         )
-        self._task = self._bar.add_task("episodes", total=total, completed=len(done), figures="")
+        self._task = self._bar.add_task(
+            f"episodes ({conditions})" if conditions else "episodes", total=total, completed=len(done), figures=""
+        )
         self._rows = [row for row in done if row.status == "done"]
         self._errors = len(done) - len(self._rows)
         self._latencies: list[float] = []
@@ -42,6 +52,8 @@ class CampaignProgress(contextlib.AbstractContextManager):
         self._begun = time.monotonic()
 
     def __enter__(self) -> CampaignProgress:
+        if self._conditions and not self._console.is_terminal:
+            self.note(f"episodes: {self._conditions}")
         self._bar.start()
         self._show()
         return self

@@ -18,6 +18,8 @@ from vlascope_sim.rollout.campaign import EpisodeKey
 from vlascope_sim.rollout.errors import RolloutError
 
 Status = Literal["done", "lost", "error"]
+_MAPS = ("versions", "perturbation")
+"""JSON in a table: their fields differ from row to row."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,11 @@ class EpisodeResult:
     Attributes:
         suite, task_id, task_name, instruction: which task.
         prompt: what the policy was told.
+        prompt_mode: the campaign's.
+        told_object: the object that it was told to take, as the scene names it; None where it was told none, or that is not
+            known.
+        told_goal: `predicate object place` that success was judged by; None for the task's own goal.
+        lifted_first: the object that was first lifted by 5 cm; None where none was.
         episode_index, noise_index: which episode of the task, which repeat of it.
         init_state: index of the initial state that it started from.
         attempt: from 1.
@@ -35,8 +42,10 @@ class EpisodeResult:
         success: the goal was reached; None unless done.
         steps: environment steps of the policy.
         inferences, captures: asked of the server.
+        perturb: what was done to the scene; perturbation: what became of it (`PerturbationRecord`), with its seed.
         seed, environment_seed, noise_seed: the campaign's, the scene's, the policy's noise.
-        episode: id in the store; `run`, `store_attempt`: where the server put it; `frames`: committed; `dropped`: not stored.
+        episode: id in the store; `run`, `store_attempt`: where the server put it; `frames`: committed; `dropped`: not stored;
+            `frame_bytes`: of one.
         assets, assets_hash: `official` or `stand-in`, and what of.
         render: mode of drawing.
         settle_speed: of the fastest object after settling, m/s.
@@ -54,6 +63,12 @@ class EpisodeResult:
     task_name: str
     instruction: str
     prompt: str
+    prompt_mode: str = "task"
+    told_object: str | None = None
+    told_goal: str | None = None
+    lifted_first: str | None = None
+    perturb: str = "none"
+    perturbation: dict[str, Any] | None = None
     episode_index: int
     noise_index: int
     init_state: int
@@ -72,6 +87,7 @@ class EpisodeResult:
     store_attempt: int | None = None
     frames: int | None = None
     dropped: int | None = None
+    frame_bytes: int | None = None
     assets: str
     assets_hash: str
     render: str
@@ -149,7 +165,7 @@ def write_parquet(path: Path, rows: list[EpisodeResult]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    records = [{**dataclasses.asdict(row), "versions": json.dumps(row.versions)} for row in rows]
+    records = [{**dataclasses.asdict(row), **{name: json.dumps(getattr(row, name)) for name in _MAPS}} for row in rows]
     partial = path.with_suffix(".partial")
     pq.write_table(pa.Table.from_pylist(records, schema=_schema()), partial)
     partial.replace(path)
@@ -161,6 +177,7 @@ def _schema():
     kinds = {
         "str": pa.string(), "str | None": pa.string(), "Status": pa.string(), "int": pa.int64(), "int | None": pa.int64(),
         "float": pa.float64(), "float | None": pa.float64(), "bool | None": pa.bool_(), "dict[str, str]": pa.string(),
+        "dict[str, Any] | None": pa.string(),
         "tuple[float, ...]": pa.list_(pa.float64()),
     }  # fmt: skip
     return pa.schema([(field.name, kinds[str(field.type)]) for field in dataclasses.fields(EpisodeResult)])

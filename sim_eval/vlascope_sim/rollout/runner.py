@@ -17,12 +17,13 @@ import filelock
 
 from vlascope_sim.rollout.campaign import Campaign, EpisodeKey
 from vlascope_sim.rollout.campaign_file import write_campaign
+from vlascope_sim.rollout.cost import readable_bytes
 from vlascope_sim.rollout.episode import AssetsUsed, blank_result
 from vlascope_sim.rollout.errors import RolloutError
 from vlascope_sim.rollout.progress import CampaignProgress
 from vlascope_sim.rollout.provenance import git_revision, machine, versions
-from vlascope_sim.rollout.results import ResultFile, final_rows, write_parquet
-from vlascope_sim.rollout.summary import summarise, write_summary
+from vlascope_sim.rollout.results import EpisodeResult, ResultFile, final_rows, write_parquet
+from vlascope_sim.rollout.summary import headline, summarise, write_summary
 from vlascope_sim.rollout.workers import Beat, Finished, Job, Lost, Refused, Workers
 
 CAMPAIGN_FILE, RESULT_FILE = "campaign.yaml", "episodes.jsonl"
@@ -121,6 +122,7 @@ def run_campaign(
         summary = summarise(prepared.campaign, prepared.results.rows)
         write_parquet(prepared.output / "episodes.parquet", final_rows(prepared.results.rows))
         write_summary(prepared.output / "summary.json", summary)
+        _write_figure(prepared, assets, server)
     return summary
 
 
@@ -140,6 +142,7 @@ def _run_jobs(prepared: Prepared, assets: AssetsUsed, workers: Workers, progress
             running -= 1
             if isinstance(event, Finished):
                 losses = 0
+                _say_bytes(campaign, results, event.result, progress)
                 results.append(event.result)
                 progress.finished(event.job, event.result)
             elif isinstance(event, Refused):
@@ -163,6 +166,34 @@ def _run_jobs(prepared: Prepared, assets: AssetsUsed, workers: Workers, progress
                     progress.finished(event.job, row)
                 if losses >= 4 * campaign.attempts * campaign.workers:
                     raise RolloutError(f"{losses} attempts in a row were lost, the last because: {event.reason}")
+
+
+def _write_figure(prepared: Prepared, assets: AssetsUsed, server: dict[str, Any]) -> None:
+    from vlascope_sim.rollout.figures import results_figure, save_figure
+
+    campaign, rows = prepared.campaign, final_rows(prepared.results.rows)
+    if not rows:
+        return
+    below = [
+        f"policy {server.get('checkpoint')} ({str(server.get('fingerprint'))[:12]})",
+        f"{assets.kind} assets, rendering {campaign.render}",
+        campaign.conditions or "scenes and instructions as they come",
+        f"seed {campaign.seed}, {campaign.replan_steps} actions a chunk, at most {campaign.step_limit} steps",
+    ]
+    caution = (
+        "" if assets.kind == "official" else " Results on stand-in assets say nothing of LIBERO's published scores."
+    )
+    figure = results_figure(rows, headline(campaign.suite, rows), f"{'; '.join(below)}.{caution}")
+    save_figure(figure, prepared.output / "summary.png")
+
+
+def _say_bytes(campaign: Campaign, results: ResultFile, row: EpisodeResult, progress: CampaignProgress) -> None:
+    """What a campaign's own capture spec comes to: no server says so before the first frame."""
+    if campaign.capture_spec and row.frame_bytes and not any(known.frame_bytes for known in results.rows):
+        total = readable_bytes(campaign.frames * row.frame_bytes)
+        progress.note(
+            f"a frame has {readable_bytes(row.frame_bytes)}: at most {total} in {campaign.frames} frames of the campaign"
+        )
 
 
 def _check_same(prepared: Prepared, assets: AssetsUsed, server: dict[str, Any]) -> None:

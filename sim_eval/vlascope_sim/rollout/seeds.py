@@ -25,6 +25,11 @@ def noise_seed(seed: int, suite: str, task: int, episode: int, noise: int) -> in
     return derive_seed("noise", seed, suite, task, episode, noise)
 
 
+def perturbation_seed(seed: int, suite: str, task: int, episode: int) -> int:
+    """Of what is done to an episode's scene, below 2^32; the same whatever the policy's noise."""
+    return derive_seed("perturbation", seed, suite, task, episode, bits=32)
+
+
 def inference_seed(noise: int, inference: int) -> int:
     """Of one inference's noise, below 2^63; `inference` counts from 0."""
     return derive_seed("inference", noise, inference)

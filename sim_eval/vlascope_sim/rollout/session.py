@@ -23,11 +23,13 @@ TEMPORARY = ("overloaded", "shutting_down", "internal", "episode_in_use")
 """Errors of a server after which the same episode may well succeed; after others it cannot."""
 
 
-def open_client(server: str, campaign: Campaign, api_key: str | None, *, patience: float | None = None) -> PolicyClient:
+def open_client(
+    server: str | tuple[str, ...], campaign: Campaign, api_key: str | None, *, patience: float | None = None
+) -> PolicyClient:
     """Connects to a policy for LIBERO.
 
     Args:
-        server: its address.
+        server: its address; of several, the first that answers, now and whenever it has to reconnect.
         campaign: what the policy must be fit for.
         api_key: for the server.
         patience: seconds that a server which does not answer is waited for, now and later; the campaign's unless given.
@@ -35,6 +37,7 @@ def open_client(server: str, campaign: Campaign, api_key: str | None, *, patienc
     Raises:
         vlascope_client.SpecMismatchError: another robot's, a gripper that opens the other way, or no store to capture to.
         vlascope_client.PolicyClientError: it cannot be reached.
+        RolloutError: it is no address.
     """
     expects = ExpectedSpec(
         robot="libero",
@@ -45,13 +48,16 @@ def open_client(server: str, campaign: Campaign, api_key: str | None, *, patienc
     )
     backoff = Backoff(cap=5.0)
     seconds = campaign.reconnect_seconds if patience is None else patience
-    return PolicyClient(
-        server,
-        api_key=api_key,
-        expects=expects,
-        backoff=backoff,
-        retries=_retries(backoff, seconds),
-    )
+    try:
+        return PolicyClient(
+            server,
+            api_key=api_key,
+            expects=expects,
+            backoff=backoff,
+            retries=_retries(backoff, seconds),
+        )
+    except ValueError as error:  # no address
+        raise RolloutError(str(error)) from None
 
 
 def _retries(backoff: Backoff, seconds: float) -> int:
@@ -78,6 +84,7 @@ class PolicySession:
     Attributes:
         latency_ms: of every inference so far, from request to actions; model_ms: what of it the server's device took.
         captures: inferences that were captured.
+        frame_bytes: of a captured frame; None until there was one.
 
     Raises:
         RolloutError: the policy's chunks are shorter than `replan_steps`.
@@ -91,8 +98,9 @@ class PolicySession:
         self.latency_ms: list[float] = []
         self.model_ms: list[float] = []
         self.captures = 0
+        self.frame_bytes: int | None = None
         self._client, self._campaign, self._episode = client, campaign, episode
-        self._prompt = campaign.prompt(key.task)
+        self._prompt = campaign.told(key).prompt
         self._noise = campaign.seeds(key)[1]
 
     @property
@@ -158,5 +166,7 @@ class PolicySession:
         self.latency_ms.append(round((time.perf_counter() - start) * 1e3, 3))
         if "model_ms" in step.reply.policy_timing:
             self.model_ms.append(round(float(step.reply.policy_timing["model_ms"]), 3))
+        if step.reply.latents is not None:
+            self.frame_bytes = step.reply.latents.bytes
         self.captures += capture
         return step.action

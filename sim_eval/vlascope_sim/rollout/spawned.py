@@ -18,7 +18,6 @@ from typing import Any
 from vlascope_sim.rollout.worker import Alive, WorkerSetup, worker_main
 from vlascope_sim.rollout.workers import Beat, Event, Job, Lost
 
-_BUILD_SECONDS = 300.0
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -29,8 +28,9 @@ class _Slot:
     channel: Any = None
     job: Job | None = None
     task: int | None = None
-    phase: str = "build"
+    phase: str = "start"
     heard: float = 0.0
+    phase_since: float = 0.0
     started: float = 0.0
 
 
@@ -39,12 +39,13 @@ class SpawnedWorkers:
 
     Args:
         setups: one for each worker.
-        hang_seconds: without a sign of life, until a worker counts as hung; building a scene may take five minutes.
+        hang_seconds: without a sign of life, until a worker counts as hung.
+        build_seconds: that a process may take to give its first, and again to build a scene, signs of life or not.
     """
 
-    def __init__(self, setups: list[WorkerSetup], *, hang_seconds: float):
+    def __init__(self, setups: list[WorkerSetup], *, hang_seconds: float, build_seconds: float = 300.0):
         self._slots = [_Slot(setup) for setup in setups]
-        self._hang_seconds = hang_seconds
+        self._hang_seconds, self._build_seconds = hang_seconds, build_seconds
         self._context = multiprocessing.get_context("spawn")
 
     def idle(self) -> int:
@@ -56,10 +57,11 @@ class SpawnedWorkers:
         free = [slot for slot in self._slots if slot.job is None]
         slot = next((slot for slot in free if slot.task == job.key.task), None)
         slot = slot or next((slot for slot in free if slot.task is None), free[0])
-        if slot.process is None or not slot.process.is_alive():
+        new = slot.process is None or not slot.process.is_alive()
+        if new:
             self._start(slot)
-        slot.job, slot.task, slot.phase = job, job.key.task, "build"
-        slot.heard = slot.started = time.monotonic()
+        slot.job, slot.task, slot.phase = job, job.key.task, "start" if new else "build"
+        slot.heard = slot.started = slot.phase_since = time.monotonic()
         with contextlib.suppress(OSError):  # a worker that died meanwhile is found by `poll`
             slot.channel.send(job)
 
@@ -71,14 +73,19 @@ class SpawnedWorkers:
             events += self._read(channels[channel])
         now = time.monotonic()
         for slot in self._slots:
-            limit = max(self._hang_seconds, _BUILD_SECONDS) if slot.phase == "build" else self._hang_seconds
-            if slot.job is not None and now - slot.heard > limit:
-                job, phase = slot.job, slot.phase
+            if slot.job is not None and (reason := self._hung(slot, now)):
+                job = slot.job
                 self._end(slot)
-                events.append(
-                    Lost(job, f"worker hung: no sign of life for {limit:g} s ({phase})", round(now - slot.started, 3))
-                )
+                events.append(Lost(job, f"worker hung: {reason} ({slot.phase})", round(now - slot.started, 3)))
         return events
+
+    def _hung(self, slot: _Slot, now: float) -> str | None:
+        """Why a worker counts as hung; None where it does not. A process that starts cannot say yet that it lives."""
+        if slot.phase != "start" and now - slot.heard > self._hang_seconds:
+            return f"no sign of life for {self._hang_seconds:g} s"
+        if slot.phase in ("start", "build") and now - slot.phase_since > self._build_seconds:
+            return f"not done with this phase after {self._build_seconds:g} s"
+        return None
 
     def close(self) -> None:
         """Asks idle workers to leave, and ends the others."""
@@ -107,7 +114,9 @@ class SpawnedWorkers:
             while channel.poll():
                 said = channel.recv()
                 if isinstance(said, Alive):
-                    slot.heard, slot.phase = time.monotonic(), said.phase
+                    slot.heard = time.monotonic()
+                    if slot.phase != said.phase:
+                        slot.phase, slot.phase_since = said.phase, slot.heard
                     if slot.job is not None:
                         yield Beat(slot.job, said.steps)
                 else:

@@ -18,7 +18,9 @@ def summarise(campaign: Campaign, rows: Iterable[EpisodeResult]) -> dict[str, An
     Returns:
         `suite` and `tasks` (task → the same): `episodes`, `successes`, `success_rate`, `wilson_95` (both None where nothing is
         done), `errors` (episodes that could not be run; they are in no rate), `missing`, `steps` (mean, of successes alone
-        too), `latency_ms`, `model_ms` (percentiles over inferences), `frames` (committed), `dropped`.
+        too), `latency_ms`, `model_ms` (percentiles over inferences), `frames` (committed), `dropped`; and `told_lifted_first`:
+        of the episodes that were told an object (`of`), in how many it was lifted by 5 cm before any other (`count`), with
+        its interval (`wilson_95`); `none_lifted` counts those in which no object was.
     """
     final = final_rows(rows)
     planned = campaign.keys
@@ -26,12 +28,25 @@ def summarise(campaign: Campaign, rows: Iterable[EpisodeResult]) -> dict[str, An
         "name": campaign.suite,
         "assets": sorted({row.assets for row in final}),
         "render": campaign.render,
+        "perturb": campaign.perturb,
+        "prompt_mode": campaign.prompt_mode,
+        "conditions": campaign.conditions,
         "suite": _figures(final, len(planned)),
         "tasks": {
             str(task): _figures([row for row in final if row.task_id == task], sum(key.task == task for key in planned))
             for task in campaign.tasks
         },
     }
+
+
+def headline(suite: str, rows: Iterable[EpisodeResult]) -> str:
+    """A suite's success in one line."""
+    done = [row for row in rows if row.status == "done"]
+    wins = sum(bool(row.success) for row in done)
+    if not done:
+        return f"{suite}: no episode could be run"
+    low, high = wilson_interval(wins, len(done))
+    return f"{suite}: {wins} of {len(done)} episodes succeeded ({wins / len(done):.0%}, 95% interval {low:.0%} to {high:.0%})"
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
@@ -44,6 +59,8 @@ def write_summary(path: Path, summary: dict[str, Any]) -> None:
 def _figures(rows: list[EpisodeResult], planned: int) -> dict[str, Any]:
     done = [row for row in rows if row.status == "done"]
     wins = [row for row in done if row.success]
+    told = [row for row in done if row.told_object is not None]
+    obeyed = sum(row.lifted_first == row.told_object for row in told)
     return {
         "episodes": len(done),
         "successes": len(wins),
@@ -51,6 +68,12 @@ def _figures(rows: list[EpisodeResult], planned: int) -> dict[str, Any]:
         "wilson_95": list(wilson_interval(len(wins), len(done))) if done else None,
         "errors": sum(row.status == "error" for row in rows),
         "missing": planned - len(rows),
+        "told_lifted_first": {
+            "count": obeyed,
+            "of": len(told),
+            "wilson_95": list(wilson_interval(obeyed, len(told))) if told else None,
+            "none_lifted": sum(row.lifted_first is None for row in told),
+        },
         "mean_steps": _mean([row.steps for row in done]),
         "mean_steps_of_successes": _mean([row.steps for row in wins]),
         "latency_ms": percentiles([ms for row in done for ms in row.latency_ms]),

@@ -51,7 +51,7 @@ class WorkerSetup:
         campaign: what its jobs are part of.
         assets: to build scenes from.
         output: folder of results.
-        server: address of the policy server.
+        server: address of the policy server, or several in the order to try them.
         api_key: for it.
         log_level: least severe messages to show.
     """
@@ -59,7 +59,7 @@ class WorkerSetup:
     campaign: Campaign
     assets: AssetsUsed
     output: Path
-    server: str
+    server: str | tuple[str, ...]
     api_key: str | None
     log_level: int
 
@@ -101,7 +101,7 @@ class _Worker:
         self._last_beat = 0.0
         self._phase, self._steps = "", 0
         self._sending = threading.Lock()
-        threading.Thread(target=self._beat_while_waiting, daemon=True).start()
+        threading.Thread(target=self._beat_aside, daemon=True).start()
 
     def run(self, job: Job) -> Event:
         campaign = self._setup.campaign
@@ -179,10 +179,13 @@ class _Worker:
             self._phase, self._steps, self._last_beat = phase, steps, now
             self.send(Alive(phase, steps))
 
-    def _beat_while_waiting(self) -> None:
-        """Waiting for a policy is no hang, however long it takes: the client ends it. A process that is stuck says nothing."""
+    def _beat_aside(self) -> None:
+        """While a scene is built or a policy waited for, for no step says so then. A process that was stopped says nothing.
+
+        Both have an end of their own: `build_seconds`, and the client's patience.
+        """
         while True:
             time.sleep(_BEAT_SECONDS)
-            if self._phase == "policy":
+            if self._phase in ("build", "policy"):
                 with contextlib.suppress(OSError):
                     self.send(Alive(self._phase, self._steps))

@@ -61,3 +61,12 @@ def test_a_sheet_shows_every_picture(tmp_path):
 def test_a_sheet_of_a_suite(assets, tmp_path, capsys):
     assert main(["assets", "--suites", "libero_object", "--contact-sheet", str(tmp_path / "sheet.png")]) == 0
     assert np.asarray(Image.open(tmp_path / "sheet.png")).shape == (2 * (256 + LABEL_HEIGHT), 5 * (256 + 6), 3)
+
+
+def test_a_download_without_the_hubs_library_is_one_line(assets, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert main(["assets", "--download"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == (
+        "vlascope-sim: --download: needs huggingface_hub, which cannot be imported; run: pip install 'vlascope-sim[download]'"
+    )

@@ -39,6 +39,7 @@ def test_the_table_is_found_again(assets, suite, task_id):
     assert found.nearest_color == pytest.approx(committed.nearest_color, abs=3)
 
 
+@pytest.mark.slow
 def test_a_basket_that_holds_nothing_is_found_out(broken):
     folder = broken("stable_scanned_objects/basket/basket.xml", 'size="0.061 0.061 0.069"', 'size="0.001 0.001 0.001"')
     assert check_task(load_task("libero_object", 0), folder).failure == "the goal was not reached"

@@ -1,0 +1,93 @@
+"""What a policy server says of itself before a campaign begins, and how fast it answers. Knows nothing of simulations."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+from vlascope_client import PolicyClient
+
+from vlascope_sim.rollout.campaign import Campaign
+from vlascope_sim.rollout.errors import RolloutError
+from vlascope_sim.rollout.session import open_client
+
+_FIRST_CONTACT_SECONDS = 5.0
+_MEASURED = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A policy as its server shows it.
+
+    Attributes:
+        metadata: the server's, as it came.
+        latency_ms: of one inference without capture while nobody else asks: the faster of two, for the first may compile.
+    """
+
+    metadata: dict[str, Any]
+    latency_ms: float
+
+
+def ask_policies(campaign: Campaign, api_key: str | None, *, deterministic_check: bool) -> Policy:
+    """Asks every server of a campaign.
+
+    Args:
+        campaign: what they must be fit for.
+        api_key: for all of them.
+        deterministic_check: insist on the same bits for the same request.
+
+    Returns:
+        The policy that all of them serve; the latency is the slowest server's.
+
+    Raises:
+        RolloutError: chunks are too short, servers have different policies, or one is not deterministic where that is asked.
+        vlascope_client.PolicyClientError: one cannot be reached, or is not what is needed.
+    """
+    policies = [_ask(server, campaign, api_key, deterministic_check) for server in campaign.servers]
+    first = policies[0].metadata
+    for server, policy in zip(campaign.servers, policies, strict=True):
+        if policy.metadata["fingerprint"] != first["fingerprint"]:
+            raise RolloutError(
+                f"{server}: serves policy {policy.metadata['fingerprint']}, {campaign.servers[0]} serves "
+                f"{first['fingerprint']}; one campaign has one policy"
+            )
+    return Policy(first, max(policy.latency_ms for policy in policies))
+
+
+def _ask(server: str, campaign: Campaign, api_key: str | None, deterministic_check: bool) -> Policy:
+    with open_client(server, campaign, api_key, patience=_FIRST_CONTACT_SECONDS) as client:
+        spec = client.metadata
+        if campaign.replan_steps > spec.action_horizon:
+            raise RolloutError(
+                f"replan_steps {campaign.replan_steps}: {server} has chunks of {spec.action_horizon} actions; use at most that"
+            )
+        if deterministic_check and not spec.deterministic:
+            raise RolloutError(
+                f"{server}: does not promise equal bits for equal requests; serve with `--deterministic`"
+            )
+        latencies, answers = _infer_same(client, campaign.image_size)
+        first, *others = answers
+        if deterministic_check and any(other.tobytes() != first.tobytes() for other in others):
+            furthest = max(float(np.abs(first - other).max()) for other in others)
+            raise RolloutError(f"{server}: the same request twice gave actions that differ by up to {furthest:g}")
+        return Policy(dict(client.raw_metadata), min(latencies))
+
+
+def _infer_same(client: PolicyClient, image_size: int) -> tuple[list[float], list[np.ndarray]]:
+    """Latencies in ms and actions of one request, made more than once."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (2, image_size, image_size, 3), np.uint8)
+    observation = {
+        "observation/image": pictures[0],
+        "observation/wrist_image": pictures[1],
+        "observation/state": rng.standard_normal(8),
+        "prompt": "pick up the bowl",
+    }
+    latencies, actions = [], []
+    for _ in range(_MEASURED):
+        begun = time.perf_counter()
+        actions.append(client.infer(observation, seed=1).actions)
+        latencies.append(1e3 * (time.perf_counter() - begun))
+    return latencies, actions

@@ -1,0 +1,62 @@
+"""Processes that stop while they start or build a scene are noticed; nobody waits for them for minutes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from typing import TypeVar
+
+import pytest
+from vlascope_sim.rollout.campaign import EpisodeKey
+from vlascope_sim.rollout.spawned import SpawnedWorkers
+from vlascope_sim.rollout.worker import WorkerSetup
+from vlascope_sim.rollout.workers import Beat, Job, Lost
+
+from tests.sim_eval.campaigns import campaign
+
+T = TypeVar("T", Beat, Lost)
+JOB = Job(EpisodeKey(0, 0), 1)
+
+
+@pytest.fixture
+def make(assets, tmp_path):
+    """Makes one worker whose server does not exist: it never gets that far."""
+    made = []
+
+    def workers(**limits) -> SpawnedWorkers:
+        ours = campaign(render="fast", reconnect_seconds=60.0)
+        setup = WorkerSetup(ours, assets, tmp_path, "ws://127.0.0.1:9", None, logging.ERROR)
+        made.append(SpawnedWorkers([setup], **limits))
+        return made[-1]
+
+    yield workers
+    for each in made:
+        each.close()
+
+
+def first_event(workers: SpawnedWorkers, kind: type[T], seconds: float = 60) -> T:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        events = [event for event in workers.poll(0.02) if isinstance(event, kind)]
+        if events:
+            return events[0]
+    raise AssertionError(f"no {kind.__name__} in {seconds} s")
+
+
+def test_a_worker_that_is_stopped_while_it_builds_is_noticed(make):
+    workers = make(hang_seconds=1.0, build_seconds=300.0)
+    workers.submit(JOB)
+    first_event(workers, Beat)  # it starts to build
+    os.kill(workers._slots[0].process.pid, signal.SIGSTOP)
+    lost = first_event(workers, Lost, seconds=10)
+    assert lost.reason == "worker hung: no sign of life for 1 s (build)"
+    assert workers.idle() == 1
+
+
+def test_neither_starting_nor_building_may_take_for_ever(make):
+    workers = make(hang_seconds=60.0, build_seconds=0.3)
+    workers.submit(JOB)
+    lost = first_event(workers, Lost)
+    assert lost.reason == "worker hung: not done with this phase after 0.3 s (start)"
