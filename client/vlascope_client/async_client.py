@@ -72,6 +72,10 @@ class AsyncPolicyClient(Conversation):
         """See `PolicyClient.end_episode`."""
         return await self._drive(self._ending(episode, success, total_steps))
 
+    async def plan(self, collect_latents: CaptureRequest = True) -> int:
+        """See `PolicyClient.plan`."""
+        return await self._drive(self._planning(collect_latents))
+
     async def status(self) -> ServerStatus:
         """See `PolicyClient.status`."""
         return await self._drive(self._asking_status())

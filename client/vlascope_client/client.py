@@ -94,6 +94,10 @@ class PolicyClient(Conversation):
         """Seals an episode, and waits until every frame of it is on disk. Raises what `infer` does."""
         return self._drive(self._ending(episode, success, total_steps))
 
+    def plan(self, collect_latents: CaptureRequest = True) -> int:
+        """Bytes of one frame that this spec would capture; nothing is captured. Raises what `infer` does."""
+        return self._drive(self._planning(collect_latents))
+
     def status(self) -> ServerStatus:
         """How the server is. Raises what `infer` does."""
         return self._drive(self._asking_status())

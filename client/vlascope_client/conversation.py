@@ -32,6 +32,7 @@ from vlascope_client.errors import (
     ProtocolError,
     SpecMismatchError,
 )
+from vlascope_client.fields import read
 from vlascope_client.open_episodes import OpenEpisodes
 from vlascope_client.protocol import OWN_FIELDS
 from vlascope_client.replies import EpisodeBegun, EpisodeReceipt, PolicyReply, ServerStatus, read_error, read_frame
@@ -43,6 +44,7 @@ from vlascope_client.requests import (
     begin_message,
     end_message,
     infer_message,
+    plan_message,
 )
 from vlascope_client.servers import Backoff, server_urls, tls_context
 from vlascope_client.spec import ExpectedSpec, PolicySpec
@@ -178,6 +180,12 @@ class Conversation:
         reply = yield from self._asking(message, episode, ends=True)
         self._episodes.ended(episode)
         return EpisodeReceipt.from_message(reply)
+
+    def _planning(self, collect_latents: CaptureRequest) -> Steps[int]:
+        message = plan_message(collect_latents)
+        yield from self._ours("plan")
+        reply = yield from self._asking(message, None, names_episode=False)
+        return read(reply, "bytes", int, "plan")
 
     def _asking_status(self) -> Steps[ServerStatus]:
         yield from self._ours("status")

@@ -73,6 +73,11 @@ def infer_message(observation: Mapping[str, Any], options: InferOptions) -> Mess
     return message
 
 
+def plan_message(collect_latents: CaptureRequest) -> Message:
+    """Asks what a capture would weigh."""
+    return {"request": "plan", "collect_latents": capture_map(collect_latents)}
+
+
 def begin_message(episode: EpisodeRequest | None, collect_latents: CaptureRequest) -> Message:
     """Opens an episode, and its place in the store where `collect_latents` is given."""
     message: Message = {"request": "begin_episode", "episode": episode_map(episode or {})}

@@ -149,6 +149,8 @@ class ScriptedServer:
             counts = ("committed", "dropped", "pending", "queue_bytes", "queue_limit", "episodes_open", "clients")
             status = dict.fromkeys((*counts, "requests_in_flight"), 2)
             return pack({"request": name, "ready": True, "run": "run-0", "uptime_s": 3, **status})
+        if name == "plan":
+            return pack({"request": name, "bytes": 384, "tensors": []})
         if name == "begin_episode":
             return pack({"request": name, "episode": episode, "run": "run-0", "attempt": None})
         if name == "end_episode":

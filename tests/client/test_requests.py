@@ -126,6 +126,9 @@ class TestOtherRequests:
     def test_server_names_the_episode(self, connect: Any, server: Any) -> None:
         assert connect(server.url).begin_episode().episode == "own-0"
 
+    def test_a_plan_is_the_weight_of_a_frame(self, connect: Any, server: Any) -> None:
+        assert connect(server.url).plan({"layers": [0]}) == 384
+
     def test_status(self, connect: Any, server: Any) -> None:
         status = connect(server.url).status()
         assert (status.ready, status.run, status.pending, status.uptime_s) == (True, "run-0", 2, 3.0)

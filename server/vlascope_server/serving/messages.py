@@ -84,12 +84,19 @@ class EndEpisode:
 
 
 @dataclasses.dataclass(frozen=True)
+class Plan:
+    """Asks what a spec would capture."""
+
+    collect: CaptureSpec | bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Status:
     """Asks how the server is."""
 
 
-Request = Infer | BeginEpisode | EndEpisode | Status
-REQUESTS = ("begin_episode", "end_episode", "status")
+Request = Infer | BeginEpisode | EndEpisode | Plan | Status
+REQUESTS = ("begin_episode", "end_episode", "plan", "status")
 
 
 def read_request(data: bytes | str) -> Request:
@@ -120,6 +127,9 @@ def read_request(data: bytes | str) -> Request:
         if episode.id is None:
             _refuse("episode", "expected the id of the episode to end, found none")
         return EndEpisode(episode.id, _optional_bool(message, "success"), _optional_int(message, "total_steps"))
+    if name == "plan":
+        _only(message, "request", "collect_latents")
+        return Plan(_collect(message) or True)
     if name == "status":
         _only(message, "request")
         return Status()

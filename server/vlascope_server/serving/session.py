@@ -29,6 +29,7 @@ from vlascope_server.serving.messages import (
     EndEpisode,
     EpisodeInfo,
     Infer,
+    Plan,
     Status,
     read_request,
     spec_error,
@@ -37,7 +38,7 @@ from vlascope_server.serving.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
-_KINDS = {Infer: "infer", BeginEpisode: "begin_episode", EndEpisode: "end_episode", Status: "status"}
+_KINDS = {Infer: "infer", BeginEpisode: "begin_episode", EndEpisode: "end_episode", Plan: "plan", Status: "status"}
 
 
 class Seeds:
@@ -117,6 +118,8 @@ class Session:
                     reply = self._begin(request)
                 case EndEpisode():
                     reply = self._end(request)
+                case Plan():
+                    reply = self._plan(request)
                 case Status():
                     reply = {"request": "status", **self._status(), **self._store_status()}
             return pack(reply)
@@ -227,10 +230,7 @@ class Session:
         if spec is None:
             return None
         service = self._service
-        try:
-            plan = service.programs.plan(spec)
-        except CaptureSpecError as error:
-            raise spec_error(error) from None
+        plan = self._planned(spec)
         # a program that is still to be compiled must not hold room that others could use
         service.programs.want(spec, 1).result()
         if service.episodes.run is None and request.return_latents:
@@ -282,18 +282,27 @@ class Session:
 
     def _begin(self, request: BeginEpisode) -> dict[str, Any]:
         service = self._service
-        spec = service.default_spec if request.collect is True else request.collect or None
-        plan = None
-        if spec is not None:
-            try:
-                plan = service.programs.plan(spec)
-            except CaptureSpecError as error:
-                raise spec_error(error) from None
+        plan = self._planned(request.collect) if request.collect else None
         episode = service.episodes.begin(self, request.episode)
         if plan is not None:
             service.episodes.open_writer(episode, plan)
         attempt = episode.writer.attempt if episode.writer else None
         return {"request": "begin_episode", "episode": episode.id, "run": service.run, "attempt": attempt}
+
+    def _plan(self, request: Plan) -> dict[str, Any]:
+        plan = self._planned(request.collect)
+        tensors = [
+            {"path": t.path, "dims": list(t.dims), "shape": list(t.shape), "dtype": t.dtype} for t in plan.tensors
+        ]
+        return {"request": "plan", "bytes": plan.nbytes, "tensors": tensors}
+
+    def _planned(self, collect: CaptureSpec | bool) -> CapturePlan:
+        """What a spec captures, true being the server's default."""
+        spec = self._service.default_spec if isinstance(collect, bool) else collect
+        try:
+            return self._service.programs.plan(spec)
+        except CaptureSpecError as error:
+            raise spec_error(error) from None
 
     def _end(self, request: EndEpisode) -> dict[str, Any]:
         sealed = self._service.episodes.end(self, request.episode, request.success, request.total_steps)

@@ -24,10 +24,12 @@ class Policy:
     Attributes:
         metadata: the server's, as it came.
         latency_ms: of one inference without capture while nobody else asks: the faster of two, for the first may compile.
+        frame_bytes: of one frame as the campaign captures it; None where it captures nothing.
     """
 
     metadata: dict[str, Any]
     latency_ms: float
+    frame_bytes: int | None
 
 
 def ask_policies(campaign: Campaign, api_key: str | None, *, deterministic_check: bool) -> Policy:
@@ -53,7 +55,7 @@ def ask_policies(campaign: Campaign, api_key: str | None, *, deterministic_check
                 f"{server}: serves policy {policy.metadata['fingerprint']}, {campaign.servers[0]} serves "
                 f"{first['fingerprint']}; one campaign has one policy"
             )
-    return Policy(first, max(policy.latency_ms for policy in policies))
+    return Policy(first, max(policy.latency_ms for policy in policies), policies[0].frame_bytes)
 
 
 def _ask(server: str, campaign: Campaign, api_key: str | None, deterministic_check: bool) -> Policy:
@@ -67,12 +69,14 @@ def _ask(server: str, campaign: Campaign, api_key: str | None, deterministic_che
             raise RolloutError(
                 f"{server}: does not promise equal bits for equal requests; serve with `--deterministic`"
             )
+        # a spec that the policy cannot honour is refused here, before anything is made
+        frame_bytes = client.plan(campaign.capture_spec or True) if campaign.collect_latents else None
         latencies, answers = _infer_same(client, campaign.image_size)
         first, *others = answers
         if deterministic_check and any(other.tobytes() != first.tobytes() for other in others):
             furthest = max(float(np.abs(first - other).max()) for other in others)
             raise RolloutError(f"{server}: the same request twice gave actions that differ by up to {furthest:g}")
-        return Policy(dict(client.raw_metadata), min(latencies))
+        return Policy(dict(client.raw_metadata), min(latencies), frame_bytes)
 
 
 def _infer_same(client: PolicyClient, image_size: int) -> tuple[list[float], list[np.ndarray]]:

@@ -51,8 +51,7 @@ def run_rollout(
         print(_cost(campaign, len(campaign.keys), policy))
         return 0
     with CampaignFolder(campaign, output, retry_errors=retry_errors) as folder:
-        known = next((row.frame_bytes for row in folder.results.rows if row.frame_bytes), None)
-        print(_cost(campaign, len(folder.missing), policy, known))
+        print(_cost(campaign, len(folder.missing), policy))
         done = [row for row in final_rows(folder.results.rows) if row.key not in folder.missing]
         try:
             with CampaignProgress(len(campaign.keys), done, conditions=campaign.conditions) as progress:
@@ -100,13 +99,11 @@ def _workers(campaign: Campaign, assets: AssetsUsed, output: Path, api_key: str 
     return SpawnedWorkers(setups, hang_seconds=campaign.hang_seconds, build_seconds=campaign.build_seconds)
 
 
-def _cost(campaign: Campaign, episodes: int, policy: Policy, frame_bytes: int | None = None) -> Cost:
-    if campaign.capture_spec is None:
-        frame_bytes = policy.metadata["capture"]["frame_bytes"]
+def _cost(campaign: Campaign, episodes: int, policy: Policy) -> Cost:
     return estimate(
         campaign,
         episodes,
-        frame_bytes,
+        policy.frame_bytes,
         latency_ms=policy.latency_ms,
         deterministic=bool(policy.metadata.get("deterministic")),
     )

@@ -18,7 +18,7 @@ class Cost:
 
     Attributes:
         episodes, steps: to run.
-        frames, nbytes: that the server stores; `nbytes` is None where the campaign's own capture spec decides it.
+        frames, nbytes: that the server stores; `nbytes` is None where nobody has asked it.
         minutes: of simulation on CPU cores like those that this was measured on, spread over the workers.
         policy_minutes: that comes on top; None where no latency is known.
         latency_ms: that it was reckoned with.
@@ -35,7 +35,7 @@ class Cost:
     def __str__(self) -> str:
         stored = "nothing stored"
         if self.frames:
-            size = "bytes not known before the first episode" if self.nbytes is None else readable_bytes(self.nbytes)
+            size = "of a size that is not known" if self.nbytes is None else readable_bytes(self.nbytes)
             stored = f"at most {self.frames} frames, {size}"
         policy = "the policy's time, which is not known"
         if self.policy_minutes is not None:

@@ -17,12 +17,11 @@ import filelock
 
 from vlascope_sim.rollout.campaign import Campaign, EpisodeKey
 from vlascope_sim.rollout.campaign_file import write_campaign
-from vlascope_sim.rollout.cost import readable_bytes
 from vlascope_sim.rollout.episode import AssetsUsed, blank_result
 from vlascope_sim.rollout.errors import RolloutError
 from vlascope_sim.rollout.progress import CampaignProgress
 from vlascope_sim.rollout.provenance import git_revision, machine, versions
-from vlascope_sim.rollout.results import EpisodeResult, ResultFile, final_rows, write_parquet
+from vlascope_sim.rollout.results import ResultFile, final_rows, write_parquet
 from vlascope_sim.rollout.summary import headline, summarise, write_summary
 from vlascope_sim.rollout.workers import Beat, Finished, Job, Lost, Refused, Workers
 
@@ -142,7 +141,6 @@ def _run_jobs(prepared: Prepared, assets: AssetsUsed, workers: Workers, progress
             running -= 1
             if isinstance(event, Finished):
                 losses = 0
-                _say_bytes(campaign, results, event.result, progress)
                 results.append(event.result)
                 progress.finished(event.job, event.result)
             elif isinstance(event, Refused):
@@ -185,15 +183,6 @@ def _write_figure(prepared: Prepared, assets: AssetsUsed, server: dict[str, Any]
     )
     figure = results_figure(rows, headline(campaign.suite, rows), f"{'; '.join(below)}.{caution}")
     save_figure(figure, prepared.output / "summary.png")
-
-
-def _say_bytes(campaign: Campaign, results: ResultFile, row: EpisodeResult, progress: CampaignProgress) -> None:
-    """What a campaign's own capture spec comes to: no server says so before the first frame."""
-    if campaign.capture_spec and row.frame_bytes and not any(known.frame_bytes for known in results.rows):
-        total = readable_bytes(campaign.frames * row.frame_bytes)
-        progress.note(
-            f"a frame has {readable_bytes(row.frame_bytes)}: at most {total} in {campaign.frames} frames of the campaign"
-        )
 
 
 def _check_same(prepared: Prepared, assets: AssetsUsed, server: dict[str, Any]) -> None:

@@ -108,6 +108,19 @@ def test_what_is_captured_is_in_the_store(wire, server, policy):
     assert selection.values("prompt_mask")[0].sum() == policy.prepare(observation()).mask.sum()
 
 
+def test_a_plan_says_what_a_spec_weighs_and_captures_nothing(wire, policy):
+    before = wire.ask({"request": "status"})["committed"]
+    for spec, expected in ((None, CaptureSpec()), (SMALL, CaptureSpec.from_map(SMALL))):
+        plan = wire.ask({"request": "plan", **({} if spec is None else {"collect_latents": spec})})
+        wanted = plan_capture(expected, policy.layout)
+        assert plan["bytes"] == wanted.nbytes
+        assert [tensor["path"] for tensor in plan["tensors"]] == [tensor.path for tensor in wanted.tensors]
+        assert [tuple(tensor["shape"]) for tensor in plan["tensors"]] == [tensor.shape for tensor in wanted.tensors]
+    error = wire.ask({"request": "plan", "collect_latents": {"layers": [8]}})
+    assert (error["code"], error["field"]) == ("invalid_spec", "collect_latents.layers")
+    assert wire.ask({"request": "status"})["committed"] == before
+
+
 def test_latents_that_come_back_are_those_that_are_kept(wire, server):
     reply = wire.ask(observation(1, collect_latents=SMALL, return_latents=True, episode={"id": "returned"}))
     wire.ask({"request": "end_episode", "episode": "returned"})
