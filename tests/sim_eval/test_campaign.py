@@ -182,7 +182,7 @@ def test_cost_counts_what_is_left():
     cost = estimate(ours, 1, 1_000_000)
     assert (cost.episodes, cost.steps, cost.frames, cost.nbytes) == (1, 45, 5, 5_000_000)
     assert "5.0 MB" in str(cost)
-    assert "bytes not known" in str(estimate(ours, 2, None))
+    assert "of a size that is not known" in str(estimate(ours, 2, None))
     assert "the policy's time, which is not known" in str(cost)
     timed = estimate(dataclasses.replace(ours, workers=2), 2, None, latency_ms=60e3)
     assert timed.policy_minutes == 2 * 9 / 2
@@ -240,10 +240,12 @@ def test_prompts_from_options(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "output: expected"),
+        ({}, "server: expected one"),
         ({"output": "."}, "server: expected one"),
         ({**BASE, "output": ".", "prompt": "a", "prompt_file": "b"}, "not together"),
         ({**BASE, "output": ".", "experts": "vlm"}, "without collect_latents"),
+        ({**BASE, "stride": 10}, "stride: without collect_latents"),
+        ({**BASE, "hang_seconds": 0.0}, "hang_seconds: expected more than 0"),
         ({"resume": "nowhere", "seed": 1}, "seed: cannot be given with `resume`"),
         ({"resume": "nowhere"}, "nowhere"),
     ],

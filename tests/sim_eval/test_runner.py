@@ -94,7 +94,7 @@ def test_what_cannot_run_stops_the_campaign_and_keeps_its_results(tmp_path):
 
 
 def test_losing_everything_stops_too(tmp_path):
-    with pytest.raises(RolloutError, match="12 attempts in a row were lost, the last because: dead"):
+    with pytest.raises(RolloutError, match="24 attempts in a row were lost, the last because: dead"):
         run(campaign(episodes=tuple(range(50))), tmp_path, lambda job: "dead")
 
 
