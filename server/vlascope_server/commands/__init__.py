@@ -16,11 +16,13 @@ import tyro
 from vlascope_server.commands.convert import Convert
 from vlascope_server.commands.inspect import Inspect
 from vlascope_server.commands.serve import Serve
+from vlascope_server.commands.train import Train
 
 Subcommand = (
     Annotated[Serve, tyro.conf.subcommand("serve")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
 )
 
 
@@ -34,11 +36,12 @@ def main(args: list[str] | None = None) -> int:
         The exit code: 0, or 2 after an error in what was asked, which is one line on stderr.
     """
     command = tyro.cli(
-        Subcommand, prog="vlascope-server", description="Serve, inspect and convert Pi0 policies.", args=args
+        Subcommand, prog="vlascope-server", description="Serve, inspect, convert and train Pi0 policies.", args=args
     )
     from vlascope_latents.store.errors import StoreError
 
     from vlascope_server.checkpoints.errors import CheckpointError
+    from vlascope_server.commands.errors import CommandError
     from vlascope_server.serving.errors import ServeError
 
     logging.basicConfig(level=command.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr)
@@ -47,7 +50,7 @@ def main(args: list[str] | None = None) -> int:
     print(json.dumps({type(command).__name__.lower(): dataclasses.asdict(command)}, default=str), file=sys.stderr)
     try:
         command.run()
-    except (CheckpointError, ServeError, StoreError) as error:
+    except (CheckpointError, CommandError, ServeError, StoreError) as error:
         print(f"vlascope-server: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be made, a full disk

@@ -137,6 +137,37 @@ def flow_loss(
     return jnp.mean(jnp.square(predicted - (noise - actions)), axis=-1)
 
 
+def flow_errors(
+    params: Params,
+    config: Pi0Config,
+    observation: Observation,
+    actions: Float[Array, "B A a"],
+    noise: Float[Array, "K B A a"],
+    time: Float[Array, "K B"],
+    *,
+    remat: bool = False,
+) -> Float[Array, "K B A a"]:
+    """Squared error of the velocity for K draws of noise and time on each observation; the mean over a is `flow_loss`.
+
+    The draws share one pass over the prefix, which costs most of a step. Differentiable in `params`.
+
+    Args:
+        remat: compute a block's activations again in the backward pass instead of keeping them: a third more work, and
+            memory that hardly grows with depth.
+    """
+    check_observation(observation, config)
+    params = fuse_for_inference(params)
+    context, _ = _read(params, config, observation, None, remat)
+    share = time[..., None, None]
+
+    def predict(x_t: jax.Array, condition: Condition) -> jax.Array:
+        return _velocity(params, config, observation, context, x_t, condition, None, {}, None, remat)[0]
+
+    x_t = share * noise + (1 - share) * actions
+    predicted = jax.vmap(predict)(x_t, _condition(params, config, time))
+    return jnp.square(predicted - (noise - actions))
+
+
 def draw_noise_and_time(
     key: jax.Array, batch_size: int, config: Pi0Config
 ) -> tuple[Float[Array, "B A a"], Float[Array, " B"]]:
@@ -164,19 +195,19 @@ def _teacher_forced(
 
 
 def _read(
-    params: Params, config: Pi0Config, observation: Observation, plan: CapturePlan | None
+    params: Params, config: Pi0Config, observation: Observation, plan: CapturePlan | None, remat: bool = False
 ) -> tuple[Context, Latents]:
     """Runs the vision-language expert over the prefix."""
     prefix = embed_prefix(params, config, observation)
     latents = empty_latents(plan, observation.batch_size)
-    cache, latents = _run_vlm(params, config, prefix, plan, latents)
+    cache, latents = _run_vlm(params, config, prefix, plan, latents, remat)
     positions, mask = suffix_attention(config, prefix.valid)
     rotation = gemma.rotary(positions, config.action.head_dim)
     return Context(expert_layers(params, 1), cache, gemma.attention_bias(mask), rotation), latents
 
 
 def _run_vlm(
-    params: Params, config: Pi0Config, prefix: Prefix, plan: CapturePlan | None, latents: Latents
+    params: Params, config: Pi0Config, prefix: Prefix, plan: CapturePlan | None, latents: Latents, remat: bool
 ) -> tuple[gemma.KeysValues, Latents]:
     """Keys and values of every layer, and the selected taps written into `latents`."""
     select = TapSelector.of(plan, "vlm", prefix.valid)
@@ -192,6 +223,7 @@ def _run_vlm(
         return (x, latents), projected.kv
 
     layers = expert_layers(params, 0)
+    block = jax.checkpoint(block) if remat else block
     (_, latents), cache = scan_tapped(block, (prefix.tokens, latents), layers, select.plan.layers if select else ())
     return cache, latents
 
@@ -206,6 +238,7 @@ def _velocity(
     plan: CapturePlan | None,
     latents: Latents,
     step: jax.Array | int | None,
+    remat: bool = False,
 ) -> tuple[Float[Array, "B A a"], Latents]:
     """Runs the action expert once: the velocity at x_t, and the selected taps written at denoise slot `step`."""
     valid = jnp.ones(context.bias.shape[:2], bool)
@@ -223,6 +256,7 @@ def _velocity(
             latents = select.record(latents, taps, (step, slot))
         return (x, latents), None
 
+    block = jax.checkpoint(block) if remat else block
     stacked = (context.layers, context.cache, condition.blocks)
     (x, latents), _ = scan_tapped(block, (x, latents), stacked, select.plan.layers if select else ())
     out, _, _ = gemma.rms_norm(under(params, "PaliGemma/llm"), "final_norm_1", x, condition.final)

@@ -1,0 +1,56 @@
+"""Random changes to images that leave what is to be done the same: shifts, brightness, contrast, saturation.
+
+B images, H and W pixels. On the device, from a key; the same key changes an image in the same way. Knows nothing of robots but
+that a wrist camera moves with the arm, so that its images are not shifted (as in the reference).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from vlascope_server.model.observation import pixels
+
+_SHIFT = 0.05
+"""Of the image's side, at most."""
+_BRIGHTNESS, _CONTRAST, _SATURATION = 0.2, 0.2, 0.2
+"""Factors lie in 1 minus to 1 plus these."""
+_GREY = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in luminance (ITU-R BT.601)."""
+
+
+def augment_images(key: jax.Array, images: dict[str, UInt8[Array, "B H W 3"]]) -> dict[str, Float[Array, "B H W 3"]]:
+    """Camera -> float32 in [-1, 1], each image changed by itself."""
+    changed = {}
+    for number, (camera, batch) in enumerate(sorted(images.items())):
+        shift_key, colour_key = jax.random.split(jax.random.fold_in(key, number))
+        batch = batch if "wrist" in camera else shift(shift_key, batch)
+        changed[camera] = jitter(colour_key, pixels(batch))
+    return changed
+
+
+def shift(key: jax.Array, images: UInt8[Array, "B H W 3"]) -> UInt8[Array, "B H W 3"]:
+    """Moves each image by up to 5 % of its side in both directions; the edge repeats where nothing is known."""
+    B, H, W, _ = images.shape
+    reach = max(1, round(_SHIFT * H))
+    moves = jax.random.randint(key, (B, 2), -reach, reach + 1)
+
+    def move(image: jax.Array, by: jax.Array) -> jax.Array:
+        rows, columns = jnp.clip(jnp.arange(H) + by[0], 0, H - 1), jnp.clip(jnp.arange(W) + by[1], 0, W - 1)
+        return image[rows][:, columns]
+
+    return jax.vmap(move)(images, moves)
+
+
+def jitter(key: jax.Array, images: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:
+    """Brightness, contrast and saturation, each by up to 20 %; images float32 in [-1, 1], and they stay in it."""
+    B = images.shape[0]
+    reach = jnp.array([_BRIGHTNESS, _CONTRAST, _SATURATION])
+    factors = 1 + reach[:, None] * jax.random.uniform(key, (3, B), minval=-1.0, maxval=1.0)
+    brightness, contrast, saturation = factors[:, :, None, None, None]
+    x = (images + 1) / 2 * brightness
+    mean = jnp.mean(x, axis=(1, 2, 3), keepdims=True)
+    x = mean + contrast * (x - mean)
+    grey = jnp.sum(x * jnp.array(_GREY), axis=-1, keepdims=True)
+    return jnp.clip(grey + saturation * (x - grey), 0.0, 1.0) * 2 - 1

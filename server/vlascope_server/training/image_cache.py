@@ -1,0 +1,123 @@
+"""A dataset's images at the model's size: on disk, decoded once and mapped, or decoded each time.
+
+Runs over the same dataset share what is on disk, whichever episodes they use. Knows nothing of the robot's numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from vlascope_datasets import LeRobotDataset
+
+from vlascope_server.robots.images import resize_with_pad
+from vlascope_server.training.errors import TrainingError
+
+
+class ImageCache:
+    """Resized images of some episodes; any number of threads may `gather`.
+
+    Attributes:
+        folder: where they lie; None decodes them each time.
+    """
+
+    def __init__(self, dataset: LeRobotDataset, cameras: Mapping[str, str], size: int, folder: Path | None):
+        """Decodes nothing yet.
+
+        Args:
+            dataset: whose images.
+            cameras: model slot -> the dataset's camera.
+            size: the model's, in pixels.
+            folder: of all caches; a folder in it is this dataset's.
+        """
+        self._dataset, self._cameras, self._size = dataset, dict(cameras), size
+        self.folder = None if folder is None else folder / _fingerprint(dataset, size)
+        self._mapped: dict[tuple[str, int], np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def missing_bytes(self, episodes: Sequence[int]) -> int:
+        """Bytes that `fill` will write."""
+        missing = [number for number in episodes for c in self._cameras.values() if not self._is_there(c, number)]
+        frames = sum(self._dataset.episode(number).length for number in missing)
+        return 0 if self.folder is None else frames * self._size * self._size * 3
+
+    def fill(self, episodes: Sequence[int], done: Callable[[int], None] = lambda _: None) -> None:
+        """Decodes and resizes what is not there yet; an episode is whole or absent, so that a killed run loses one.
+
+        Args:
+            episodes: their numbers.
+            done: called with the number of episodes that are there, after each.
+
+        Raises:
+            TrainingError: the disk has no room for it.
+            DatasetError: an image is missing or damaged.
+        """
+        if self.folder is None:
+            return
+        wanted = self.missing_bytes(episodes)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if wanted > free:
+            raise TrainingError(
+                f"{self.folder}: resized images take {wanted / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free: make"
+                " room, set VLASCOPE_CACHE to another disk, or train with --no-cache-images"
+            )
+        for count, number in enumerate(episodes, 1):
+            for camera in self._cameras.values():
+                if not self._is_there(camera, number):
+                    self._write(camera, number)
+            done(count)
+
+    def gather(
+        self, episodes: Int[np.ndarray, " n"], frames: Int[np.ndarray, " n"]
+    ) -> dict[str, UInt8[np.ndarray, "n size size 3"]]:
+        """Images by model slot, one for each pair of episode and frame."""
+        pairs = list(zip(episodes.tolist(), frames.tolist(), strict=True))
+        return {slot: np.stack([self._image(c, e, f) for e, f in pairs]) for slot, c in self._cameras.items()}
+
+    def _image(self, camera: str, episode: int, frame: int) -> np.ndarray:
+        if self.folder is None:
+            return resize_with_pad(self._dataset.image(episode, frame, camera), self._size)
+        key = camera, episode
+        if key not in self._mapped:
+            with self._lock:
+                self._mapped[key] = np.load(self._path(camera, episode), mmap_mode="r", allow_pickle=False)
+        return self._mapped[key][frame]
+
+    def _path(self, camera: str, episode: int) -> Path:
+        return (self.folder or Path()) / camera / f"episode_{episode:06d}.npy"
+
+    def _is_there(self, camera: str, episode: int) -> bool:
+        return self.folder is not None and self._path(camera, episode).is_file()
+
+    def _write(self, camera: str, episode: int) -> None:
+        path = self._path(camera, episode)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        try:
+            images = resize_with_pad(self._dataset.images(episode, camera), self._size)
+            with partial.open("wb") as file:
+                np.save(file, np.ascontiguousarray(images), allow_pickle=False)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _fingerprint(dataset: LeRobotDataset, size: int) -> str:
+    """Of where the dataset is, what its metadata say and how its files look from outside; another one has another cache."""
+    digest = hashlib.sha256(json.dumps([str(dataset.root.resolve()), size, dataset.info.to_map()]).encode())
+    files = {episode.file for episode in dataset.episodes}
+    files |= {span.file for episode in dataset.episodes for span in episode.videos.values()}
+    for file in sorted(files):
+        path = dataset.root / file
+        if path.is_file():
+            status = path.stat()
+            digest.update(f"{file} {status.st_size} {status.st_mtime_ns}".encode())
+    return f"{dataset.root.resolve().name}-{size}-{digest.hexdigest()[:16]}"

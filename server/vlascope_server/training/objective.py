@@ -1,0 +1,181 @@
+"""One step of training: loss, gradients, optimiser, averaged weights. Knows nothing of datasets or files.
+
+B batch, K draws of noise and time on each observation, A action horizon, a the model's action width.
+
+An action dimension that carries nothing (padding, or constant in the data) is left out where the model cannot see it: weights
+that were drawn have its row of `action_in_proj` set to zero, and a small model then spends nothing on passing its noise on.
+Where a loaded checkpoint sees such dimensions they stay in the loss, as in the reference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float
+
+from vlascope_server.model import Params, Pi0Config, draw_noise_and_time, flow_errors
+from vlascope_server.training.augment import augment_images
+from vlascope_server.training.loader import Batch
+from vlascope_server.training.options import TrainOptions
+
+_IN, _OUT = "action_in_proj/kernel", ("action_out_proj/kernel", "action_out_proj/bias")
+_UNDECAYED = ("bias", "scale", "pos_embedding")
+_BETAS = 0.9, 0.95
+"""Of Adam; the reference's."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What a step changes; a pytree.
+
+    Attributes:
+        params: those that are trained, float32.
+        average: their exponential moving average.
+        optimiser: optax's state.
+    """
+
+    params: dict[str, jax.Array]
+    average: dict[str, jax.Array]
+    optimiser: Any
+
+
+StepFunction = Callable[[TrainState, Params, Batch, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def blind_to(params: Mapping[str, jax.Array], carrying: Bool[np.ndarray, " a"]) -> dict[str, jax.Array]:
+    """Drawn parameters that neither see nor move the action dimensions that carry nothing."""
+    keep = jnp.asarray(carrying, jnp.float32)
+    return {**params, _IN: params[_IN] * keep[:, None], **{name: params[name] * keep for name in _OUT}}
+
+
+def counted_dimensions(params: Mapping[str, jax.Array], carrying: Bool[np.ndarray, " a"]) -> tuple[bool, ...]:
+    """The action dimensions in the loss: those that carry something, and those that the model sees."""
+    return tuple((carrying | np.asarray(params[_IN]).any(axis=1)).tolist())
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The options that a step is compiled for; as `TrainOptions` has them."""
+
+    flow_samples: int
+    weight_decay: float
+    clip: float
+    ema: float
+    augment: bool
+    seed: int
+
+    @classmethod
+    def of(cls, options: TrainOptions) -> Recipe:
+        """Those of a run."""
+        return cls(**{field.name: getattr(options, field.name) for field in dataclasses.fields(cls)})
+
+
+def make_optimiser(options: Recipe) -> optax.GradientTransformation:
+    """AdamW with clipping, but for the learning rate, which a step is given."""
+
+    def decayed(params: Mapping[str, Any]) -> dict[str, bool]:
+        return {name: name.rsplit("/", 1)[-1] not in _UNDECAYED for name in params}
+
+    return optax.chain(
+        optax.clip_by_global_norm(options.clip),
+        optax.scale_by_adam(*_BETAS),
+        optax.add_decayed_weights(options.weight_decay, mask=decayed),
+    )
+
+
+def learning_rate(options: TrainOptions, peak: float, step: int, steps: int | None) -> float:
+    """Linear from 0 to the peak over the warm-up, then a cosine to `final_share` of it at `steps`; steps count from 0."""
+    if step < options.warmup:
+        return peak * (step + 1) / options.warmup
+    if steps is None or steps <= options.warmup:
+        return peak
+    share = min(1.0, (step - options.warmup) / (steps - options.warmup))
+    return peak * (options.final_share + (1 - options.final_share) * 0.5 * (1 + np.cos(np.pi * share)))
+
+
+@functools.cache
+def make_step(config: Pi0Config, counted: tuple[bool, ...], recipe: Recipe, *, remat: bool) -> StepFunction:
+    """The compiled step, one a process for the same arguments.
+
+    Returns:
+        `step(state, frozen, batch, number, learning_rate)` -> the next state (the given one is used up), and `loss` and
+        `grad_norm` of this step. `frozen` are the parameters that are not trained; `number` counts steps from 0, and with
+        the seed it decides everything that is drawn.
+    """
+    optimiser = make_optimiser(recipe)
+
+    def step(state: TrainState, frozen: Params, batch: Batch, number: jax.Array, rate: jax.Array):
+        image_key, flow_key = jax.random.split(jax.random.fold_in(jax.random.key(recipe.seed), number))
+        if recipe.augment:
+            images = augment_images(image_key, dict(batch.observation.images))
+            batch = batch._replace(observation=dataclasses.replace(batch.observation, images=images))
+
+        def loss_of(params: dict[str, jax.Array]) -> jax.Array:
+            every = {**frozen, **params}
+            total, weight = weighed_errors(every, config, batch, flow_key, recipe.flow_samples, counted, remat)
+            return total / jnp.maximum(weight, 1.0)
+
+        loss, gradients = jax.value_and_grad(loss_of)(state.params)
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax takes both for granted
+            updates, optimiser_state = optimiser.update(gradients, state.optimiser, state.params)
+            norm = optax.tree.norm(gradients)
+        params = jax.tree.map(lambda value, update: value - rate * update, state.params, updates)
+        # an average over few steps would mostly be the weights that training began with
+        taken = number.astype(jnp.float32)
+        decay = jnp.minimum(recipe.ema, (1.0 + taken) / (10.0 + taken))
+        average = {name: decay * value + (1 - decay) * params[name] for name, value in state.average.items()}
+        return TrainState(params, average, optimiser_state), {"loss": loss, "grad_norm": norm}
+
+    return jax.jit(step, donate_argnums=0)
+
+
+@functools.cache
+def make_evaluation(config: Pi0Config, counted: tuple[bool, ...], draws: int):
+    """`evaluate(params, batch, number)` -> summed loss and weight of a batch that is not augmented; compiled.
+
+    The draws follow from `number`, not from the training step, so that two evaluations differ by their weights alone.
+    """
+
+    def evaluate(params: Params, batch: Batch, number: jax.Array) -> tuple[jax.Array, jax.Array]:
+        key = jax.random.fold_in(jax.random.key(0), number)
+        return weighed_errors(params, config, batch, key, draws, counted, False)
+
+    return jax.jit(evaluate)
+
+
+def weighed_errors(
+    params: Params,
+    config: Pi0Config,
+    batch: Batch,
+    key: jax.Array,
+    draws: int,
+    counted: tuple[bool, ...],
+    remat: bool,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Flow-matching errors summed over the actions that count, each the mean over counted dimensions; and their number."""
+    visible = jnp.asarray(counted, jnp.float32)
+    # noise in a dimension that is left out must not teach the model to see it
+    params = {**params, _IN: params[_IN] * visible[:, None]}
+    B, A, a = batch.actions.shape
+    noise, time = draw_noise_and_time(key, draws * B, config)
+    errors = flow_errors(
+        params,
+        config,
+        batch.observation,
+        batch.actions,
+        noise.reshape(draws, B, A, a),
+        time.reshape(draws, B),
+        remat=remat,
+    )
+    per_action = jnp.sum(errors * visible, axis=-1) / jnp.sum(visible)
+    # a masked action is cut out, not multiplied by zero: its label may be anything
+    per_action = jnp.where(batch.mask, per_action, 0.0)
+    return jnp.sum(per_action), draws * jnp.sum(batch.mask.astype(jnp.float32))

@@ -1,0 +1,257 @@
+"""Puts together what a run trains and what it trains on: a checkpoint, a robot, a dataset. Knows nothing of steps.
+
+A run that goes on takes all that it can from its own last checkpoint, and nothing from where it began.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Bool
+from vlascope_datasets import LeRobotDataset
+
+from vlascope_server.cache import cache_folder
+from vlascope_server.checkpoints import Checkpoint, Record, load_checkpoint
+from vlascope_server.model import Lora, Pi0Config, init_params, lora_frozen
+from vlascope_server.presets.tiny import TOKENIZER_PATH
+from vlascope_server.prompts import Tokenizer, TokenizerError, paligemma_tokenizer
+from vlascope_server.robots import (
+    ROBOTS,
+    Conventions,
+    NormStats,
+    NormStatsError,
+    RobotInputError,
+    RobotIO,
+    RobotPipeline,
+)
+from vlascope_server.training.columns import Columns, find_columns
+from vlascope_server.training.errors import TrainingError
+from vlascope_server.training.frames import Frames, choose_episodes, read_frames
+from vlascope_server.training.image_cache import ImageCache
+from vlascope_server.training.loader import Batches
+from vlascope_server.training.objective import blind_to
+from vlascope_server.training.options import TrainOptions
+from vlascope_server.training.statistics import carrying, measure
+
+_COLLECTIONS = "collections.jsonl"
+"""What `vlascope-sim demonstrate` writes beside a dataset: how each part of it was made."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+    """What a run works with.
+
+    Attributes:
+        config: the architecture, its dtype that of the activations.
+        params: all parameters, float32: drawn, loaded, or the averages of the checkpoint that the run goes on from.
+        trained: names of those that are trained.
+        carrying: action dimensions that move in the dataset.
+        norm_stats, asset_id, record, tokenizer: what goes into every checkpoint.
+        training, validation: batches; no validation where no episode is held out.
+        images: of both.
+        episodes, held_out: their numbers.
+        drawn: the weights were drawn, not loaded.
+    """
+
+    config: Pi0Config
+    params: dict[str, jax.Array]
+    trained: frozenset[str]
+    carrying: Bool[np.ndarray, " a"]
+    norm_stats: dict[str, NormStats]
+    asset_id: str
+    record: Record
+    tokenizer: Path | None
+    training: Batches
+    validation: Batches | None
+    images: ImageCache
+    episodes: list[int]
+    held_out: list[int]
+    drawn: bool
+
+    def facts(self) -> dict[str, Any]:
+        """For `train.json`."""
+        size = {name: int(array.size) for name, array in self.params.items()}
+        return {
+            "parameters": sum(size.values()),
+            "trained_parameters": sum(count for name, count in size.items() if name in self.trained),
+            "action_dimensions": np.flatnonzero(self.carrying).tolist(),
+            "frames": len(self.training.rows),
+            "episodes": self.episodes,
+            "held_out_episodes": self.held_out,
+            "architecture": dataclasses.asdict(self.config),
+            "record": dataclasses.asdict(self.record),
+        }
+
+
+def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
+    """Loads weights and the dataset's numbers; decodes no image.
+
+    Args:
+        options: of the run.
+        resumed: the run's own checkpoint to go on from; None begins.
+
+    Raises:
+        TrainingError: dataset, robot, checkpoint and options do not fit each other; names what does not.
+        CheckpointError: the checkpoint cannot be loaded.
+        DatasetError: the dataset cannot be read.
+    """
+    dataset = LeRobotDataset.open(options.dataset)
+    checkpoint = load_checkpoint(resumed, dtype="float32") if resumed else _load(options)
+    drawn = checkpoint.kind == "seeded"
+    robot = _robot(options, checkpoint)
+    columns = find_columns(dataset.info, str(dataset.root), robot.spec, options.columns)
+    episodes, held_out = choose_episodes(dataset, options)
+    frames = read_frames(dataset, robot, columns, episodes)
+    conventions = _conventions(options, checkpoint, robot)
+    config, params = _architecture(options, checkpoint, robot)
+    horizon, pad = config.action_horizon, options.pad
+    # statistics that were drawn with the weights say nothing, and those of a run stay what they were
+    measured = not resumed and (drawn or options.norm_stats == "dataset" or checkpoint.norm_stats is None)
+    if options.norm_stats == "checkpoint" and measured:
+        raise TrainingError(
+            f"norm_stats: {options.init} has none that could be kept; measure them: --norm-stats dataset"
+        )
+    stats, count = checkpoint.norm_stats, checkpoint.record.norm_stats_count
+    if measured or stats is None:
+        stats, count = measure(frames, robot, conventions, horizon, pad)
+    try:
+        pipeline = RobotPipeline(robot, stats, conventions, config.action_dim, config.vision.image_size)
+    except (NormStatsError, RobotInputError) as error:
+        raise TrainingError(f"{options.init}: {error}") from None
+    moving = carrying(frames, pipeline, horizon, pad)
+    if drawn:
+        params = blind_to(params, moving)
+    tokenizer_path, tokenizer = _tokenizer(checkpoint, config)
+    state_in_prompt = config.pi05 and checkpoint.record.state_in_prompt is not False
+    cache = cache_folder() / "training" if options.cache_images else None
+    images = ImageCache(dataset, columns.cameras, config.vision.image_size, cache)
+
+    def batches(frames: Frames) -> Batches:
+        return Batches(frames, images, pipeline, tokenizer, config, state_in_prompt=state_in_prompt, pad=pad)
+
+    record = dataclasses.replace(
+        checkpoint.record,
+        robot=robot.spec.name,
+        normalisation=conventions.normalisation,
+        delta_actions=conventions.delta_actions,
+        state_in_prompt=state_in_prompt if config.pi05 else None,
+        norm_stats_count=count,
+        trained_on=_trained_on(dataset, options) if not resumed else checkpoint.record.trained_on,
+    )
+    return Prepared(
+        config=config,
+        params=params,
+        trained=frozenset(name for name in params if options.lora is None or not lora_frozen(name)),
+        carrying=moving,
+        norm_stats=stats,
+        asset_id=options.asset_id or checkpoint.asset_id or robot.spec.name,
+        record=record,
+        tokenizer=tokenizer_path,
+        training=batches(frames),
+        validation=_validation(dataset, robot, columns, held_out, batches),
+        images=images,
+        episodes=episodes,
+        held_out=held_out,
+        drawn=drawn,
+    )
+
+
+def _validation(
+    dataset: LeRobotDataset,
+    robot: RobotIO,
+    columns: Columns,
+    held_out: list[int],
+    batches: Callable[[Frames], Batches],
+) -> Batches | None:
+    if not held_out:
+        return None
+    made = batches(read_frames(dataset, robot, columns, held_out))
+    return made if len(made.rows) else None
+
+
+def _load(options: TrainOptions) -> Checkpoint:
+    return load_checkpoint(
+        options.init,
+        dtype="float32",
+        preset=options.preset,
+        action_horizon=options.action_horizon,
+        max_token_len=options.max_token_len,
+        asset_id=options.asset_id if options.norm_stats == "checkpoint" else None,
+    )
+
+
+def _robot(options: TrainOptions, checkpoint: Checkpoint) -> RobotIO:
+    name = options.robot or checkpoint.record.robot
+    if name is None:
+        raise TrainingError(f"{options.init}: does not say whose observations it reads; name the robot: --robot")
+    if name not in ROBOTS:
+        raise TrainingError(f"robot: {name!r} is not known; known: {', '.join(ROBOTS)}")
+    return ROBOTS[name]
+
+
+def _conventions(options: TrainOptions, checkpoint: Checkpoint, robot: RobotIO) -> Conventions:
+    usual, record = robot.conventions(pi05=checkpoint.config.pi05), checkpoint.record
+    told = options.delta_actions if options.delta_actions is not None else record.delta_actions
+    return Conventions(record.normalisation or usual.normalisation, usual.delta_actions if told is None else told)
+
+
+def _architecture(
+    options: TrainOptions, checkpoint: Checkpoint, robot: RobotIO
+) -> tuple[Pi0Config, dict[str, jax.Array]]:
+    """The configuration with the robot's cameras, adapters and the activations' dtype, and its parameters."""
+    cameras = tuple(camera for camera in checkpoint.config.cameras if camera in robot.spec.cameras)
+    if set(cameras) != set(robot.spec.cameras):
+        raise TrainingError(
+            f"{options.init}: sees the cameras {list(checkpoint.config.cameras)}, and robot {robot.spec.name} has"
+            f" {list(robot.spec.cameras)}"
+        )
+    dtype = options.dtype
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    config = dataclasses.replace(checkpoint.config, cameras=cameras, dtype=dtype)
+    params = dict(checkpoint.params)
+    if checkpoint.kind == "seeded":
+        params = init_params(config, options.seed)
+    if options.lora is None:
+        return config, params
+    found = config.vlm.attn_lora
+    lora = Lora(options.lora, float(options.lora if options.lora_alpha is None else options.lora_alpha))
+    if found is not None and found.rank != lora.rank:
+        raise TrainingError(f"lora: {options.init} has adapters of rank {found.rank}, not {lora.rank}; give that rank")
+    vlm, action = (dataclasses.replace(g, attn_lora=lora, ffn_lora=lora) for g in (config.vlm, config.action))
+    config = dataclasses.replace(config, vlm=vlm, action=action)
+    # what is drawn for a name depends on nothing but its shape and the seed; the second factors are zero
+    return config, init_params(config, options.seed) | params
+
+
+def _tokenizer(checkpoint: Checkpoint, config: Pi0Config) -> tuple[Path | None, Tokenizer]:
+    path = checkpoint.tokenizer or (TOKENIZER_PATH if checkpoint.kind == "seeded" else None)
+    try:
+        tokenizer = paligemma_tokenizer() if path is None else Tokenizer(path)
+        tokenizer.check_fits(config.vocabulary)
+    except TokenizerError as error:
+        raise TrainingError(str(error)) from None
+    return path, tokenizer
+
+
+def _trained_on(dataset: LeRobotDataset, options: TrainOptions) -> dict[str, str]:
+    """The dataset's name, how its images were drawn where the dataset says so, and what the user says."""
+    found = {"dataset": dataset.root.resolve().name}
+    path = dataset.root / _COLLECTIONS
+    if path.is_file():
+        try:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            for name, values in (
+                ("render", {row["options"]["render"] for row in rows}),
+                ("assets", {row["assets"]["kind"] for row in rows}),
+            ):
+                found[name] = "+".join(sorted(values))
+        except (ValueError, KeyError, TypeError):
+            raise TrainingError(f"{path}: expected one collection a line; repair the file, or move it away") from None
+    return {**found, **options.trained_on}

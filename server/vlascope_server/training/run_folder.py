@@ -1,0 +1,122 @@
+"""A run's folder: what was asked for (`train.json`), what happened (`metrics.jsonl`, `loss.png`), its checkpoints.
+
+Knows nothing of how a step is taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from vlascope_server.checkpoints.layout import TOKENIZER_FILE
+from vlascope_server.training.errors import TrainingError
+from vlascope_server.training.figure import draw_loss
+from vlascope_server.training.options import MAY_CHANGE, TrainOptions
+from vlascope_server.training.train_state import steps_in, sweep
+
+CONFIGURATION, METRICS, CURVE = "train.json", "metrics.jsonl", "loss.png"
+
+
+@contextlib.contextmanager
+def opened(options: TrainOptions) -> Iterator[RunFolder]:
+    """The folder of a new run, or of one to go on with; held against other processes.
+
+    Raises:
+        TrainingError: it holds something and was not to be resumed, another run, or one with other options.
+    """
+    run = options.output
+    if run.exists() and not run.is_dir():
+        raise TrainingError(f"{run}: exists and is no folder; choose another --output")
+    begun = (run / CONFIGURATION).is_file()
+    if run.is_dir() and any(p.name != ".lock" for p in run.iterdir()):
+        if not options.resume:
+            raise TrainingError(f"{run}: exists and is not empty; go on with --resume, or choose another --output")
+        if not begun:
+            raise TrainingError(f"{run}: holds no run ({CONFIGURATION} is missing); choose another --output")
+    run.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(run / ".lock", timeout=0):
+            sweep(run)
+            if begun:
+                _check_same(run, options)
+            yield RunFolder(run)
+    except filelock.Timeout:
+        raise TrainingError(f"{run}: another process trains in it; wait for it to end") from None
+
+
+class RunFolder:
+    """The files of one run.
+
+    Attributes:
+        path: the folder.
+        last: step of the newest whole checkpoint; 0 where there is none.
+        rows: lines of `metrics.jsonl` up to that step.
+        facts: what `train.json` said when the folder was opened.
+    """
+
+    def __init__(self, path: Path):
+        """Cuts the metrics back to the checkpoint that the run goes on from."""
+        self.path = path
+        self.last = max(steps_in(path), default=0)
+        self.rows: list[dict[str, Any]] = []
+        described = path / CONFIGURATION
+        self.facts: dict[str, Any] = json.loads(described.read_text(encoding="utf-8")) if described.is_file() else {}
+        file = path / METRICS
+        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+            with contextlib.suppress(ValueError):  # a killed process may have left half a line
+                row = json.loads(line)
+                if row["step"] <= self.last:
+                    self.rows.append(row)
+        if file.is_file():
+            _replace(file, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def describe(self, options: TrainOptions, facts: dict[str, Any]) -> None:
+        """Writes `train.json`: the options, and what follows from them and from the data."""
+        content = {"options": dataclasses.asdict(options), **facts}
+        _replace(self.path / CONFIGURATION, json.dumps(content, default=str, indent=2) + "\n")
+
+    def keep(self, file: Path | None) -> Path | None:
+        """A copy of a file in the run's folder: the checkpoint that it comes from may be removed while the run goes on."""
+        if file is None:
+            return None
+        copy = self.path / TOKENIZER_FILE
+        if not copy.exists():
+            partial = copy.with_name(f"{copy.name}.{os.getpid()}.partial")
+            shutil.copyfile(file, partial)
+            partial.replace(copy)
+        return copy
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Adds a line to the metrics."""
+        self.rows.append(row)
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def draw(self) -> None:
+        """Draws the loss curve anew."""
+        draw_loss(self.rows, self.path / CURVE, self.path.resolve().name)
+
+
+def _check_same(run: Path, options: TrainOptions) -> None:
+    kept = json.loads((run / CONFIGURATION).read_text(encoding="utf-8"))["options"]
+    given = json.loads(json.dumps(dataclasses.asdict(options), default=str))
+    for field, value in given.items():
+        if field not in MAY_CHANGE and field != "output" and kept.get(field, value) != value:
+            raise TrainingError(
+                f"{run}: {field}: the run has {kept[field]!r}, now {value!r} was given; a resumed run keeps what it began"
+                " with: give that, or choose another --output"
+            )
+
+
+def _replace(path: Path, content: str) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(content, encoding="utf-8")
+    partial.replace(path)

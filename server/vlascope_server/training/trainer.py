@@ -1,0 +1,332 @@
+"""Trains a policy: steps, evaluation, metrics and checkpoints, until all steps are done or somebody asks to stop.
+
+1. Everything that a step computes follows from the options, the data and its number: a resumed run repeats an unbroken one.
+2. SIGTERM and SIGINT let the step end, save, and return; a second SIGINT interrupts.
+3. A loss that is not finite stops the run before anything of it is saved.
+4. A checkpoint is whole or absent, whenever the process dies.
+
+Knows nothing of command lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vlascope_server.checkpoints import save_checkpoint
+from vlascope_server.provenance import provenance, versions
+from vlascope_server.training.errors import TrainingError
+from vlascope_server.training.loader import Batch, Loader
+from vlascope_server.training.objective import (
+    Recipe,
+    TrainState,
+    counted_dimensions,
+    learning_rate,
+    make_evaluation,
+    make_optimiser,
+    make_step,
+)
+from vlascope_server.training.options import TrainOptions
+from vlascope_server.training.prepare import Prepared, prepare
+from vlascope_server.training.progress import TrainingProgress
+from vlascope_server.training.run_folder import RunFolder, opened
+from vlascope_server.training.train_state import prune, restore, save
+
+_log = logging.getLogger(__name__)
+
+_DRAWN_RATE, _LOADED_RATE = 1e-3, 2.5e-5
+_TIMED = 5, 25
+"""Steps between which the speed is measured, where a run is to take a time rather than a number of steps."""
+_VALIDATION_BATCHES = 8
+_PACKAGES = ("optax", "vlascope-datasets")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """How a run ended.
+
+    Attributes:
+        checkpoint: the newest one.
+        step: steps taken in all.
+        steps: steps that were to be taken.
+    """
+
+    checkpoint: Path
+    step: int
+    steps: int | None
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to resume."""
+        return self.step == self.steps
+
+
+def train(options: TrainOptions) -> Trained:
+    """Trains as the options say, in a folder that holds everything about the run.
+
+    Returns:
+        The newest checkpoint, also where the run was asked to stop or its minutes are over.
+
+    Raises:
+        TrainingError: something does not fit, the disk is full, or the loss is not finite any more.
+        CheckpointError: the checkpoint to begin with cannot be loaded.
+        DatasetError: the dataset cannot be read.
+    """
+    with opened(options) as folder, TrainingProgress() as progress:
+        prepared = prepare(options, folder.path / str(folder.last) if folder.last else None)
+        trainer = _Trainer(options, folder, prepared, progress)
+        with _asked_to_stop() as stop:
+            return trainer.run(stop)
+
+
+class _Trainer:
+    def __init__(self, options: TrainOptions, folder: RunFolder, prepared: Prepared, progress: TrainingProgress):
+        self._options, self._folder, self._prepared, self._progress = options, folder, prepared, progress
+        self._tokenizer = folder.keep(prepared.tokenizer)
+        devices = np.array(jax.devices())
+        if options.batch_size % len(devices):
+            raise TrainingError(f"batch_size: {options.batch_size} is no multiple of the {len(devices)} devices")
+        mesh = Mesh(devices, ("data",))
+        self._rows, self._everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+        begun_with = folder.facts.get("learning_rate") if folder.last else None
+        self._peak = options.learning_rate or begun_with or (_DRAWN_RATE if prepared.drawn else _LOADED_RATE)
+        self._step, self._steps, self._saved = folder.last, options.steps, folder.last
+        self._state = self._first_state()
+        self._frozen = self._put({n: v for n, v in prepared.params.items() if n not in prepared.trained})
+        counted = counted_dimensions(prepared.params, prepared.carrying)
+        remat = jax.default_backend() != "cpu" if options.remat is None else options.remat
+        self._advance = make_step(prepared.config, counted, Recipe.of(options), remat=remat)
+        self._evaluate = make_evaluation(prepared.config, counted, options.flow_samples)
+
+    def run(self, stop: threading.Event) -> Trained:
+        options, prepared, begun = self._options, self._prepared, time.monotonic()
+        self._check_room()
+        if self._steps is not None and self._step >= self._steps:
+            return Trained(self._folder.path / str(self._saved), self._step, self._steps)
+        self._describe()
+        episodes = [*prepared.episodes, *prepared.held_out]
+        with self._progress.images(len(episodes)) as done:
+            prepared.images.fill(episodes, done)
+        pending: tuple[int, float, dict[str, jax.Array]] | None = None
+        window, clock, saved_at = _Window(options), _Clock(self._step), time.monotonic()
+        loader = Loader(
+            prepared.training, self._step,
+            batch_size=options.batch_size, seed=options.seed, state_noise=options.state_noise if options.augment else 0.0,
+            workers=options.workers, prefetch=options.prefetch,
+        )  # fmt: skip
+        self._progress.begin(self._step, self._steps)
+        with loader:
+            for batch in loader:
+                rate = learning_rate(options, self._peak, self._step, self._steps)
+                self._state, metrics = self._advance(
+                    self._state, self._frozen, self._split(batch), np.int32(self._step), np.float32(rate)
+                )
+                self._step += 1
+                # one step behind, so that the device never waits for the host to look
+                if pending:
+                    self._look(pending, window)
+                pending = self._step, rate, metrics
+                self._steps = self._steps or clock.steps(self._step, options.minutes, begun)
+                over = options.minutes is not None and options.steps is not None
+                timed_out = over and time.monotonic() - begun > 60 * (options.minutes or 0)
+                last = self._step == self._steps or stop.is_set() or timed_out
+                old = time.monotonic() - saved_at > 60 * options.save_minutes
+                due = self._step % options.save_every == 0 or old
+                validate = self._step % options.validate_every == 0 or self._step == self._steps
+                if last or due or validate:
+                    self._look(pending, window)
+                    pending = None
+                if validate:
+                    self._validate()
+                if last or due:
+                    self._save()
+                    saved_at = time.monotonic()
+                if last:
+                    break
+        return Trained(self._folder.path / str(self._saved), self._step, self._steps)
+
+    def _first_state(self) -> TrainState:
+        trained = {name: self._prepared.params[name] for name in sorted(self._prepared.trained)}
+        optimiser = make_optimiser(Recipe.of(self._options)).init(trained)
+        state = TrainState(trained, trained, optimiser)
+        if self._step:
+            state, steps = restore(self._folder.path, self._step, state)
+            self._steps = self._options.steps or steps
+        # copies: a state is given up with every step, and the parameters that were loaded are not
+        return self._put(jax.tree.map(np.array, state))
+
+    def _look(self, pending: tuple[int, float, dict[str, jax.Array]], window: _Window) -> None:
+        """Waits for a step's metrics, and stops where they are not finite."""
+        step, rate, metrics = pending
+        loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self._diverged(step, f"loss is {loss}, norm of the gradient {norm}")
+        window.add(step, loss, norm, rate)
+        self._progress.update(step, self._steps, loss)
+        if step % self._options.log_every == 0:
+            row = window.row()
+            self._folder.log(row)
+            self._progress.line(row, self._steps)
+
+    def _diverged(self, step: int, what: str) -> TrainingError:
+        kept = f"{self._folder.path / str(self._saved)} is whole" if self._saved else "nothing was saved yet"
+        return TrainingError(
+            f"step {step}: {what}; {kept}: train anew with a lower --learning-rate than {self._peak:g} or a longer --warmup,"
+            " or look for extreme values in the dataset"
+        )
+
+    def _validate(self) -> None:
+        batches, size = self._prepared.validation, self._options.batch_size
+        if batches is None:
+            return
+        count = min(len(batches.rows), _VALIDATION_BATCHES * size)
+        chosen = batches.rows[np.linspace(0, len(batches.rows) - 1, count).astype(int)]
+        params, total, weight = {**self._frozen, **self._state.average}, 0.0, 0.0
+        for number, start in enumerate(range(0, count, size)):
+            batch = self._split(batches.make(chosen[start : start + size], size, None, 0.0))
+            errors, counted = self._evaluate(params, batch, np.int32(number))
+            total, weight = total + float(errors), weight + float(counted)
+        row = {"step": self._step, "validation_loss": total / max(weight, 1.0)}
+        self._folder.log(row)
+        self._progress.line(row, self._steps)
+        self._folder.draw()
+
+    def _save(self) -> None:
+        """Saves unless this step is saved already."""
+        if self._saved == self._step:
+            return
+        prepared = self._prepared
+        state = jax.device_get(self._state)
+        for name, value in state.average.items():
+            if not np.isfinite(value).all():
+                raise self._diverged(self._step, f"weights of {name} are not finite")
+        params = {**jax.device_get(self._frozen), **state.average}
+
+        def write_weights(folder: Path) -> None:
+            save_checkpoint(
+                folder,
+                params,
+                prepared.config,
+                norm_stats=prepared.norm_stats,
+                asset_id=prepared.asset_id,
+                record=dataclasses.replace(prepared.record, step=self._step),
+                tokenizer=self._tokenizer,
+            )
+
+        save(self._folder.path, self._step, self._steps, state, write_weights)
+        self._saved = self._step
+        prune(self._folder.path, self._options.keep)
+        self._describe()
+        self._folder.draw()
+        _log.info("saved %s", self._folder.path / str(self._step))
+
+    def _check_room(self) -> None:
+        """Says what a checkpoint takes, and refuses to begin where not even two of them fit."""
+        every = sum(array.size for array in self._prepared.params.values())
+        trained = sum(array.size for array in self._state.params.values())
+        size = 4 * (every + 3 * trained)  # float32: averages and frozen; weights and Adam's two moments
+        free = shutil.disk_usage(self._folder.path).free
+        kept = "all are kept" if not self._options.keep else f"{self._options.keep} are kept"
+        _log.info("a checkpoint takes up to %.2f GB, %s; %.2f GB are free", size / 1e9, kept, free / 1e9)
+        if 2 * size > free:
+            raise TrainingError(
+                f"{self._folder.path}: two checkpoints take {2 * size / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free:"
+                " make room, or choose another --output"
+            )
+
+    def _describe(self) -> None:
+        facts = self._prepared.facts() | {"learning_rate": self._peak, "steps": self._steps, "taken": self._step}
+        made = provenance()
+        made["versions"] |= versions(_PACKAGES)
+        made["devices"] = [str(device) for device in jax.devices()]
+        self._folder.describe(self._options, facts | {"provenance": made})
+
+    def _split(self, batch: Batch) -> Batch:
+        """Each device gets its share of the batch."""
+        return jax.device_put(batch, self._rows)
+
+    def _put(self, tree: Any) -> Any:
+        """Every device gets everything."""
+        return jax.device_put(tree, self._everywhere)
+
+
+class _Window:
+    """Means over the steps since the last line of metrics."""
+
+    def __init__(self, options: TrainOptions):
+        self._batch = options.batch_size
+        self._begun, self._losses, self._norms = time.monotonic(), [], []
+        self._step, self._rate = 0, 0.0
+
+    def add(self, step: int, loss: float, norm: float, rate: float) -> None:
+        self._losses.append(loss)
+        self._norms.append(norm)
+        self._step, self._rate = step, rate
+
+    def row(self) -> dict[str, Any]:
+        """A line of metrics; begins anew."""
+        now = time.monotonic()
+        row = {
+            "step": self._step,
+            "loss": float(np.mean(self._losses)),
+            "grad_norm": float(np.mean(self._norms)),
+            "learning_rate": self._rate,
+            "samples_per_second": round(self._batch * len(self._losses) / max(1e-9, now - self._begun), 2),
+            "time": round(time.time(), 1),
+        }
+        self._begun, self._losses, self._norms = now, [], []
+        return row
+
+
+class _Clock:
+    """How many steps fit into the minutes, from the speed of the first ones after compiling."""
+
+    def __init__(self, first: int):
+        self._first, self._at = first, 0.0
+
+    def steps(self, step: int, minutes: float | None, begun: float) -> int | None:
+        """The number of all steps once it is known; it never changes after that."""
+        if minutes is None:
+            return None
+        if step - self._first == _TIMED[0]:
+            self._at = time.monotonic()
+        if step - self._first < _TIMED[1]:
+            return None
+        now = time.monotonic()
+        pace = (now - self._at) / (_TIMED[1] - _TIMED[0])
+        return step + max(1, int((60 * minutes - (now - begun)) / pace))
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """Set by SIGTERM or SIGINT; outside of the main thread, by nobody."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+        _log.warning("stopping after this step; a checkpoint is saved first")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,139 @@
+"""What a batch holds: the same for a seed and a step, with labels, masks and statistics as the data say."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from vlascope_datasets import LeRobotDataset
+from vlascope_server.model import draw_noise_and_time, flow_errors, flow_loss
+from vlascope_server.robots import Conventions, Libero, RobotPipeline
+from vlascope_server.robots.normalise import normalise
+from vlascope_server.training import TrainingError
+from vlascope_server.training.augment import augment_images
+from vlascope_server.training.frames import Frames
+from vlascope_server.training.image_cache import ImageCache
+from vlascope_server.training.loader import Loader, rows_of_step
+from vlascope_server.training.prepare import prepare
+from vlascope_server.training.statistics import carrying, measure
+
+from tests.server.small_models import noisy_params, random_inputs, small_config
+
+from .conftest import CAMERAS, episode
+
+
+def frames(actions: np.ndarray, **changes) -> Frames:
+    n = len(actions)
+    usual = {
+        "episode": np.zeros(n, int), "frame": np.arange(n), "end": np.full(n, n), "state": np.arange(n * 8.0).reshape(n, 8),
+        "actions": actions, "followed": np.ones(n, bool), "labelled": np.ones(n, bool), "prompt": np.zeros(n, int),
+        "prompts": ("go",),
+    }  # fmt: skip
+    return Frames(**{**usual, **changes})
+
+
+def test_chunks_end_with_the_episode():
+    made = frames(np.arange(14.0).reshape(7, 2), end=np.array([4, 4, 4, 4, 7, 7, 7]))
+    chunks, mask = made.chunks(np.array([2, 6]), 3, "mask")
+    assert chunks[..., 0].tolist() == [[4, 6, 6], [12, 12, 12]]
+    assert mask.tolist() == [[True, True, False], [True, False, False]]
+    assert made.chunks(np.array([2, 6]), 3, "repeat")[1].all()
+
+
+def test_labels_after_something_else_was_done():
+    """The label at that frame still answers what is seen at the chunk's start; those behind it do not."""
+    made = frames(np.zeros((6, 2)), followed=np.array([True, True, False, True, True, True]))
+    _, mask = made.chunks(np.array([0, 2, 3]), 4, "mask")
+    assert mask.tolist() == [[True, True, True, False], [True, False, False, False], [True, True, True, False]]
+
+
+def test_batches_follow_from_seed_and_step(options, dataset):
+    prepared = prepare(options(), None)
+    prepared.images.fill([*prepared.episodes, *prepared.held_out])
+    settings = {"batch_size": 8, "seed": 3, "state_noise": 0.1}
+    with Loader(prepared.training, 5, workers=3, prefetch=4, **settings) as loader:
+        made = [batch for batch, _ in zip(loader, range(6), strict=False)]
+        for step, batch in enumerate(made, 5):
+            again = Loader(prepared.training, 0, workers=1, prefetch=1, **settings).at(step)
+            jax.tree.map(np.testing.assert_array_equal, batch, again)
+    every = np.concatenate([rows_of_step(prepared.training.rows, step, 8, 3) for step in range(9)])
+    assert sorted(every[: len(prepared.training.rows)].tolist()) == prepared.training.rows.tolist()
+    one = prepared.training.make(np.array([3]), 2, None, 0.0)
+    number = prepared.episodes[0]
+    columns, images = episode(number)
+    np.testing.assert_allclose(
+        one.observation.state[0, :8], normalise(columns["state"][3], prepared.norm_stats["state"], "zscore"), rtol=1e-6
+    )
+    # 20 x 16 pixels become 14 x 11, centred between black bars
+    assert np.unique(one.observation.images[CAMERAS[0]][0, :, 1:12]).tolist() == [images["image"][3, 0, 0, 0]]
+    assert not one.observation.images[CAMERAS[0]][0, :, 0].any()
+    assert one.mask[0].tolist() == [False, True, True, True, False]
+    assert not one.mask[1].any()
+
+
+def test_images_are_the_same_cached_or_not(dataset, tmp_path):
+    opened = LeRobotDataset.open(dataset)
+    cameras = {"base_0_rgb": "image", "left_wrist_0_rgb": "wrist_image"}
+    cached, plain = (ImageCache(opened, cameras, 14, folder) for folder in (tmp_path, None))
+    assert cached.missing_bytes([1, 2]) == 2 * 2 * 12 * 14 * 14 * 3
+    cached.fill([1, 2])
+    assert cached.missing_bytes([1, 2]) == 0
+    episodes, numbers = np.array([2, 1, 2]), np.array([0, 5, 11])
+    jax.tree.map(np.testing.assert_array_equal, cached.gather(episodes, numbers), plain.gather(episodes, numbers))
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("kind", ["zscore", "quantile"])
+def test_dimensions_that_hardly_move(kind):
+    """A constant comes back as it was whatever the model says; rare movements do not become enormous."""
+    rng = np.random.default_rng(0)
+    actions = rng.standard_normal((4000, 7))
+    actions[:, 3], actions[:, 4] = 0.1, 0.0
+    actions[:, 5] = 0.0
+    actions[::1000, 5], actions[1::1000, 5] = 1.0, -1.0
+    made, robot, conventions = frames(actions), Libero(), Conventions(kind, delta_actions=False)
+    stats, count = measure(made, robot, conventions, 1, "mask")
+    assert count == 4000
+    assert stats["actions"].std[3] == stats["actions"].std[4] == 0
+    assert stats["actions"].mean[3] == 0.1
+    pipeline = RobotPipeline(robot, stats, conventions, 10, 14)
+    assert np.flatnonzero(carrying(made, pipeline, 1, "mask")).tolist() == [0, 1, 2, 5, 6]
+    assert np.abs(normalise(actions, stats["actions"], kind)).max() < 100
+    answered = pipeline.robot_actions(rng.standard_normal((50, 10)), made.state[0])
+    np.testing.assert_allclose(answered[:, 3], 0.1, atol=1e-5)
+    np.testing.assert_allclose(answered[:, 4], 0.0, atol=1e-5)
+
+
+def test_statistics_of_other_data_are_refused():
+    still, moving = frames(np.zeros((50, 7))), frames(np.random.default_rng(0).standard_normal((50, 7)))
+    conventions = Conventions("zscore", delta_actions=False)
+    stats, _ = measure(still, Libero(), conventions, 1, "mask")
+    with pytest.raises(TrainingError, match=r"after normalisation.*--norm-stats dataset"):
+        carrying(moving, RobotPipeline(Libero(), stats, conventions, 10, 14), 1, "mask")
+
+
+def test_augmented_images_stay_images():
+    images = {c: np.random.default_rng(0).integers(0, 256, (3, 14, 14, 3), dtype=np.uint8) for c in CAMERAS}
+    first, again = (augment_images(jax.random.key(0), images) for _ in range(2))
+    other = augment_images(jax.random.key(1), images)
+    for camera, found in first.items():
+        assert (found.shape, str(found.dtype)) == ((3, 14, 14, 3), "float32")
+        assert float(jnp.max(jnp.abs(found))) <= 1
+        np.testing.assert_array_equal(found, again[camera])
+        assert np.abs(found - other[camera]).mean() > 0.01
+
+
+@pytest.mark.parametrize("pi05", [False, True], ids=["pi0", "pi05"])
+def test_shared_draws_are_single_ones(pi05):
+    """K draws on one pass over the prefix cost what K losses say, with and without keeping activations."""
+    config = small_config(pi05=pi05, cameras=CAMERAS)
+    params, (observation, actions) = noisy_params(config), random_inputs(config, 2)
+    noise, time = draw_noise_and_time(jax.random.key(0), 6, config)
+    noise, time = noise.reshape(3, 2, *noise.shape[1:]), time.reshape(3, 2)
+    loss = jax.jit(flow_loss, static_argnums=1)
+    single = [loss(params, config, observation, actions, noise[k], time[k]) for k in range(3)]
+    shared = jax.jit(flow_errors, static_argnums=1, static_argnames="remat")
+    for remat in (False, True):
+        errors = shared(params, config, observation, actions, noise, time, remat=remat)
+        np.testing.assert_allclose(errors.mean(-1), np.stack(single), rtol=2e-5)
