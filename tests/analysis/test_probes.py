@@ -92,9 +92,9 @@ def test_training_is_adam_on_the_cosine_loss():
             updates, state = adam.update(gradient, state)
             params = optax.apply_updates(params, updates)
         losses.append(float(value))
-    # Adam divides by the gradient's size, so that rounding in small ones shows: a step has 0.01, thirty of them 0.3
-    np.testing.assert_allclose(found.kernel[0], params["kernel"], atol=3e-3)
-    np.testing.assert_allclose(found.history["train_loss"], losses, atol=1e-4)
+    # the first gradient of the bias is zero but for rounding, and Adam divides it by its own size: a step of 0.01 either way
+    np.testing.assert_allclose(found.kernel[0], params["kernel"], atol=2e-2)
+    np.testing.assert_allclose(found.history["train_loss"], losses, atol=5e-3)
     np.testing.assert_allclose(found.predict(x)[0], x @ found.kernel[0] + found.bias[0], atol=1e-5)
 
 

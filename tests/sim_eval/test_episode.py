@@ -100,6 +100,6 @@ def test_a_server_without_a_store_is_refused_before_any_work():
     ours = campaign(collect_latents=True)
     with (
         serve() as bare,
-        pytest.raises(SpecMismatchError, match="store: expected .a server with one: vlascope-server serve --store"),
+        pytest.raises(SpecMismatchError, match=r"store: expected .a server with one: vlascope-server serve --store"),
     ):
         open_client(bare.url, ours, None, patience=1)
