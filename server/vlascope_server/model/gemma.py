@@ -173,14 +173,17 @@ def attend(q: Float[Array, "B T N H"], kv: KeysValues, bias: Float[Array, "B T S
     B, T, N, H = q.shape
     K = kv.k.shape[1]
     # all of a kv head's queries in one matrix product, instead of one product a head
-    q = q.reshape(B, T, K, N // K, H).transpose(0, 2, 1, 3, 4)
-    logits = jnp.einsum("BKTGH,BKHS->BKTGS", q, kv.k, preferred_element_type=jnp.float32)
-    logits = logits + bias[:, None, :, None, :]
-    weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-    attended = jnp.einsum("BKTGS,BKSH->BKTGH", weights.astype(q.dtype), kv.v, preferred_element_type=jnp.float32)
+    queries = q.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4).reshape(B, K, N // K * T, H)
+    logits = jnp.einsum("BKMH,BKHS->BKMS", queries, kv.k, preferred_element_type=jnp.float32)
+    logits = logits.reshape(B, N, T, -1) + bias[:, None]
+    # softmax is blind to what is subtracted: no gradient is owed to the maximum, and its scatter is dear
+    weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
+    total = jnp.sum(weights, axis=-1).reshape(B, K, -1, 1)
+    weights = weights.astype(q.dtype).reshape(B, K, N // K * T, -1)
+    attended = jnp.einsum("BKMS,BKSH->BKMH", weights, kv.v, preferred_element_type=jnp.float32)
     # dividing the sum instead of every weight touches H numbers a row instead of S
-    attended = (attended / jnp.sum(weights, axis=-1, keepdims=True)).astype(q.dtype)
-    return attended.transpose(0, 2, 1, 3, 4).reshape(B, T, N, H)
+    attended = (attended / total).astype(q.dtype).reshape(B, N, T, H)
+    return attended.transpose(0, 2, 1, 3)
 
 
 def _qkv(
