@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import os
-import platform
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from vlascope_server.provenance import git_revision, versions
 
 _PACKAGES = ("vlascope-analysis", "vlascope-latents", "jax", "matplotlib", "numpy", "optax", "pandas")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Writes `content`, and with it `versions` and `git_revision`, whole or not at all; NaN becomes null."""
-    everything = {**content, "versions": versions(), "git_revision": git_revision()}
+    everything = {**content, "versions": versions(_PACKAGES), "git_revision": git_revision()}
     return _replace(path, (json.dumps(_plain(everything), indent=1, default=str, allow_nan=False) + "\n").encode())
 
 
@@ -42,29 +40,6 @@ def write_table(path: Path, table: pd.DataFrame) -> Path:
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """A table's rows, ready for JSON."""
     return [_plain(row) for row in table.to_dict("records")]
-
-
-def versions() -> dict[str, str | None]:
-    """Of Python and of what computed the result."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
-
-
-def git_revision() -> str | None:
-    """Of the source that runs, with `-dirty` where it was changed since; None where it is no checkout or git is missing."""
-    try:
-        git = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],  # noqa: S607
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=10,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return git.stdout.strip() or None
 
 
 def _plain(value: Any) -> Any:
