@@ -33,7 +33,7 @@ def main(args: list[str] | None = None) -> int:
         args: of the command line, without the program's name; None takes the process's own.
 
     Returns:
-        The exit code: 0, or 2 after an error in what was asked, which is one line on stderr.
+        The exit code: 0, 2 after an error in what was asked, which is one line on stderr, or 130 after Ctrl-C.
     """
     command = tyro.cli(
         Subcommand, prog="vlascope-server", description="Serve, inspect, convert and train Pi0 policies.", args=args
@@ -56,4 +56,7 @@ def main(args: list[str] | None = None) -> int:
     except OSError as error:  # a folder that cannot be made, a full disk
         print(f"vlascope-server: {error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("vlascope-server: interrupted", file=sys.stderr)
+        return 130
     return 0

@@ -31,6 +31,8 @@ class Train:
     """Observations a step, over all devices."""
     flow_samples: int = 4
     """Draws of noise and flow time on each observation; they share the pass over images and text, which costs most."""
+    accumulate: int = 1
+    """Parts that a batch is taken through the model in, one after the other: less memory, and on a CPU sooner done."""
     learning_rate: float | None = None
     """At its peak; 1e-3 for drawn weights and 2.5e-5 for loaded ones unless told."""
     warmup: int = 100
@@ -53,6 +55,11 @@ class Train:
     """Which, such as 0-9 (inclusive) or 0,3,5; all unless given."""
     tasks: tuple[str, ...] | None = None
     """Instructions: only episodes of these; all unless given."""
+    first_steps: int = 0
+    """With --first-repeats: these many frames at the start of an episode come more often. They decide what it reaches for, and
+    there the instruction matters most."""
+    first_repeats: int = 1
+    """How many times an epoch."""
     validation: float = 0.05
     """Share of the episodes that are held out."""
     pad: Literal["mask", "repeat"] = "mask"
@@ -79,6 +86,8 @@ class Train:
     """Compute activations again in the backward pass, to save memory; done on an accelerator unless told."""
     augment: bool = True
     """Shift images, change brightness, contrast and saturation, and add noise to the state."""
+    shift: float = 0.05
+    """Of images, at most, as a share of their side; 0 where the camera never moves."""
     state_noise: float = 0.03
     """Of that noise, in standard deviations of the state."""
     cache_images: bool = True

@@ -19,8 +19,8 @@ from vlascope_latents import LatentLayout
 
 from vlascope_server.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from vlascope_server.model import Observation, fuse_for_inference
-from vlascope_server.prompts import Tokenizer, TokenizerError, paligemma_tokenizer
-from vlascope_server.robots import ROBOTS, Conventions, NormStatsError, RobotInputError, RobotPipeline
+from vlascope_server.policies.assembly import find_cameras, find_conventions, find_dtype, find_robot, find_tokenizer
+from vlascope_server.robots import NormStatsError, RobotInputError, RobotIO, RobotPipeline
 
 _FINGERPRINT_SAMPLE = 4096
 
@@ -93,18 +93,10 @@ class Policy:
         if options.num_steps < 1:
             raise CheckpointError(f"num_steps: expected at least 1, found {options.num_steps}")
         self.name, self.num_steps, self.default_prompt = name, options.num_steps, options.default_prompt
-        self.pipeline = _pipeline(name, checkpoint, options.robot)
-        spec = self.pipeline.robot.spec
-        self.config = checkpoint.config.with_cameras(*(c for c in checkpoint.config.cameras if c in spec.cameras))
-        if set(self.config.cameras) != set(spec.cameras):
-            raise CheckpointError(
-                f"{name}: sees the cameras {list(checkpoint.config.cameras)}, and robot {spec.name} has {list(spec.cameras)}"
-            )
-        self._tokenizer = _tokenizer(options.tokenizer or checkpoint.tokenizer)
-        try:
-            self._tokenizer.check_fits(self.config.vocabulary)
-        except TokenizerError as error:
-            raise CheckpointError(f"{name}: {error}") from None
+        robot = find_robot(name, checkpoint, options.robot)
+        self.pipeline = _pipeline(name, checkpoint, robot)
+        self.config = checkpoint.config.with_cameras(*find_cameras(name, checkpoint, robot))
+        self._tokenizer = find_tokenizer(name, checkpoint, options.tokenizer)
         self._state_in_prompt = self.config.pi05 and checkpoint.record.state_in_prompt is not False
         self.checkpoint = dataclasses.replace(checkpoint, params={})
         self.fingerprint = _fingerprint(checkpoint, options.num_steps)
@@ -117,9 +109,7 @@ class Policy:
         Raises:
             CheckpointError: it cannot be loaded, or does not fit the options.
         """
-        dtype = options.dtype
-        if dtype == "auto":
-            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        dtype = find_dtype(options.dtype)
         name = location.rstrip("/").rsplit("/", 1)[-1]
         preset, asset_id = options.preset, options.asset_id
         return cls(name, load_checkpoint(location, dtype=dtype, preset=preset, asset_id=asset_id), options)
@@ -192,34 +182,14 @@ def draw_noise(seed: int, shape: tuple[int, int]) -> Float[np.ndarray, "A a"]:
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
-def _pipeline(name: str, checkpoint: Checkpoint, asked: str | None) -> RobotPipeline:
-    robot_name = asked or checkpoint.record.robot
-    if robot_name is None:
-        raise CheckpointError(
-            f"{name}: does not say whose observations it reads: name the robot, one of {list(ROBOTS)}"
-        )
-    if robot_name not in ROBOTS:
-        raise CheckpointError(f"{name}: robot {robot_name!r} is not known; known: {', '.join(ROBOTS)}")
+def _pipeline(name: str, checkpoint: Checkpoint, robot: RobotIO) -> RobotPipeline:
     if checkpoint.norm_stats is None:
         raise CheckpointError(f"{name}: no statistics chosen: name their asset id")
-    robot, record = ROBOTS[robot_name], checkpoint.record
-    usual = robot.conventions(pi05=checkpoint.config.pi05)
-    conventions = Conventions(
-        record.normalisation or usual.normalisation,
-        usual.delta_actions if record.delta_actions is None else record.delta_actions,
-    )
-    config = checkpoint.config
+    conventions, config = find_conventions(checkpoint, robot), checkpoint.config
     try:
         return RobotPipeline(robot, checkpoint.norm_stats, conventions, config.action_dim, config.vision.image_size)
     except (NormStatsError, RobotInputError) as error:
         raise CheckpointError(f"{name}: {error}") from None
-
-
-def _tokenizer(path: Path | None) -> Tokenizer:
-    try:
-        return paligemma_tokenizer() if path is None else Tokenizer(path)
-    except TokenizerError as error:
-        raise CheckpointError(str(error)) from None
 
 
 def _fingerprint(checkpoint: Checkpoint, num_steps: int) -> str:

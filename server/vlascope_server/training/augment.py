@@ -12,28 +12,30 @@ from jaxtyping import Array, Float, UInt8
 
 from vlascope_server.model.observation import pixels
 
-_SHIFT = 0.05
-"""Of the image's side, at most."""
 _BRIGHTNESS, _CONTRAST, _SATURATION = 0.2, 0.2, 0.2
 """Factors lie in 1 minus to 1 plus these."""
 _GREY = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in luminance (ITU-R BT.601)."""
 
 
-def augment_images(key: jax.Array, images: dict[str, UInt8[Array, "B H W 3"]]) -> dict[str, Float[Array, "B H W 3"]]:
-    """Camera -> float32 in [-1, 1], each image changed by itself."""
+def augment_images(
+    key: jax.Array, images: dict[str, UInt8[Array, "B H W 3"]], share: float
+) -> dict[str, Float[Array, "B H W 3"]]:
+    """Camera -> float32 in [-1, 1], each image changed by itself; `share` as for `shift`."""
     changed = {}
     for number, (camera, batch) in enumerate(sorted(images.items())):
         shift_key, colour_key = jax.random.split(jax.random.fold_in(key, number))
-        batch = batch if "wrist" in camera else shift(shift_key, batch)
+        batch = batch if "wrist" in camera else shift(shift_key, batch, share)
         changed[camera] = jitter(colour_key, pixels(batch))
     return changed
 
 
-def shift(key: jax.Array, images: UInt8[Array, "B H W 3"]) -> UInt8[Array, "B H W 3"]:
-    """Moves each image by up to 5 % of its side in both directions; the edge repeats where nothing is known."""
+def shift(key: jax.Array, images: UInt8[Array, "B H W 3"], share: float) -> UInt8[Array, "B H W 3"]:
+    """Moves each image by up to a share of its side in both directions; the edge repeats where nothing is known."""
     B, H, W, _ = images.shape
-    reach = max(1, round(_SHIFT * H))
+    reach = round(share * H)
+    if not reach:
+        return images
     moves = jax.random.randint(key, (B, 2), -reach, reach + 1)
 
     def move(image: jax.Array, by: jax.Array) -> jax.Array:

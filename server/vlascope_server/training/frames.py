@@ -101,7 +101,13 @@ def read_frames(dataset: LeRobotDataset, robot: RobotIO, columns: Columns, episo
                 f"{dataset.root}: episode {number}, frame {frame}: {columns.actions}: number {dimension} is"
                 f" {actions[frame, dimension]}; repair the dataset, or leave the episode out with --episodes"
             )
-        tasks = np.array([prompts[int(task)] for task in table["task_index"].reshape(-1)])
+        told = table["task_index"].reshape(-1)
+        if unknown := set(told.tolist()) - set(prompts):
+            raise TrainingError(
+                f"{dataset.root}: episode {number}: task {unknown.pop()} has no instruction among the dataset's tasks;"
+                " repair the dataset, or leave the episode out with --episodes"
+            )
+        tasks = np.array([prompts[int(task)] for task in told])
         start += length
         parts.append(
             (

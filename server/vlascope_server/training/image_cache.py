@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +48,11 @@ class ImageCache:
         frames = sum(self._dataset.episode(number).length for number in missing)
         return 0 if self.folder is None else frames * self._size * self._size * 3
 
-    def fill(self, episodes: Sequence[int], done: Callable[[int], None] = lambda _: None) -> None:
+    def fill(self, episodes: Sequence[int]) -> Iterator[int]:
         """Decodes and resizes what is not there yet; an episode is whole or absent, so that a killed run loses one.
 
         Args:
-            episodes: their numbers.
-            done: called with the number of episodes that are there, after each.
+            episodes: their numbers; yields each once it is there.
 
         Raises:
             TrainingError: the disk has no room for it.
@@ -69,11 +68,11 @@ class ImageCache:
                 f"{self.folder}: resized images take {wanted / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free: make"
                 " room, set VLASCOPE_CACHE to another disk, or train with --no-cache-images"
             )
-        for count, number in enumerate(episodes, 1):
+        for number in episodes:
             for camera in self._cameras.values():
                 if not self._is_there(camera, number):
                     self._write(camera, number)
-            done(count)
+            yield number
 
     def gather(
         self, episodes: Int[np.ndarray, " n"], frames: Int[np.ndarray, " n"]

@@ -55,6 +55,11 @@ class Batches:
         self.rows = np.flatnonzero(counts.any(axis=1))
         """Frames whose chunk has at least one label that counts."""
 
+    @property
+    def frame_numbers(self) -> Int[np.ndarray, " N"]:
+        """Of `rows`, each within its episode."""
+        return self._frames.frame[self.rows]
+
     def make(self, rows: Int[np.ndarray, " B"], size: int, noise: np.random.Generator | None, std: float) -> Batch:
         """A batch.
 
@@ -116,17 +121,21 @@ class Loader:
         batch_size: int,
         seed: int,
         state_noise: float,
+        first_steps: int,
+        first_repeats: int,
         workers: int,
         prefetch: int,
     ):
         self._batches, self._size, self._seed, self._std = batches, batch_size, seed, state_noise
         self._next, self._prefetch = first, prefetch
+        self.rows = np.repeat(batches.rows, np.where(batches.frame_numbers < first_steps, first_repeats, 1))
+        """Frames of an epoch."""
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
         self._ahead: collections.deque[Future[Batch]] = collections.deque()
 
     def at(self, step: int) -> Batch:
         """The batch of one step, made now."""
-        rows = rows_of_step(self._batches.rows, step, self._size, self._seed)
+        rows = rows_of_step(self.rows, step, self._size, self._seed)
         return self._batches.make(rows, self._size, np.random.default_rng([self._seed, 3, step]), self._std)
 
     def __enter__(self) -> Loader:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,13 @@ class TrainState:
     optimiser: Any
 
 
+class Draws(NamedTuple):
+    """What flow matching draws for a batch."""
+
+    noise: Float[Array, "B K A a"]
+    time: Float[Array, "B K"]
+
+
 StepFunction = Callable[[TrainState, Params, Batch, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -66,10 +73,12 @@ class Recipe:
     """The options that a step is compiled for; as `TrainOptions` has them."""
 
     flow_samples: int
+    accumulate: int
     weight_decay: float
     clip: float
     ema: float
     augment: bool
+    shift: float
     seed: int
 
     @classmethod
@@ -115,15 +124,21 @@ def make_step(config: Pi0Config, counted: tuple[bool, ...], recipe: Recipe, *, r
     def step(state: TrainState, frozen: Params, batch: Batch, number: jax.Array, rate: jax.Array):
         image_key, flow_key = jax.random.split(jax.random.fold_in(jax.random.key(recipe.seed), number))
         if recipe.augment:
-            images = augment_images(image_key, dict(batch.observation.images))
+            images = augment_images(image_key, dict(batch.observation.images), recipe.shift)
             batch = batch._replace(observation=dataclasses.replace(batch.observation, images=images))
 
-        def loss_of(params: dict[str, jax.Array]) -> jax.Array:
-            every = {**frozen, **params}
-            total, weight = weighed_errors(every, config, batch, flow_key, recipe.flow_samples, counted, remat)
-            return total / jnp.maximum(weight, 1.0)
+        def total_of(params: dict[str, jax.Array], part: Batch, draws: Draws) -> tuple[jax.Array, jax.Array]:
+            return weighed_errors({**frozen, **params}, config, part, draws, counted, remat)
 
-        loss, gradients = jax.value_and_grad(loss_of)(state.params)
+        def add(sums: Any, part: tuple[Batch, Draws]) -> tuple[Any, None]:
+            (total, weight), gradients = jax.value_and_grad(total_of, has_aux=True)(state.params, *part)
+            return jax.tree.map(jnp.add, sums, (total, weight, gradients)), None
+
+        nothing = jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params)
+        parts = _in_parts((batch, draw(flow_key, len(batch.actions), recipe.flow_samples, config)), recipe.accumulate)
+        (total, weight, gradients), _ = jax.lax.scan(add, nothing, parts)
+        weight = jnp.maximum(weight, 1.0)
+        loss, gradients = total / weight, jax.tree.map(lambda gradient: gradient / weight, gradients)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax takes both for granted
             updates, optimiser_state = optimiser.update(gradients, state.optimiser, state.params)
             norm = optax.tree.norm(gradients)
@@ -146,36 +161,32 @@ def make_evaluation(config: Pi0Config, counted: tuple[bool, ...], draws: int):
 
     def evaluate(params: Params, batch: Batch, number: jax.Array) -> tuple[jax.Array, jax.Array]:
         key = jax.random.fold_in(jax.random.key(0), number)
-        return weighed_errors(params, config, batch, key, draws, counted, False)
+        return weighed_errors(params, config, batch, draw(key, len(batch.actions), draws, config), counted, False)
 
     return jax.jit(evaluate)
 
 
+def draw(key: jax.Array, batch_size: int, draws: int, config: Pi0Config) -> Draws:
+    """Noise and times for so many draws on each observation."""
+    noise, time = draw_noise_and_time(key, draws * batch_size, config)
+    return Draws(noise.reshape(batch_size, draws, *noise.shape[1:]), time.reshape(batch_size, draws))
+
+
+def _in_parts(tree: Any, parts: int) -> Any:
+    """B rows as `parts` times B/parts. Every part takes some of each device's rows, so that none has to move."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), tree)
+
+
 def weighed_errors(
-    params: Params,
-    config: Pi0Config,
-    batch: Batch,
-    key: jax.Array,
-    draws: int,
-    counted: tuple[bool, ...],
-    remat: bool,
+    params: Params, config: Pi0Config, batch: Batch, draws: Draws, counted: tuple[bool, ...], remat: bool
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Flow-matching errors summed over the actions that count, each the mean over counted dimensions; and their number."""
     visible = jnp.asarray(counted, jnp.float32)
     # noise in a dimension that is left out must not teach the model to see it
     params = {**params, _IN: params[_IN] * visible[:, None]}
-    B, A, a = batch.actions.shape
-    noise, time = draw_noise_and_time(key, draws * B, config)
-    errors = flow_errors(
-        params,
-        config,
-        batch.observation,
-        batch.actions,
-        noise.reshape(draws, B, A, a),
-        time.reshape(draws, B),
-        remat=remat,
-    )
+    noise, time = (jnp.swapaxes(x, 0, 1) for x in draws)
+    errors = flow_errors(params, config, batch.observation, batch.actions, noise, time, remat=remat)
     per_action = jnp.sum(errors * visible, axis=-1) / jnp.sum(visible)
     # a masked action is cut out, not multiplied by zero: its label may be anything
     per_action = jnp.where(batch.mask, per_action, 0.0)
-    return jnp.sum(per_action), draws * jnp.sum(batch.mask.astype(jnp.float32))
+    return jnp.sum(per_action), time.shape[0] * jnp.sum(batch.mask.astype(jnp.float32))

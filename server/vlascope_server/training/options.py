@@ -37,6 +37,8 @@ class TrainOptions:
         minutes: with `steps`, when to save and stop, to be resumed later.
         batch_size: observations a step, over all devices.
         flow_samples: draws of noise and flow time on each observation; they share the pass over images and text.
+        accumulate: parts that a batch is taken through the model in, one after the other: memory for one of them, and the
+            same gradient but for rounding.
         learning_rate: at its peak; None is 1e-3 for drawn weights and 2.5e-5, the reference's, for loaded ones.
         warmup: steps of linear rise.
         final_share: of the peak, where the cosine ends.
@@ -48,6 +50,7 @@ class TrainOptions:
         norm_stats: `dataset` measures them, `checkpoint` keeps those of `init`; `auto` keeps where there are some.
         episodes: which, as numbers; None is all.
         tasks: instructions to keep; None is all.
+        first_steps, first_repeats: an episode's first so many frames come so many times an epoch.
         validation: share of the episodes that are held out.
         pad: at an episode's end, `mask` actions that are not there, or `repeat` the last as the reference does.
         columns: observation key (or `actions`) -> the dataset's column, where the usual names do not fit.
@@ -56,6 +59,7 @@ class TrainOptions:
         dtype: of activations; parameters are float32. `auto` is bfloat16 on an accelerator and float32 on a CPU.
         remat: compute activations again in the backward pass, to save memory; None does on an accelerator.
         augment: random shifts, brightness, contrast and saturation of images.
+        shift: of images, at most, as a share of their side.
         state_noise: standard deviation added to the normalised state.
         cache_images: keep resized images on disk; without, each is decoded every time.
         seed: of everything that is drawn.
@@ -73,6 +77,7 @@ class TrainOptions:
     minutes: float | None = None
     batch_size: int = 64
     flow_samples: int = 4
+    accumulate: int = 1
     learning_rate: float | None = None
     warmup: int = 100
     final_share: float = 0.02
@@ -84,6 +89,8 @@ class TrainOptions:
     norm_stats: Literal["auto", "dataset", "checkpoint"] = "auto"
     episodes: tuple[int, ...] | None = None
     tasks: tuple[str, ...] | None = None
+    first_steps: int = 0
+    first_repeats: int = 1
     validation: float = 0.05
     pad: Literal["mask", "repeat"] = "mask"
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -97,6 +104,7 @@ class TrainOptions:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     remat: bool | None = None
     augment: bool = True
+    shift: float = 0.05
     state_noise: float = 0.03
     cache_images: bool = True
     seed: int = 0
@@ -114,18 +122,29 @@ class TrainOptions:
         if self.steps is None and self.minutes is None:
             raise TrainingError("steps and minutes: neither was given; say how long to train")
         positive = ("steps", "minutes", "batch_size", "flow_samples", "learning_rate", "clip", "lora", "lora_alpha")
-        counts = ("save_every", "save_minutes", "log_every", "validate_every", "workers", "prefetch")
+        counts = (
+            "accumulate",
+            "first_repeats",
+            "save_every",
+            "save_minutes",
+            "log_every",
+            "validate_every",
+            "workers",
+            "prefetch",
+        )
         for field in (*positive, *counts):
             value = getattr(self, field)
             if value is not None and not value > 0:
                 raise TrainingError(f"{field}: expected more than 0, found {value}")
-        for field in ("warmup", "weight_decay", "state_noise", "keep", "seed"):
+        for field in ("first_steps", "warmup", "weight_decay", "state_noise", "keep", "seed"):
             if not getattr(self, field) >= 0:
                 raise TrainingError(f"{field}: expected 0 or more, found {getattr(self, field)}")
-        for field in ("ema", "validation"):
+        for field in ("ema", "validation", "shift"):
             if not 0 <= getattr(self, field) < 1:
                 raise TrainingError(f"{field}: expected at least 0 and less than 1, found {getattr(self, field)}")
         if not 0 <= self.final_share <= 1:
             raise TrainingError(f"final_share: expected 0 to 1, found {self.final_share}")
+        if self.batch_size % self.accumulate:
+            raise TrainingError(f"accumulate: {self.accumulate} parts of a batch of {self.batch_size} are not equal")
         if self.lora is None and self.lora_alpha is not None:
             raise TrainingError("lora_alpha: is of adapters, and --lora gives none their rank; give both or neither")

@@ -19,17 +19,9 @@ from vlascope_datasets import LeRobotDataset
 from vlascope_server.cache import cache_folder
 from vlascope_server.checkpoints import Checkpoint, Record, load_checkpoint
 from vlascope_server.model import Lora, Pi0Config, init_params, lora_frozen
-from vlascope_server.presets.tiny import TOKENIZER_PATH
-from vlascope_server.prompts import Tokenizer, TokenizerError, paligemma_tokenizer
-from vlascope_server.robots import (
-    ROBOTS,
-    Conventions,
-    NormStats,
-    NormStatsError,
-    RobotInputError,
-    RobotIO,
-    RobotPipeline,
-)
+from vlascope_server.policies.assembly import find_cameras, find_conventions, find_dtype, find_robot, find_tokenizer
+from vlascope_server.prompts import Tokenizer
+from vlascope_server.robots import NormStats, NormStatsError, RobotInputError, RobotIO, RobotPipeline
 from vlascope_server.training.columns import Columns, find_columns
 from vlascope_server.training.errors import TrainingError
 from vlascope_server.training.frames import Frames, choose_episodes, read_frames
@@ -49,6 +41,7 @@ class Prepared:
 
     Attributes:
         config: the architecture, its dtype that of the activations.
+        trimmed: as batches come, with no more room for text than the longest instruction takes.
         params: all parameters, float32: drawn, loaded, or the averages of the checkpoint that the run goes on from.
         trained: names of those that are trained.
         carrying: action dimensions that move in the dataset.
@@ -60,6 +53,7 @@ class Prepared:
     """
 
     config: Pi0Config
+    trimmed: Pi0Config
     params: dict[str, jax.Array]
     trained: frozenset[str]
     carrying: Bool[np.ndarray, " a"]
@@ -104,11 +98,11 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
     dataset = LeRobotDataset.open(options.dataset)
     checkpoint = load_checkpoint(resumed, dtype="float32") if resumed else _load(options)
     drawn = checkpoint.kind == "seeded"
-    robot = _robot(options, checkpoint)
+    robot = find_robot(options.init, checkpoint, options.robot)
     columns = find_columns(dataset.info, str(dataset.root), robot.spec, options.columns)
     episodes, held_out = choose_episodes(dataset, options)
     frames = read_frames(dataset, robot, columns, episodes)
-    conventions = _conventions(options, checkpoint, robot)
+    conventions = find_conventions(checkpoint, robot, options.delta_actions)
     config, params = _architecture(options, checkpoint, robot)
     horizon, pad = config.action_horizon, options.pad
     # statistics that were drawn with the weights say nothing, and those of a run stay what they were
@@ -127,13 +121,15 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
     moving = carrying(frames, pipeline, horizon, pad)
     if drawn:
         params = blind_to(params, moving)
-    tokenizer_path, tokenizer = _tokenizer(checkpoint, config)
+    tokenizer = find_tokenizer(options.init, checkpoint)
     state_in_prompt = config.pi05 and checkpoint.record.state_in_prompt is not False
     cache = cache_folder() / "training" if options.cache_images else None
     images = ImageCache(dataset, columns.cameras, config.vision.image_size, cache)
 
+    trimmed = config if state_in_prompt else _trimmed(config, tokenizer, dataset)
+
     def batches(frames: Frames) -> Batches:
-        return Batches(frames, images, pipeline, tokenizer, config, state_in_prompt=state_in_prompt, pad=pad)
+        return Batches(frames, images, pipeline, tokenizer, trimmed, state_in_prompt=state_in_prompt, pad=pad)
 
     record = dataclasses.replace(
         checkpoint.record,
@@ -142,17 +138,18 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
         delta_actions=conventions.delta_actions,
         state_in_prompt=state_in_prompt if config.pi05 else None,
         norm_stats_count=count,
-        trained_on=_trained_on(dataset, options) if not resumed else checkpoint.record.trained_on,
+        trained_on=checkpoint.record.trained_on if resumed else _trained_on(dataset, options, checkpoint.record),
     )
     return Prepared(
         config=config,
+        trimmed=trimmed,
         params=params,
         trained=frozenset(name for name in params if options.lora is None or not lora_frozen(name)),
         carrying=moving,
         norm_stats=stats,
         asset_id=options.asset_id or checkpoint.asset_id or robot.spec.name,
         record=record,
-        tokenizer=tokenizer_path,
+        tokenizer=checkpoint.tokenizer,
         training=batches(frames),
         validation=_validation(dataset, robot, columns, held_out, batches),
         images=images,
@@ -186,35 +183,12 @@ def _load(options: TrainOptions) -> Checkpoint:
     )
 
 
-def _robot(options: TrainOptions, checkpoint: Checkpoint) -> RobotIO:
-    name = options.robot or checkpoint.record.robot
-    if name is None:
-        raise TrainingError(f"{options.init}: does not say whose observations it reads; name the robot: --robot")
-    if name not in ROBOTS:
-        raise TrainingError(f"robot: {name!r} is not known; known: {', '.join(ROBOTS)}")
-    return ROBOTS[name]
-
-
-def _conventions(options: TrainOptions, checkpoint: Checkpoint, robot: RobotIO) -> Conventions:
-    usual, record = robot.conventions(pi05=checkpoint.config.pi05), checkpoint.record
-    told = options.delta_actions if options.delta_actions is not None else record.delta_actions
-    return Conventions(record.normalisation or usual.normalisation, usual.delta_actions if told is None else told)
-
-
 def _architecture(
     options: TrainOptions, checkpoint: Checkpoint, robot: RobotIO
 ) -> tuple[Pi0Config, dict[str, jax.Array]]:
     """The configuration with the robot's cameras, adapters and the activations' dtype, and its parameters."""
-    cameras = tuple(camera for camera in checkpoint.config.cameras if camera in robot.spec.cameras)
-    if set(cameras) != set(robot.spec.cameras):
-        raise TrainingError(
-            f"{options.init}: sees the cameras {list(checkpoint.config.cameras)}, and robot {robot.spec.name} has"
-            f" {list(robot.spec.cameras)}"
-        )
-    dtype = options.dtype
-    if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    config = dataclasses.replace(checkpoint.config, cameras=cameras, dtype=dtype)
+    cameras = find_cameras(options.init, checkpoint, robot)
+    config = dataclasses.replace(checkpoint.config, cameras=cameras, dtype=find_dtype(options.dtype))
     params = dict(checkpoint.params)
     if checkpoint.kind == "seeded":
         params = init_params(config, options.seed)
@@ -230,19 +204,22 @@ def _architecture(
     return config, init_params(config, options.seed) | params
 
 
-def _tokenizer(checkpoint: Checkpoint, config: Pi0Config) -> tuple[Path | None, Tokenizer]:
-    path = checkpoint.tokenizer or (TOKENIZER_PATH if checkpoint.kind == "seeded" else None)
-    try:
-        tokenizer = paligemma_tokenizer() if path is None else Tokenizer(path)
-        tokenizer.check_fits(config.vocabulary)
-    except TokenizerError as error:
-        raise TrainingError(str(error)) from None
-    return path, tokenizer
+def _trimmed(config: Pi0Config, tokenizer: Tokenizer, dataset: LeRobotDataset) -> Pi0Config:
+    """Padding changes nothing that a model computes, and costs as much as text."""
+    encoded = {text: tokenizer.encode(text, config.max_token_len) for text in dataset.tasks.values()}
+    for text, tokens in encoded.items():
+        if tokens.truncated:
+            raise TrainingError(
+                f"max_token_len: {config.max_token_len} tokens; {text!r} takes {tokens.truncated} more: give more to"
+                " weights that are drawn, or leave the instruction out with --tasks"
+            )
+    longest = max(tokens.mask.sum() for tokens in encoded.values())
+    return dataclasses.replace(config, max_token_len=min(config.max_token_len, -int(-longest // 8) * 8))
 
 
-def _trained_on(dataset: LeRobotDataset, options: TrainOptions) -> dict[str, str]:
-    """The dataset's name, how its images were drawn where the dataset says so, and what the user says."""
-    found = {"dataset": dataset.root.resolve().name}
+def _trained_on(dataset: LeRobotDataset, options: TrainOptions, begun_with: Record) -> dict[str, str]:
+    """The dataset's name, how its images were drawn where dataset or first weights say so, and what the user says."""
+    found = {**(begun_with.trained_on or {}), "dataset": dataset.root.resolve().name}
     path = dataset.root / _COLLECTIONS
     if path.is_file():
         try:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,21 @@ class RunFolder:
         """Writes `train.json`: the options, and what follows from them and from the data."""
         content = {"options": dataclasses.asdict(options), **facts}
         _replace(self.path / CONFIGURATION, json.dumps(content, default=str, indent=2) + "\n")
+
+    def check_data(self, facts: Mapping[str, Any]) -> None:
+        """Whether a run that goes on finds the episodes that it began with.
+
+        Raises:
+            TrainingError: episodes came or went since: others would be held out.
+        """
+        for field in ("episodes", "held_out_episodes", "frames"):
+            kept, found = self.facts.get(field), facts[field]
+            if kept is not None and kept != found:
+                counts = (len(x) if isinstance(x, list) else x for x in (kept, found))
+                raise TrainingError(
+                    "{}: {}: the run has {}, the dataset now gives {}: it was changed since; name the episodes that were there"
+                    " with --episodes in a new --output, or begin there anew".format(self.path, field, *counts)
+                )
 
     def keep(self, file: Path | None) -> Path | None:
         """A copy of a file in the run's folder: the checkpoint that it comes from may be removed while the run goes on."""

@@ -59,7 +59,7 @@ class Trained:
     """How a run ended.
 
     Attributes:
-        checkpoint: the newest one.
+        checkpoint: the newest one; the run's folder where it stopped before the first step.
         step: steps taken in all.
         steps: steps that were to be taken.
     """
@@ -95,21 +95,25 @@ def train(options: TrainOptions) -> Trained:
 class _Trainer:
     def __init__(self, options: TrainOptions, folder: RunFolder, prepared: Prepared, progress: TrainingProgress):
         self._options, self._folder, self._prepared, self._progress = options, folder, prepared, progress
-        self._tokenizer = folder.keep(prepared.tokenizer)
+        folder.check_data(prepared.facts())
         devices = np.array(jax.devices())
-        if options.batch_size % len(devices):
-            raise TrainingError(f"batch_size: {options.batch_size} is no multiple of the {len(devices)} devices")
+        if options.batch_size % (shares := len(devices) * options.accumulate):
+            raise TrainingError(
+                f"batch_size: {options.batch_size} is no multiple of {shares}, the devices ({len(devices)}) times --accumulate"
+                f" ({options.accumulate})"
+            )
         mesh = Mesh(devices, ("data",))
         self._rows, self._everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
         begun_with = folder.facts.get("learning_rate") if folder.last else None
         self._peak = options.learning_rate or begun_with or (_DRAWN_RATE if prepared.drawn else _LOADED_RATE)
         self._step, self._steps, self._saved = folder.last, options.steps, folder.last
         self._state = self._first_state()
+        self._tokenizer: Path | None = None
         self._frozen = self._put({n: v for n, v in prepared.params.items() if n not in prepared.trained})
         counted = counted_dimensions(prepared.params, prepared.carrying)
         remat = jax.default_backend() != "cpu" if options.remat is None else options.remat
-        self._advance = make_step(prepared.config, counted, Recipe.of(options), remat=remat)
-        self._evaluate = make_evaluation(prepared.config, counted, options.flow_samples)
+        self._advance = make_step(prepared.trimmed, counted, Recipe.of(options), remat=remat)
+        self._evaluate = make_evaluation(prepared.trimmed, counted, options.flow_samples)
 
     def run(self, stop: threading.Event) -> Trained:
         options, prepared, begun = self._options, self._prepared, time.monotonic()
@@ -117,14 +121,19 @@ class _Trainer:
         if self._steps is not None and self._step >= self._steps:
             return Trained(self._folder.path / str(self._saved), self._step, self._steps)
         self._describe()
+        self._tokenizer = self._folder.keep(prepared.tokenizer)
         episodes = [*prepared.episodes, *prepared.held_out]
         with self._progress.images(len(episodes)) as done:
-            prepared.images.fill(episodes, done)
+            for count, _ in enumerate(prepared.images.fill(episodes), 1):
+                done(count)
+                if stop.is_set():  # what is resized stays
+                    return Trained(self._folder.path, self._step, self._steps)
         pending: tuple[int, float, dict[str, jax.Array]] | None = None
         window, clock, saved_at = _Window(options), _Clock(self._step), time.monotonic()
         loader = Loader(
             prepared.training, self._step,
             batch_size=options.batch_size, seed=options.seed, state_noise=options.state_noise if options.augment else 0.0,
+            first_steps=options.first_steps, first_repeats=options.first_repeats,
             workers=options.workers, prefetch=options.prefetch,
         )  # fmt: skip
         self._progress.begin(self._step, self._steps)

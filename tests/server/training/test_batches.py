@@ -50,15 +50,19 @@ def test_labels_after_something_else_was_done():
 
 def test_batches_follow_from_seed_and_step(options, dataset):
     prepared = prepare(options(), None)
-    prepared.images.fill([*prepared.episodes, *prepared.held_out])
-    settings = {"batch_size": 8, "seed": 3, "state_noise": 0.1}
+    list(prepared.images.fill([*prepared.episodes, *prepared.held_out]))
+    settings = {"batch_size": 8, "seed": 3, "state_noise": 0.1, "first_steps": 2, "first_repeats": 3}
     with Loader(prepared.training, 5, workers=3, prefetch=4, **settings) as loader:
         made = [batch for batch, _ in zip(loader, range(6), strict=False)]
         for step, batch in enumerate(made, 5):
             again = Loader(prepared.training, 0, workers=1, prefetch=1, **settings).at(step)
             jax.tree.map(np.testing.assert_array_equal, batch, again)
-    every = np.concatenate([rows_of_step(prepared.training.rows, step, 8, 3) for step in range(9)])
-    assert sorted(every[: len(prepared.training.rows)].tolist()) == prepared.training.rows.tolist()
+    every = np.concatenate([rows_of_step(loader.rows, step, 8, 3) for step in range(12)])
+    assert sorted(every[: len(loader.rows)].tolist()) == loader.rows.tolist()
+    rows, times = np.unique(loader.rows, return_counts=True)
+    np.testing.assert_array_equal(rows, prepared.training.rows)
+    np.testing.assert_array_equal(times, np.where(prepared.training.frame_numbers < 2, 3, 1))
+    assert set(times.tolist()) == {1, 3}
     one = prepared.training.make(np.array([3]), 2, None, 0.0)
     number = prepared.episodes[0]
     columns, images = episode(number)
@@ -77,7 +81,7 @@ def test_images_are_the_same_cached_or_not(dataset, tmp_path):
     cameras = {"base_0_rgb": "image", "left_wrist_0_rgb": "wrist_image"}
     cached, plain = (ImageCache(opened, cameras, 14, folder) for folder in (tmp_path, None))
     assert cached.missing_bytes([1, 2]) == 2 * 2 * 12 * 14 * 14 * 3
-    cached.fill([1, 2])
+    assert list(cached.fill([1, 2])) == [1, 2]
     assert cached.missing_bytes([1, 2]) == 0
     episodes, numbers = np.array([2, 1, 2]), np.array([0, 5, 11])
     jax.tree.map(np.testing.assert_array_equal, cached.gather(episodes, numbers), plain.gather(episodes, numbers))
@@ -115,8 +119,8 @@ def test_statistics_of_other_data_are_refused():
 
 def test_augmented_images_stay_images():
     images = {c: np.random.default_rng(0).integers(0, 256, (3, 14, 14, 3), dtype=np.uint8) for c in CAMERAS}
-    first, again = (augment_images(jax.random.key(0), images) for _ in range(2))
-    other = augment_images(jax.random.key(1), images)
+    first, again = (augment_images(jax.random.key(0), images, 0.05) for _ in range(2))
+    other = augment_images(jax.random.key(1), images, 0.05)
     for camera, found in first.items():
         assert (found.shape, str(found.dtype)) == ((3, 14, 14, 3), "float32")
         assert float(jnp.max(jnp.abs(found))) <= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from vlascope_server.checkpoints import load_checkpoint
 from vlascope_server.commands import main
 from vlascope_server.model import lora_frozen, sample_actions
 from vlascope_server.policies import Policy, PolicyOptions, draw_noise
-from vlascope_server.training import TrainingError, train, trainer
+from vlascope_server.training import TrainingError, prepare, train, trainer
 from vlascope_server.training.run_folder import METRICS
 
 from .conftest import EPISODES, TASKS, episode, write_dataset
@@ -121,6 +122,32 @@ def test_resume_keeps_what_it_began_with(options):
         train(options(steps=1))
     with pytest.raises(TrainingError, match=r"batch_size: the run has 8, now 16"):
         train(options(steps=2, batch_size=16, validation=0.0, resume=True))
+    described = options().output / "train.json"
+    facts = json.loads(described.read_text())
+    described.write_text(json.dumps({**facts, "episodes": facts["episodes"][1:]}))
+    with pytest.raises(TrainingError, match="episodes: the run has 7, the dataset now gives 8: it was changed since"):
+        train(options(steps=2, validation=0.0, resume=True))
+
+
+def test_a_batch_in_parts_is_the_batch(options, tmp_path):
+    """Within rounding, with labels that are masked in some parts and not in others."""
+    train(options(output=tmp_path / "whole", steps=3, validation=0.0))
+    train(options(output=tmp_path / "parts", steps=3, validation=0.0, accumulate=4))
+    for key, bound in ("loss", 1e-5), ("grad_norm", 1e-4):
+        whole, parts = (rows(tmp_path / run, key) for run in ("whole", "parts"))
+        np.testing.assert_allclose(list(parts.values()), list(whole.values()), rtol=bound)
+    with pytest.raises(TrainingError, match="accumulate: 3 parts of a batch of 8 are not equal"):
+        options(accumulate=3)
+
+
+def test_padding_of_the_text_is_not_computed(options, tmp_path, monkeypatch):
+    """The longest instruction decides how much text there is, and the loss is what it is with all the padding."""
+    train(options(output=tmp_path / "trimmed", steps=2))
+    monkeypatch.setattr(prepare, "_trimmed", lambda config, tokenizer, dataset: config)
+    train(options(output=tmp_path / "padded", steps=2))
+    for key in ("loss", "validation_loss"):
+        trimmed, padded = (rows(tmp_path / run, key) for run in ("trimmed", "padded"))
+        np.testing.assert_allclose(list(trimmed.values()), list(padded.values()), rtol=1e-5)
 
 
 def test_averaged_weights(options, tmp_path, monkeypatch):
@@ -313,3 +340,9 @@ def test_errors_are_one_line(dataset, tmp_path, capsys):
     assert "--episodes: '5-2'" in told("--episodes", "5-2")
     assert "ema: expected at least 0 and less than 1" in told("--ema", "1")
     assert "none that could be kept" not in told("--norm-stats", "checkpoint", "--lora", "0")
+    line = told("--max-token-len", "2")
+    assert "max_token_len: 2 tokens; 'pick up the bowl' takes" in line or "'open the drawer' takes" in line
+    damaged = shutil.copytree(dataset, tmp_path / "damaged")
+    lines = (damaged / "meta" / "tasks.jsonl").read_text().splitlines()
+    (damaged / "meta" / "tasks.jsonl").write_text(lines[0] + "\n")
+    assert "has no instruction among the dataset's tasks" in told("--dataset", str(damaged))

@@ -1,0 +1,77 @@
+"""What a checkpoint needs to read a robot and to move it: robot, conventions, cameras, tokenizer, dtype.
+
+Serving and training both choose these here, so that a policy is served as it was trained. Knows nothing of either.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import jax
+
+from vlascope_server.checkpoints import Checkpoint, CheckpointError
+from vlascope_server.prompts import Tokenizer, TokenizerError, paligemma_tokenizer
+from vlascope_server.robots import ROBOTS, Conventions, RobotIO
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+def find_robot(name: str, checkpoint: Checkpoint, asked: str | None) -> RobotIO:
+    """The robot asked for, else the checkpoint's.
+
+    Raises:
+        CheckpointError: nobody says, or it is not known; names the checkpoint by `name`.
+    """
+    robot = asked or checkpoint.record.robot
+    if robot is None:
+        raise CheckpointError(
+            f"{name}: does not say whose observations it reads: name the robot, one of {list(ROBOTS)}"
+        )
+    if robot not in ROBOTS:
+        raise CheckpointError(f"{name}: robot {robot!r} is not known; known: {', '.join(ROBOTS)}")
+    return ROBOTS[robot]
+
+
+def find_conventions(checkpoint: Checkpoint, robot: RobotIO, delta_actions: bool | None = None) -> Conventions:
+    """How state and actions are presented: as asked, else as the checkpoint says, else as is usual for the robot."""
+    usual, record = robot.conventions(pi05=checkpoint.config.pi05), checkpoint.record
+    told = record.delta_actions if delta_actions is None else delta_actions
+    return Conventions(record.normalisation or usual.normalisation, usual.delta_actions if told is None else told)
+
+
+def find_cameras(name: str, checkpoint: Checkpoint, robot: RobotIO) -> tuple[str, ...]:
+    """The robot's cameras, in the model's order.
+
+    Raises:
+        CheckpointError: the model lacks one of them.
+    """
+    cameras = tuple(camera for camera in checkpoint.config.cameras if camera in robot.spec.cameras)
+    if set(cameras) != set(robot.spec.cameras):
+        raise CheckpointError(
+            f"{name}: sees the cameras {list(checkpoint.config.cameras)}, and robot {robot.spec.name} has"
+            f" {list(robot.spec.cameras)}"
+        )
+    return cameras
+
+
+def find_tokenizer(name: str, checkpoint: Checkpoint, asked: Path | None = None) -> Tokenizer:
+    """The tokenizer asked for, else the checkpoint's, else PaliGemma's.
+
+    Raises:
+        CheckpointError: it cannot be read or fetched, or has more tokens than the model.
+    """
+    path = asked or checkpoint.tokenizer
+    try:
+        tokenizer = paligemma_tokenizer() if path is None else Tokenizer(path)
+        tokenizer.check_fits(checkpoint.config.vocabulary)
+    except TokenizerError as error:
+        raise CheckpointError(f"{name}: {error}") from None
+    return tokenizer
+
+
+def find_dtype(asked: Literal["auto", "float32", "bfloat16"]) -> Dtype:
+    """`auto` is bfloat16, as the reference serves, where the hardware has it: not on a CPU."""
+    if asked != "auto":
+        return asked
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
