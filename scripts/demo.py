@@ -7,20 +7,11 @@ any of them works.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import shlex
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-BIN = Path(sys.executable).parent
-
-
-class DemoError(Exception):
-    """A step that failed; the message says which."""
+from commands import BIN, StepError, run, server
 
 
 def main() -> int:
@@ -38,7 +29,7 @@ def main() -> int:
     begun = time.monotonic()
     try:
         made = demo(options)
-    except (DemoError, OSError) as error:
+    except (StepError, OSError) as error:
         print(f"\ndemo: {error}", file=sys.stderr)
         return 1
     print(f"\nDone in {time.monotonic() - begun:.0f} s. What it made:\n")
@@ -56,7 +47,7 @@ def demo(options: argparse.Namespace) -> list[tuple[Path, str]]:
     """The steps; what they made, each with a line that says what it is."""
     out: Path = options.out
     if out.exists():
-        raise DemoError(f"{out}: exists; expected a new folder")
+        raise StepError(f"{out}: exists; expected a new folder")
     runs, rollouts, probe, sweep = out / "runs", out / "rollouts", out / "probe", out / "sweep"
     out.mkdir(parents=True)
     print(f"A LIBERO simulation asks the policy {options.checkpoint!r}; its hidden states are kept and probed.\n")
@@ -79,66 +70,15 @@ def demo(options: argparse.Namespace) -> list[tuple[Path, str]]:
     return made
 
 
-def run(*command: str) -> None:
-    """Shows a command, and runs it where its progress can be seen.
-
-    Raises:
-        DemoError: it failed.
-    """
-    show(command)
-    code = subprocess.run([str(BIN / command[0]), *command[1:]], check=False).returncode  # noqa: S603
-    if code:
-        raise DemoError(f"`{shlex.join(command[:2])}` ended with exit code {code}; its last lines above say why")
-
-
-@contextlib.contextmanager
-def server(*options: str, log: Path) -> Iterator[str]:
-    """A policy server on a free port while the block runs; its address.
-
-    Raises:
-        DemoError: it did not start, or did not end in order.
-    """
-    command = ("vlascope-server", "serve", "--port", "0", *options)
-    show((*command, "&"))
-    with log.open("w") as errors:
-        process = subprocess.Popen(  # noqa: S603
-            [str(BIN / command[0]), *command[1:]], stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-        url, started = "", False
-        try:
-            for line in process.stdout or ():
-                print(f"  {line}", end="", flush=True)
-                if line.startswith("listening"):
-                    url = line.split()[1]
-                if line.startswith("ready"):
-                    started = True
-                    break
-            if not started:
-                raise DemoError(f"the server did not start: see {log}")
-            yield url
-            process.send_signal(signal.SIGTERM)
-            if process.wait(120):
-                raise DemoError(f"the server ended with exit code {process.returncode}: see {log}")
-        finally:
-            process.kill()
-            process.wait()
-
-
-def show(command: tuple[str, ...]) -> None:
-    """Prints a command as it could be typed."""
-    text = shlex.join(part for part in command if part != "&") + (" &" if command[-1] == "&" else "")
-    print(f"\n$ {text}", flush=True)
-
-
 def found(folder: Path, pattern: str) -> list[Path]:
     """Files that a step made.
 
     Raises:
-        DemoError: there is none.
+        StepError: there is none.
     """
     paths = sorted(folder.rglob(pattern))
     if not paths:
-        raise DemoError(f"{folder}: expected {pattern}, found none")
+        raise StepError(f"{folder}: expected {pattern}, found none")
     return paths
 
 

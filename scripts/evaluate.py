@@ -1,0 +1,202 @@
+"""What a LIBERO policy can do, and whether it listens: closed-loop rollouts under conditions that tell one from the other.
+
+    python scripts/evaluate.py CHECKPOINT --out FOLDER [--only told,blank] [--episodes 40-49]
+
+Each condition is one `vlascope-sim rollout` that can be typed by hand. `evaluation.json` in the output has the configuration,
+the figures, and a line an episode. With `--resume` what is finished stays. Knows nothing of how the policy was trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from commands import StepError, run, server
+from vlascope_sim.environment import load_task
+from vlascope_sim.rollout.results import ResultFile, final_rows
+from vlascope_sim.rollout.statistics import wilson_interval
+from vlascope_sim.rollout.told import own_object
+
+SEED = "1007"
+"""Not that of the demonstrations: scenes that are perturbed here were never trained on, nor were initial states from 40 on."""
+
+ASKED = "asked.json"
+"""In each condition's folder once it is done: the options that it was made with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """One campaign.
+
+    Attributes:
+        name: of its folder.
+        about: what it shows, in words for a table.
+        score: what counts of an episode: `success`, `told` (the told object was lifted by 5 cm before any other) or `own` (the
+            object of the scene's own task was, though nobody named it).
+        goal: what a policy that acts and listens reaches; None where a lower score is the better one.
+        options: of `vlascope-sim rollout`.
+    """
+
+    name: str
+    about: str
+    score: str
+    goal: float | None
+    options: tuple[str, ...]
+
+
+def _picking(suite: str) -> str:
+    """The suite's tasks of picking up and placing."""
+    return ",".join(str(number) for number in range(10) if own_object(load_task(suite, number)))
+
+
+_OBJECT, _GOAL = ("--suite", "libero_object"), ("--suite", "libero_goal")
+CONDITIONS = (
+    Condition("shipped", "libero_object, shipped states", "success", 0.8, _OBJECT),
+    Condition("moved", "objects moved by up to 5 cm", "success", 0.6, (*_OBJECT, "--perturb", "move")),
+    Condition("shuffled", "objects change places", "success", 0.6, (*_OBJECT, "--perturb", "shuffle")),
+    Condition("goal", "libero_goal, pick-and-place tasks", "success", 0.5, (*_GOAL, "--tasks", _picking("libero_goal"))),
+    Condition("told", "told another object of the scene: lifted first", "told", 0.6, (*_OBJECT, "--prompt-mode", "other")),
+    Condition("blank", "told nothing: the task's object lifted first", "own", None, (*_OBJECT, "--prompt-mode", "blank")),
+)  # fmt: skip
+
+
+def main() -> int:
+    """Runs the conditions; 1 where a step failed, whatever the scores."""
+    parser = argparse.ArgumentParser(description="Closed-loop rollouts that tell whether a policy acts, and listens.")
+    parser.add_argument("checkpoint", help="folder, or preset's name")
+    parser.add_argument("--out", type=Path, required=True, help="folder of results")
+    parser.add_argument("--only", default=",".join(c.name for c in CONDITIONS), help="conditions, with commas between")
+    parser.add_argument("--episodes", default="40-49", help="of each task, inclusive")
+    parser.add_argument("--tasks", help="other than those of the condition, such as 0,3")
+    parser.add_argument("--max-steps", help="environment steps of an episode; the suite's usual unless given")
+    parser.add_argument("--workers", default="2", help="processes that simulate")
+    parser.add_argument("--resume", action="store_true", help="go on in a folder that is there")
+    options = parser.parse_args()
+    try:
+        found = evaluate(options)
+    except (StepError, OSError) as error:
+        print(f"\nevaluate: {error}", file=sys.stderr)
+        return 1
+    path = options.out / "evaluation.json"
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"\n{table(found)}\n\n{path}")
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    """Runs one server and a campaign for each condition.
+
+    Returns:
+        As `evaluation.json` has it; with what other conditions gave in this folder before.
+
+    Raises:
+        StepError: a campaign failed, no such condition, or there are other results already and nobody said to go on.
+    """
+    out: Path = options.out
+    known = {condition.name: condition for condition in CONDITIONS}
+    names = options.only.split(",")
+    if unknown := [name for name in names if name not in known]:
+        raise StepError(f"only: {unknown[0]!r} is no condition; known: {', '.join(known)}")
+    if out.exists() and not options.resume:
+        raise StepError(f"{out}: exists; expected a new folder, or --resume")
+    out.mkdir(parents=True, exist_ok=True)
+    with server("--checkpoint", options.checkpoint, "--seed", "0", log=out / "server.log") as url:
+        for name in names:
+            folder, asked = out / name, (*known[name].options, *_asked(options))
+            _same_as_before(folder, asked)
+            again = (
+                ("--resume", str(folder), "--retry-errors") if folder.exists() else (*asked, "--output", str(folder))
+            )
+            run("vlascope-sim", "rollout", "--server", url, "--workers", options.workers, *again)
+            (folder / ASKED).write_text(json.dumps(asked) + "\n")
+    there = [condition for condition in CONDITIONS if (out / condition.name / ASKED).exists()]
+    return {
+        "about": "Closed loop on stand-in assets; says nothing of LIBERO's published scores.",
+        "checkpoint": options.checkpoint,
+        "conditions": {condition.name: describe(condition, out / condition.name) for condition in there},
+    }
+
+
+def _asked(options: argparse.Namespace) -> tuple[str, ...]:
+    """What is the same for every condition; a task or a length that was asked for comes last, and so it counts."""
+    asked = ("--episodes", options.episodes, "--seed", SEED, "--render", "fast", "--video", "none")
+    for name, value in (("--tasks", options.tasks), ("--max-steps", options.max_steps)):
+        asked = asked if value is None else (*asked, name, value)
+    return asked
+
+
+def _same_as_before(folder: Path, asked: tuple[str, ...]) -> None:
+    file = folder / ASKED
+    if file.exists() and tuple(json.loads(file.read_text())) != asked:
+        raise StepError(
+            f"{folder}: was made with {' '.join(json.loads(file.read_text()))}; ask the same, or give a new --out"
+        )
+
+
+def describe(condition: Condition, folder: Path) -> dict[str, Any]:
+    """Figures, configuration and episodes of a campaign that is done."""
+    results = ResultFile(folder / "episodes.jsonl")
+    results.close()
+    rows = [dataclasses.asdict(row) for row in final_rows(results.rows)]
+    done = [row for row in rows if row["status"] == "done"]
+    scored = [counts(condition.score, row) for row in done]
+    low, high = wilson_interval(sum(scored), len(scored))
+    provenance = json.loads((folder / "provenance.json").read_text())
+    kept = (
+        "task_id", "episode_index", "init_state", "prompt", "told_object", "told_goal", "lifted_first", "success", "steps",
+        "environment_seed", "noise_seed", "trajectory",
+    )  # fmt: skip
+    return {
+        "about": condition.about,
+        "score": condition.score,
+        "goal": condition.goal,
+        "count": sum(scored),
+        "of": len(scored),
+        "rate": round(sum(scored) / max(1, len(scored)), 3),
+        "wilson_95": [round(low, 3), round(high, 3)],
+        "chance": None if condition.goal is not None else round(_chance(done), 3),
+        "errors": sum(row["status"] == "error" for row in rows),
+        # but for the server's port, which is another each time
+        "campaign": {
+            name: value
+            for name, value in yaml.safe_load((folder / "campaign.yaml").read_text()).items()
+            if name != "servers"
+        },
+        "provenance": provenance,
+        "episodes": [{name: row[name] for name in kept} for row in done],
+    }
+
+
+def counts(score: str, row: dict[str, Any]) -> bool:
+    """Whether an episode counts."""
+    if score == "success":
+        return bool(row["success"])
+    wanted = row["told_object"] if score == "told" else own_object(load_task(row["suite"], row["task_id"]))
+    return wanted is not None and row["lifted_first"] == wanted
+
+
+def _chance(rows: list[dict[str, Any]]) -> float:
+    """How often somebody who knows nothing lifts the task's own object first: 1 / objects that can be grasped."""
+    from vlascope_sim.demonstrations.goals import goals_of
+
+    sizes = [len({goal.target for goal in goals_of(load_task(row["suite"], row["task_id"]), "all")}) for row in rows]
+    return sum(1 / size for size in sizes) / max(1, len(sizes))
+
+
+def table(found: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    lines = ["| condition | episodes | score | 95% interval | goal |", "| --- | --- | --- | --- | --- |"]
+    for one in found["conditions"].values():
+        goal = f"{one['goal']:.0%}" if one["goal"] is not None else f"near {one['chance']:.0%}"
+        low, high = one["wilson_95"]
+        lines.append(f"| {one['about']} | {one['of']} | {one['rate']:.0%} | {low:.0%} to {high:.0%} | {goal} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
