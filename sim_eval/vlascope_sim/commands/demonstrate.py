@@ -27,7 +27,8 @@ class Demonstrate:
     episodes: str = "0-9"
     """Episodes of each goal, the same way; episode k starts from initial state k modulo their number."""
     targets: Literal["told", "all"] = "told"
-    """The task's own goal, or every object of its scene (and in libero_goal every place) in turn, with its own instruction."""
+    """The task's own goal, or every object of its scene (and in libero_goal every place) in turn, with its own instruction; an
+    episode's scene is the same for all of them."""
     perturb: Literal["none", "move", "shuffle", "both"] = "none"
     """Move objects, let them change places, or both."""
     move_cm: float = 5.0
@@ -38,6 +39,9 @@ class Demonstrate:
     """With noise: standard deviations to draw from, in units of the command (1 is 5 cm)."""
     noise_bursts: int = 3
     """With noise: most pushes of 3 to 8 steps in an episode."""
+    max_steps: int | None = None
+    """Steps of a demonstration at most; the suite's limit unless given. With --keep-failures the starts of all are kept, where
+    it is decided what is reached for: more scenes in the same time."""
     seed: int = 7
     """From which every other seed follows."""
     image_size: int = 128
@@ -62,7 +66,7 @@ class Demonstrate:
     """Least severe messages to show, on stderr."""
 
     def run(self) -> int:
-        """Prints the cost, makes demonstrations, prints success rates; 1 where none succeeded."""
+        """Prints the cost, makes demonstrations, prints success rates; 1 where none succeeded and none was to be kept."""
         from vlascope_sim.commands.demonstrate_run import run_demonstrate
 
         return run_demonstrate(self)

@@ -64,9 +64,10 @@ def run_demonstrate(options: Demonstrate) -> int:
 
 
 def _planned(options: Demonstrate) -> tuple[Demonstration, ...]:
-    if options.workers < 1 or options.image_size < 16:
-        name, least = ("workers", 1) if options.workers < 1 else ("image_size", 16)
-        raise SimulationError(f"{name} {getattr(options, name)}: expected at least {least}")
+    for name, least in ("workers", 1), ("image_size", 16), ("max_steps", 1):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise SimulationError(f"{name} {value}: expected at least {least}")
     noise = NoiseOptions(options.noise_sigmas, options.noise_bursts) if options.noise else NO_NOISE
     everything = tuple(range(len(suite_tasks(options.suite))))
     return plan(
@@ -77,12 +78,13 @@ def _planned(options: Demonstrate) -> tuple[Demonstration, ...]:
         perturb=options.perturb,
         move_cm=options.move_cm if options.perturb in ("move", "both") else 0.0,
         noise=noise,
+        max_steps=options.max_steps,
         seed=options.seed,
     )
 
 
 def _cost(options: Demonstrate, count: int) -> str:
-    frames = count * _FRAMES
+    frames = count * min(_FRAMES, options.max_steps or _FRAMES)
     seconds = frames * (_SECONDS_A_FRAME if options.record else _SECONDS_A_STEP) / options.workers
     pixels = 2 * options.image_size**2 * 3
     size = f", about {frames * pixels * _COMPRESSED / 1e6:.0f} MB" if options.record else ""
@@ -122,7 +124,7 @@ def _collect(options: Demonstrate, wanted: tuple[Demonstration, ...], assets: As
     minutes = (time.monotonic() - begun) / 60
     print(f"{len(missing)} demonstrations, {frames_made} frames in {minutes:.1f} minutes")
     print(f"{kept} episodes in {folder}" if options.record else f"results {folder / LIST_FILE}")
-    return 0 if summary["all"]["succeeded"] else 1
+    return 0 if summary["all"]["succeeded"] or (options.keep_failures and kept) else 1
 
 
 @contextlib.contextmanager

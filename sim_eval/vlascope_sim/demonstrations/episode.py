@@ -42,7 +42,7 @@ class Outcome:
     """How a demonstration went.
 
     Attributes:
-        success: the goal held at some step within the suite's limit, by LIBERO's own predicate.
+        success: the goal held at some step within the limit, by LIBERO's own predicate.
         steps: until then, or until the limit.
         frames: kept, a few more than the steps.
         grasps: tried by the expert.
@@ -96,6 +96,8 @@ def demonstrate(
     expert, watch = Expert(scene, demonstration.goal), Watch(scene, demonstration.goal)
     noise = Noise(demonstration.noise, demonstration.noise_seed)
     rows, limit, steps = [], environment.task.step_limit, 0
+    if demonstration.max_steps is not None:
+        limit = min(limit, demonstration.max_steps)
     last, reached = limit, None
     while steps < last:
         label = expert.act()

@@ -23,6 +23,7 @@ class Demonstration:
         environment_seed: of the fixtures' places.
         perturbation: of the objects.
         noise, noise_seed: on the actions.
+        max_steps: where it ends, done or not; None for the suite's limit.
         seed: that the others were derived from.
     """
 
@@ -35,6 +36,7 @@ class Demonstration:
     perturbation: Perturbation
     noise: NoiseOptions
     noise_seed: int
+    max_steps: int | None = None
     seed: int
 
     @property
@@ -43,7 +45,8 @@ class Demonstration:
         shift = self.perturbation.kind + (f"{self.perturbation.move_cm:g}" if self.perturbation.moves else "")
         noisy = "" if self.noise == NO_NOISE else f".noise{derive_seed(repr(self.noise), bits=16)}"
         goal = f"{self.goal.target}.{self.goal.place}"
-        return f"{self.suite}.task{self.task}.{goal}.episode{self.episode}.{shift}{noisy}.seed{self.seed}"
+        start = "" if self.max_steps is None else f".first{self.max_steps}"
+        return f"{self.suite}.task{self.task}.{goal}.episode{self.episode}.{shift}{noisy}{start}.seed{self.seed}"
 
 
 def plan(
@@ -55,9 +58,12 @@ def plan(
     perturb: Kind = "none",
     move_cm: float = 0.0,
     noise: NoiseOptions = NO_NOISE,
+    max_steps: int | None = None,
     seed: int = 7,
 ) -> tuple[Demonstration, ...]:
     """All demonstrations of the tasks that have goals for the expert, task by task.
+
+    An episode's scene is the same for every goal: nothing but the instruction tells them apart.
 
     Raises:
         SimulationError: a suite, task or perturbation that does not exist, or nothing to demonstrate.
@@ -72,7 +78,7 @@ def plan(
         for goal in goals_of(task, targets):
             for episode in episodes:
                 parts = (seed, suite, number, goal.target, goal.place, episode)
-                drawn = 0 if perturb == "none" else derive_seed("perturbation", *parts, bits=32)
+                drawn = 0 if perturb == "none" else derive_seed("scene", seed, suite, number, episode, bits=32)
                 found.append(
                     Demonstration(
                         suite=suite,
@@ -84,6 +90,7 @@ def plan(
                         perturbation=Perturbation(kind=perturb, move_cm=move_cm, seed=drawn),
                         noise=noise,
                         noise_seed=derive_seed("expert noise", *parts, bits=32),
+                        max_steps=max_steps,
                         seed=seed,
                     )
                 )

@@ -125,6 +125,24 @@ def test_the_command_writes_a_dataset_that_can_be_added_to(assets, tmp_path, cap
     assert summary["last_run"]["assets"]["hash"] == assets.hash
 
 
+def test_starts_of_every_goal_in_one_scene(assets, tmp_path):
+    """The same scene for each target: the first image is the same, and only the instruction tells what follows."""
+    folder = tmp_path / "starts"
+    options = [
+        "--tasks", "1", "--episodes", "0", "--targets", "all", "--perturb", "both",
+        "--max-steps", "12", "--keep-failures", "--image-size", "32",
+    ]  # fmt: skip
+    assert main(["demonstrate", "--output", str(folder), "--assets", str(assets.folder), *options]) == 0
+    dataset = LeRobotDataset.open(folder)
+    count = len(dataset.episodes)
+    assert count == len({dataset.task(number) for number in range(count)}) == 6
+    assert {episode.length for episode in dataset.episodes} == {12}
+    for number in range(1, count):
+        np.testing.assert_array_equal(dataset.image(number, 0, "image"), dataset.image(0, 0, "image"))
+    ways = np.stack([dataset.frames(number)["actions"][:, :3].mean(axis=0) for number in range(count)])
+    assert len(np.unique(ways.round(2), axis=0)) == count
+
+
 def test_a_demonstration_that_was_announced_and_not_written_is_made_again(tmp_path):
     from vlascope_sim.demonstrations.records import DemonstrationList
 
@@ -141,6 +159,7 @@ def test_a_demonstration_that_was_announced_and_not_written_is_made_again(tmp_pa
         (["--suite", "libero_goal", "--tasks", "7"], "none is of picking up"),
         (["--suite", "libero_spatial", "--targets", "all"], "targets 'all'"),
         (["--workers", "0"], "workers 0"),
+        (["--max-steps", "0"], "max_steps 0"),
         (["--tasks", "11"], "task 11"),
         (["--resume"], "no such folder"),
     ],

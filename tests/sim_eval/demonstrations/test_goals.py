@@ -50,12 +50,15 @@ def test_spatial_goals_are_told_ones_only():
 def test_a_plan_has_an_id_and_seeds_of_its_own_for_each_demonstration():
     one = plan("libero_object", (0, 1), (0, 1, 50), targets="all", perturb="both", move_cm=5)
     assert len({made.id for made in one}) == len(one) == 2 * 6 * 3
-    assert len({made.perturbation.seed for made in one}) == len({made.noise_seed for made in one}) == len(one)
+    assert len({made.noise_seed for made in one}) == len(one)
+    # one scene an episode, whatever is asked for in it
+    assert len({made.perturbation.seed for made in one}) == len({made.environment_seed for made in one}) == 2 * 3
     assert {made.init_state for made in one} == {0, 1}
     assert one == plan("libero_object", (0, 1), (0, 1, 50), targets="all", perturb="both", move_cm=5)
     others = [
         plan("libero_object", (0,), (0,)),
         plan("libero_object", (0,), (0,), seed=8),
+        plan("libero_object", (0,), (0,), max_steps=30),
         plan("libero_object", (0,), (0,), noise=NoiseOptions()),
         plan("libero_object", (0,), (0,), noise=dataclasses.replace(NoiseOptions(), bursts=1)),
         plan("libero_object", (0,), (0,), perturb="shuffle"),
