@@ -7,25 +7,21 @@ demonstrations, 10 MB each, do not pile up.
 from __future__ import annotations
 
 import collections
-import contextlib
 import multiprocessing
-import os
 import signal
-import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
 from pathlib import Path
 
 from vlascope_sim.demonstrations.episode import Frames, Outcome, demonstrate
 from vlascope_sim.demonstrations.plan import Demonstration
 from vlascope_sim.environment import LiberoEnvironment, RenderMode, SimulationError, load_task
+from vlascope_sim.processes import leave_with_parent, one_thread
 
 Made = tuple[Demonstration, Outcome, Frames | None]
 
 _AHEAD = 2
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Collector:
@@ -83,7 +79,7 @@ def collect(
     options = (assets, render, image_size, record)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=options)
     try:
-        with _one_thread():
+        with one_thread():
             while waiting or running:
                 while waiting and len(running) < workers * _AHEAD:
                     demonstration = waiting.popleft()
@@ -103,29 +99,10 @@ _collector: Collector | None = None
 def _begin(assets: Path, render: RenderMode, image_size: int, record: bool) -> None:
     global _collector
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()
+    leave_with_parent()
     _collector = Collector(assets, render=render, image_size=image_size, record=record)
 
 
 def _make(demonstration: Demonstration) -> tuple[Outcome, Frames | None]:
     assert _collector is not None  # noqa: S101  (the initializer made it)
     return _collector.make(demonstration)
-
-
-def _leave_with(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Processes are the parallelism: a linear algebra library that starts threads of its own only slows them down."""
-    missing = [name for name in _THREADS if name not in os.environ]
-    os.environ.update(dict.fromkeys(missing, "1"))
-    try:
-        yield
-    finally:
-        for name in missing:
-            del os.environ[name]

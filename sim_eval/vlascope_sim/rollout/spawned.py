@@ -9,16 +9,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import multiprocessing
-import os
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import wait
 from typing import Any
 
+from vlascope_sim.processes import one_thread
 from vlascope_sim.rollout.worker import Alive, WorkerSetup, worker_main
 from vlascope_sim.rollout.workers import Beat, Event, Job, Lost
-
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclasses.dataclass
@@ -103,7 +101,7 @@ class SpawnedWorkers:
         self._end(slot)
         slot.channel, theirs = self._context.Pipe()
         slot.process = self._context.Process(target=worker_main, args=(theirs, slot.setup), daemon=True)
-        with _one_thread():
+        with one_thread():
             slot.process.start()
         theirs.close()
 
@@ -138,15 +136,3 @@ class SpawnedWorkers:
         if slot.channel is not None:
             slot.channel.close()
         slot.process = slot.channel = slot.job = slot.task = None
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Workers are the parallelism: a linear algebra library that starts threads of its own only slows them down."""
-    missing = [name for name in _THREADS if name not in os.environ]
-    os.environ.update(dict.fromkeys(missing, "1"))
-    try:
-        yield
-    finally:
-        for name in missing:
-            del os.environ[name]

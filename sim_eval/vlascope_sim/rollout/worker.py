@@ -10,13 +10,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from vlascope_client import (
@@ -32,6 +31,7 @@ from vlascope_client import (
 from vlascope_sim.environment.errors import SimulationError
 from vlascope_sim.environment.libero import LiberoEnvironment
 from vlascope_sim.environment.tasks import load_task
+from vlascope_sim.processes import leave_with_parent
 from vlascope_sim.rollout.campaign import Campaign
 from vlascope_sim.rollout.episode import AssetsUsed, blank_result, run_episode
 from vlascope_sim.rollout.errors import RolloutError
@@ -76,9 +76,7 @@ def worker_main(channel: Connection, setup: WorkerSetup) -> None:
     """Runs jobs from `channel` until it says None; the body of a spawned process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=setup.log_level, format="%(levelname)s %(message)s", stream=sys.stderr)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()
+    leave_with_parent()
     worker = _Worker(channel, setup)
     with contextlib.suppress(EOFError, OSError):
         while (job := channel.recv()) is not None:
@@ -86,11 +84,6 @@ def worker_main(channel: Connection, setup: WorkerSetup) -> None:
     worker.close()
     sys.stderr.flush()
     os._exit(0)
-
-
-def _leave_with(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)
 
 
 class _Worker:
