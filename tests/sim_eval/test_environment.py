@@ -117,6 +117,31 @@ def test_annotations_have_fixed_names_and_shapes_and_follow_the_scene(fast):
     assert len(before) <= 64
 
 
+def test_a_point_is_seen_where_the_picture_shows_it(fast):
+    """MuJoCo itself says which object each pixel shows."""
+    import mujoco
+    from vlascope_sim.perturb.scene import Scene
+
+    fast.reset(0, seed=7)
+    scene = Scene(fast)
+    renderer = mujoco.Renderer(scene.model, 256, 256)
+    renderer.enable_segmentation_rendering()
+    for field, camera, names in (
+        ("image", "agentview", ("akita_black_bowl_1", "wine_bottle_1", "plate_1")),
+        ("wrist_image", "robot0_eye_in_hand", ("cream_cheese_1",)),
+    ):
+        renderer.update_scene(scene.data, camera)
+        geoms = renderer.render()[:, ::-1, 0]  # mirrored, as observations are
+        bodies = scene.model.body_rootid[scene.model.geom_bodyid[geoms]]
+        for name in names:
+            shown = np.argwhere((bodies == scene.model.body_rootid[scene.domain.obj_body_id[name]]) & (geoms >= 0))
+            place = fast.seen_at(np.mean(scene.extent(name), axis=0))[field]
+            assert np.abs(np.array(place)[::-1] * 256 - shown.mean(axis=0)).max() < 8, name
+    renderer.close()
+    behind = np.array(scene.data.cam_xpos[scene.model.camera("agentview").id]) * 1.5
+    assert fast.seen_at(behind)["image"] is None
+
+
 def test_reaching_the_goal_is_seen_and_does_not_outlast_a_reset(fast):
     fast.reset(0, seed=1, render=False)
     _, success = fast.step(np.array(DUMMY_ACTION), render=False)

@@ -19,6 +19,7 @@ def features(image_size: int) -> dict[str, dict[str, Any]]:
     """Of a dataset of demonstrations; cameras are lossless images."""
     picture = {"dtype": "image", "shape": (image_size, image_size, 3), "names": ["height", "width", "channel"]}
     state = ["x", "y", "z", "axis_angle_x", "axis_angle_y", "axis_angle_z", "finger_1", "finger_2"]
+    target = {"dtype": "float32", "shape": (2,), "names": ["left", "top"]}
     actions = ["dx", "dy", "dz", "droll", "dpitch", "dyaw", "gripper"]
     return {
         "image": picture,
@@ -26,6 +27,8 @@ def features(image_size: int) -> dict[str, dict[str, Any]]:
         "state": {"dtype": "float32", "shape": (8,), "names": state},
         "actions": {"dtype": "float32", "shape": (7,), "names": actions},
         "action_mask": {"dtype": "bool", "shape": (1,), "names": None},
+        "image_target": target,
+        "wrist_image_target": target,
     }
 
 
@@ -53,7 +56,13 @@ def open_dataset(folder: Path, image_size: int, version: str, *, resume: bool) -
 def add(writer: DatasetWriter, frames: Frames, instruction: str) -> int:
     """Adds a demonstration; its number in the dataset."""
     return writer.add_episode(
-        {"state": frames.state, "actions": frames.actions, "action_mask": frames.action_mask},
+        {
+            "state": frames.state,
+            "actions": frames.actions,
+            "action_mask": frames.action_mask,
+            "image_target": frames.image_target,
+            "wrist_image_target": frames.wrist_image_target,
+        },
         {"image": frames.image, "wrist_image": frames.wrist_image},
         task=instruction,
     )

@@ -17,6 +17,8 @@ from vlascope_sim.perturb.scene import Scene
 
 AFTERWARDS = 6
 """Steps that are kept beyond the first in which the goal holds."""
+_OUT = -1.0, -1.0
+"""Stands for a place out of the picture."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Frames:
         image, wrist_image: before the step, uint8 [n, size, size, 3], as `Observation` holds them.
         state: before the step, float32 [n, 8].
         actions: the expert's answer, float32 [n, 7].
+        image_target, wrist_image_target: before the step, float32 [n, 2]: where the middle of the told object is seen, as
+            shares of the picture's side from its left and top, hidden or not; -1 where it is out of the picture.
         action_mask: bool [n], False where something else was done; see `noise.chunk_mask`.
     """
 
@@ -35,6 +39,8 @@ class Frames:
     state: np.ndarray
     actions: np.ndarray
     action_mask: np.ndarray
+    image_target: np.ndarray
+    wrist_image_target: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +108,9 @@ def demonstrate(
     while steps < last:
         label = expert.act()
         action, followed = noise.executed(label, steps)
-        rows.append((seen.image, seen.wrist_image, seen.state, label, followed))
+        target = environment.seen_at(np.mean(scene.extent(demonstration.goal.target), axis=0))
+        places = (place or _OUT for place in (target["image"], target["wrist_image"]))
+        rows.append((seen.image, seen.wrist_image, seen.state, label, followed, *places))
         seen, _ = environment.step(action, render=record)
         steps += 1
         if watch.look() and reached is None:
@@ -122,8 +130,8 @@ def demonstrate(
 
 
 def _frames(rows: list[tuple]) -> Frames:
-    image, wrist_image, state, actions, followed = zip(*rows, strict=True)
+    image, wrist_image, state, actions, followed, *targets = zip(*rows, strict=True)
     return Frames(
         np.stack(image), np.stack(wrist_image), np.stack(state).astype(np.float32), np.stack(actions).astype(np.float32),
-        np.array(followed, bool),
+        np.array(followed, bool), *(np.array(target, np.float32) for target in targets),
     )  # fmt: skip

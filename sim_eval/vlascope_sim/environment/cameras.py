@@ -8,6 +8,7 @@ mujoco reads MUJOCO_GL while it is imported, so it is imported where it is neede
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -43,6 +44,20 @@ class Cameras:
             self._renderer = mujoco.Renderer(self._model, self._size, self._size, max_geom=1000)
         self._renderer.update_scene(data, camera, self._option)
         return self._renderer.render()
+
+    def project(self, data: Any, camera: str, point: np.ndarray) -> tuple[float, float] | None:
+        """Where a camera sees a point (m, the world's frame): shares of the picture's side from its left and top.
+
+        None where the point is out of the picture. Something may stand before it.
+        """
+        number = self._model.camera(camera).id
+        # a camera looks along its -z, its y points up; fovy is of the whole height
+        x, y, z = data.cam_xmat[number].reshape(3, 3).T @ (point - data.cam_xpos[number])
+        if z >= 0:
+            return None
+        half = -z * math.tan(math.radians(self._model.cam_fovy[number]) / 2)
+        left, top = (1 + x / half) / 2, (1 - y / half) / 2
+        return (float(left), float(top)) if 0 <= left < 1 and 0 <= top < 1 else None
 
     def close(self) -> None:
         """Frees the GL context; a second call does nothing."""

@@ -214,6 +214,21 @@ class LiberoEnvironment:
         self._lifts.look()
         return self._observation(values), bool(success)
 
+    def seen_at(self, point: np.ndarray) -> dict[str, tuple[float, float] | None]:
+        """Where the pictures of this moment show a point (m, the world's frame), in front of other things or behind.
+
+        Returns:
+            `image` and `wrist_image` -> shares of the picture's side from its left and top, as `Observation` holds the
+            picture, in [0, 1); None where the point is out of it.
+        """
+        self._check_open()
+        found = {
+            field: self._cameras.project(self._domain.sim.data._data, camera, point)
+            for field, camera in _PICTURES.items()
+        }
+        # observations are mirrored left to right
+        return {field: place and (1 - place[0], place[1]) for field, place in found.items()}
+
     def annotations(self) -> dict[str, np.ndarray]:
         """Poses, distances and gripper of this moment: see `annotations.py`."""
         self._check_open()

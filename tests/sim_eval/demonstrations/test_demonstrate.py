@@ -139,6 +139,9 @@ def test_starts_of_every_goal_in_one_scene(assets, tmp_path):
     assert {episode.length for episode in dataset.episodes} == {12}
     for number in range(1, count):
         np.testing.assert_array_equal(dataset.image(number, 0, "image"), dataset.image(0, 0, "image"))
+    places = np.stack([dataset.frames(number)["image_target"][0] for number in range(count)])
+    assert ((places > 0.2) & (places < 0.9)).all()
+    assert np.linalg.norm(places[:, None] - places[None], axis=-1)[~np.eye(count, dtype=bool)].min() > 0.03
     ways = np.stack([dataset.frames(number)["actions"][:, :3].mean(axis=0) for number in range(count)])
     assert len(np.unique(ways.round(2), axis=0)) == count
 
