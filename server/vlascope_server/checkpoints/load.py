@@ -71,8 +71,8 @@ def load_checkpoint(
     Weights that are NaN or infinite are logged as a warning and loaded.
 
     Args:
-        location: a step folder, its `params/`, a safetensors file, a URL of one of these, or a preset's name; `tiny` and
-            `tiny-pi05` are LIBERO policies whose weights are drawn from a seed.
+        location: a step folder, its `params/`, a safetensors file, a URL of one of these, or a preset's name;
+            `tiny-drawn` and `tiny-pi05` are LIBERO policies whose weights are drawn from a seed.
         dtype: of parameters and activations; bfloat16 is how the reference serves.
         preset: fills in what neither an argument nor the checkpoint's `vlascope.json` says.
         action_horizon: actions in one chunk. Like the others below, it overrules `vlascope.json` and preset.

@@ -21,8 +21,8 @@ class Train:
     """Folder of a LeRobot dataset."""
     output: Path
     """Folder of the run: new, or with --resume one to go on with."""
-    init: str = "tiny"
-    """What to begin with: a checkpoint (folder, URL), or a preset's name; the weights of tiny and tiny-pi05 are drawn."""
+    init: str = "tiny-drawn"
+    """What to begin with: a checkpoint (folder, URL), or a preset's name; the weights of tiny-drawn and tiny-pi05 are drawn."""
     steps: int | None = None
     """Optimiser steps; without, as many as fit into --minutes, by the speed of the first ones."""
     minutes: float | None = None
@@ -31,6 +31,9 @@ class Train:
     """Observations a step, over all devices."""
     flow_samples: int = 4
     """Draws of noise and flow time on each observation; they share the pass over images and text, which costs most."""
+    grounding: float = 0.0
+    """Weight of saying where in the images the told object is, beside the actions; for datasets of which the columns
+    `image_target` and `wrist_image_target` know it. With --flow-samples 0, of that alone."""
     accumulate: int = 1
     """Parts that a batch is taken through the model in, one after the other: less memory, and on a CPU sooner done."""
     learning_rate: float | None = None

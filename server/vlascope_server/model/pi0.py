@@ -145,19 +145,27 @@ def flow_errors(
     noise: Float[Array, "K B A a"],
     time: Float[Array, "K B"],
     *,
+    capture: CaptureSpec | None = None,
     remat: bool = False,
-) -> Float[Array, "K B A a"]:
+) -> tuple[Float[Array, "K B A a"], Latents]:
     """Squared error of the velocity for K draws of noise and time on each observation; the mean over a is `flow_loss`.
 
-    The draws share one pass over the prefix, which costs most of a step. Differentiable in `params`.
+    The draws share one pass over the prefix, which costs most of a step. With K = 0 it is all that is computed.
 
     Args:
+        capture: as for `sample_actions`, of the vlm alone.
         remat: compute a block's activations again in the backward pass instead of keeping them: a third more work, and
             memory that hardly grows with depth.
+
+    Returns:
+        The errors, and the captured arrays. Differentiable in `params`, captured float32 arrays too.
     """
     check_observation(observation, config)
     params = fuse_for_inference(params)
-    context, _ = _read(params, config, observation, None, remat)
+    plan = None if capture is None else plan_capture(capture, config.layout(1))
+    context, latents = _read(params, config, observation, plan, remat)
+    if not len(time):
+        return noise, finished(latents)
     share = time[..., None, None]
 
     def predict(x_t: jax.Array, condition: Condition) -> jax.Array:
@@ -165,7 +173,7 @@ def flow_errors(
 
     x_t = share * noise + (1 - share) * actions
     predicted = jax.vmap(predict)(x_t, _condition(params, config, time))
-    return jnp.square(predicted - (noise - actions))
+    return jnp.square(predicted - (noise - actions)), finished(latents)
 
 
 def draw_noise_and_time(

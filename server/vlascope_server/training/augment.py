@@ -20,29 +20,39 @@ _GREY = (0.299, 0.587, 0.114)
 
 def augment_images(
     key: jax.Array, images: dict[str, UInt8[Array, "B H W 3"]], share: float
-) -> dict[str, Float[Array, "B H W 3"]]:
-    """Camera -> float32 in [-1, 1], each image changed by itself; `share` as for `shift`."""
-    changed = {}
+) -> tuple[dict[str, Float[Array, "B H W 3"]], dict[str, Float[Array, "B 2"]]]:
+    """Changes each image by itself; `share` as for `shift`.
+
+    Returns:
+        Camera -> images in [-1, 1]; and camera -> how far each was moved to the left and up, as shares of its side.
+    """
+    changed, moves = {}, {}
     for number, (camera, batch) in enumerate(sorted(images.items())):
         shift_key, colour_key = jax.random.split(jax.random.fold_in(key, number))
-        batch = batch if "wrist" in camera else shift(shift_key, batch, share)
+        batch, moves[camera] = shift(shift_key, batch, 0.0 if "wrist" in camera else share)
         changed[camera] = jitter(colour_key, pixels(batch))
-    return changed
+    return changed, moves
 
 
-def shift(key: jax.Array, images: UInt8[Array, "B H W 3"], share: float) -> UInt8[Array, "B H W 3"]:
-    """Moves each image by up to a share of its side in both directions; the edge repeats where nothing is known."""
+def shift(
+    key: jax.Array, images: UInt8[Array, "B H W 3"], share: float
+) -> tuple[UInt8[Array, "B H W 3"], Float[Array, "B 2"]]:
+    """Moves each image by up to a share of its side in both directions; the edge repeats where nothing is known.
+
+    Returns:
+        The images, and how far each was moved to the left and up, as shares of its side.
+    """
     B, H, W, _ = images.shape
     reach = round(share * H)
     if not reach:
-        return images
+        return images, jnp.zeros((B, 2))
     moves = jax.random.randint(key, (B, 2), -reach, reach + 1)
 
     def move(image: jax.Array, by: jax.Array) -> jax.Array:
         rows, columns = jnp.clip(jnp.arange(H) + by[0], 0, H - 1), jnp.clip(jnp.arange(W) + by[1], 0, W - 1)
         return image[rows][:, columns]
 
-    return jax.vmap(move)(images, moves)
+    return jax.vmap(move)(images, moves), moves[:, ::-1].astype(jnp.float32) / jnp.array([W, H], jnp.float32)
 
 
 def jitter(key: jax.Array, images: Float[Array, "B H W 3"]) -> Float[Array, "B H W 3"]:

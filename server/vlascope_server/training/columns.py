@@ -16,6 +16,9 @@ FOLLOWED, LABELLED = "action_mask", "label_mask"
 """Columns that need not be there. `action_mask` is false where something else than the label was done, so that later labels
 of a chunk answer what nobody could foresee at its start; `label_mask` is false where the label itself is to be ignored."""
 
+_TARGET = "_target"
+"""Behind a camera's column: where the told object is seen in it, as shares of the side from its left and top; -1 is nowhere."""
+
 _STATE = {
     "libero": ("observation/state",),
     "aloha": ("state",),
@@ -47,6 +50,7 @@ class Columns:
         state: observation key -> column.
         actions: the column of actions.
         followed, labelled: columns of masks, where there are any.
+        targets: model slot -> column of where the told object is seen, for the cameras that have one.
     """
 
     cameras: Mapping[str, str]
@@ -54,6 +58,7 @@ class Columns:
     actions: str
     followed: str | None
     labelled: str | None
+    targets: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def observation(self, state: Mapping[str, Any], images: Mapping[str, Any], prompt: str) -> dict[str, Any]:
         """As a client would send it: `state` and `images` by observation key; `images/x` is `x` inside of `images`."""
@@ -95,11 +100,16 @@ def find_columns(info: DatasetInfo, where: str, spec: RobotSpec, told: Mapping[s
         )
 
     numbers = [key for key in info.columns if info.features[key]["dtype"] != "string"]
+    seen = {slot: find(key, info.camera_keys, "camera") for slot, key in cameras.items()}
+    pairs = {column for column in info.columns if tuple(info.features[column]["shape"]) == (2,)}
+    followed, labelled = (mask if mask in info.columns else None for mask in (FOLLOWED, LABELLED))
     found = Columns(
-        {slot: find(key, info.camera_keys, "camera") for slot, key in cameras.items()},
+        seen,
         {key: find(key, numbers, "column") for key in state},
         find(ACTIONS, numbers, "column"),
-        *(mask if mask in info.columns else None for mask in (FOLLOWED, LABELLED)),
+        followed,
+        labelled,
+        {slot: column + _TARGET for slot, column in seen.items() if column + _TARGET in pairs},
     )
     _check_width(info, where, spec, list(found.state.values()), spec.state_dim, "state")
     _check_width(info, where, spec, [found.actions], spec.action_dim, "an action")

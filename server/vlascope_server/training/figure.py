@@ -29,7 +29,7 @@ def draw_loss(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None
             axes.plot(steps[width - 1 :], smooth, color="C0", label=f"training, mean of {width} points")
     if held:
         axes.plot(*np.array(held).T, color="C1", marker="o", markersize=3, label="held-out episodes, averaged weights")
-    axes.set(xlabel="step", ylabel="flow-matching loss", title=title, yscale="log")
+    axes.set(xlabel="step", ylabel="loss", title=title, yscale="log")
     axes.grid(alpha=0.3, which="both")
     if train or held:
         axes.legend()

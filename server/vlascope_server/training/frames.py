@@ -6,7 +6,7 @@ N frames, n of a batch, A action horizon, s and r the robot's widths of state an
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -32,6 +32,8 @@ class Frames:
         labelled: false where the label is to be ignored.
         prompt: number in `prompts`.
         prompts: the instructions.
+        targets: model slot -> where the told object is seen, as shares of the picture's side from its left and top; outside
+            of [0, 1] where it is not. For the cameras of which the dataset says so.
     """
 
     episode: Int[np.ndarray, " N"]
@@ -43,6 +45,7 @@ class Frames:
     labelled: Bool[np.ndarray, " N"]
     prompt: Int[np.ndarray, " N"]
     prompts: tuple[str, ...]
+    targets: Mapping[str, Float[np.ndarray, "N 2"]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         """Frames."""
@@ -75,9 +78,12 @@ def read_frames(dataset: LeRobotDataset, robot: RobotIO, columns: Columns, episo
     blank = np.zeros((2, 2, 3), np.uint8)
     images = dict.fromkeys(robot.spec.cameras.values(), blank)
     masks = [mask for mask in (columns.followed, columns.labelled) if mask]
-    keys = list(dict.fromkeys([*columns.state.values(), columns.actions, "task_index", *masks]))
+    keys = list(
+        dict.fromkeys([*columns.state.values(), columns.actions, "task_index", *masks, *columns.targets.values()])
+    )
     prompts = {number: place for place, number in enumerate(sorted(dataset.tasks))}
     parts: list[tuple[np.ndarray, ...]] = []
+    places: dict[str, list[np.ndarray]] = {slot: [] for slot in columns.targets}
     start = 0
     for number in episodes:
         table = dataset.frames(number, keys)
@@ -108,6 +114,8 @@ def read_frames(dataset: LeRobotDataset, robot: RobotIO, columns: Columns, episo
                 " repair the dataset, or leave the episode out with --episodes"
             )
         tasks = np.array([prompts[int(task)] for task in told])
+        for slot, column in columns.targets.items():
+            places[slot].append(table[column].astype(np.float32))
         start += length
         parts.append(
             (
@@ -117,7 +125,8 @@ def read_frames(dataset: LeRobotDataset, robot: RobotIO, columns: Columns, episo
         )  # fmt: skip
     episode, frame, end, state, acted, follow, label, prompt = map(np.concatenate, zip(*parts, strict=True))
     instructions = tuple(dataset.tasks[number] for number in sorted(dataset.tasks))
-    return Frames(episode, frame, end, state, acted, follow, label, prompt, instructions)
+    targets = {slot: np.concatenate(parts) for slot, parts in places.items()}
+    return Frames(episode, frame, end, state, acted, follow, label, prompt, instructions, targets)
 
 
 def _labelled_before(labelled: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

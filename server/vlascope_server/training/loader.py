@@ -30,6 +30,8 @@ class Batch(NamedTuple):
     actions: Float[Array, "B A a"]
     mask: Bool[Array, "B A"]
     """Which actions count."""
+    targets: Float[Array, "B C 2"]
+    """Where each camera's picture shows the told object, as `Frames.targets`; outside of [0, 1] where nothing is known."""
 
 
 class Batches:
@@ -92,8 +94,12 @@ class Batches:
             "prompt_mask": np.stack([prompt.mask for prompt in encoded]),
         }
         actions: Any = pipeline.training_actions(chunks, robot_state).astype(np.float32)
-        wide: Any = mask
-        return Batch(Observation(**fields), actions, wide)
+        nowhere = np.full((size, 2), -1, np.float32)
+        targets = [frames.targets[c][used] if c in frames.targets else nowhere for c in config.cameras]
+        targets = np.stack(targets, axis=1)
+        targets[len(rows) :] = -1
+        rest: Any = mask, targets
+        return Batch(Observation(**fields), actions, *rest)
 
 
 def rows_of_step(rows: Int[np.ndarray, " N"], step: int, batch_size: int, seed: int) -> Int[np.ndarray, " B"]:

@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from vlascope_server.model import Params, Pi0Config, draw_noise_and_time, flow_errors
 from vlascope_server.training.augment import augment_images
+from vlascope_server.training.grounding import Places, capture_of, locate, seen
 from vlascope_server.training.loader import Batch
 from vlascope_server.training.options import TrainOptions
 
@@ -54,6 +55,22 @@ class Draws(NamedTuple):
     time: Float[Array, "B K"]
 
 
+class Errors(NamedTuple):
+    """Sums over a batch."""
+
+    flow: Float[Array, ""]
+    """Flow-matching errors of the actions that count, each the mean over counted dimensions."""
+    places: Places | None
+    """None where they are not asked for."""
+
+
+class Counts(NamedTuple):
+    """What the sums are over."""
+
+    actions: Float[Array, ""]
+    places: Float[Array, ""]
+
+
 StepFunction = Callable[[TrainState, Params, Batch, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -73,6 +90,7 @@ class Recipe:
     """The options that a step is compiled for; as `TrainOptions` has them."""
 
     flow_samples: int
+    grounding: float
     accumulate: int
     weight_decay: float
     clip: float
@@ -117,28 +135,37 @@ def make_step(config: Pi0Config, counted: tuple[bool, ...], recipe: Recipe, *, r
     Returns:
         `step(state, frozen, batch, number, learning_rate)` -> the next state (the given one is used up), and `loss` and
         `grad_norm` of this step. `frozen` are the parameters that are not trained; `number` counts steps from 0, and with
-        the seed it decides everything that is drawn.
+        the seed it decides everything that is drawn. `loss` is what is minimised: with grounding, `flow_loss` plus its
+        weight times `grounding_loss`.
     """
     optimiser = make_optimiser(recipe)
 
     def step(state: TrainState, frozen: Params, batch: Batch, number: jax.Array, rate: jax.Array):
         image_key, flow_key = jax.random.split(jax.random.fold_in(jax.random.key(recipe.seed), number))
         if recipe.augment:
-            images = augment_images(image_key, dict(batch.observation.images), recipe.shift)
-            batch = batch._replace(observation=dataclasses.replace(batch.observation, images=images))
+            images, moves = augment_images(image_key, dict(batch.observation.images), recipe.shift)
+            moved = jnp.stack([moves[camera] for camera in config.cameras], axis=1)
+            # a place that is not seen is not to be moved into the picture
+            targets = jnp.where(seen(batch.targets)[..., None], batch.targets - moved, -1.0)
+            batch = batch._replace(observation=dataclasses.replace(batch.observation, images=images), targets=targets)
+        actions, places = (jnp.maximum(number, 1.0) for number in count(batch, recipe.flow_samples))
 
-        def total_of(params: dict[str, jax.Array], part: Batch, draws: Draws) -> tuple[jax.Array, jax.Array]:
-            return weighed_errors({**frozen, **params}, config, part, draws, counted, remat)
+        def loss_of(params: dict[str, jax.Array], part: Batch, draws: Draws) -> tuple[jax.Array, dict[str, jax.Array]]:
+            params = {**frozen, **params}
+            errors = summed_errors(params, config, part, draws, counted, remat=remat, grounding=recipe.grounding > 0)
+            metrics = figures(errors, Counts(actions, places), recipe.grounding)
+            return metrics["loss"], metrics
 
         def add(sums: Any, part: tuple[Batch, Draws]) -> tuple[Any, None]:
-            (total, weight), gradients = jax.value_and_grad(total_of, has_aux=True)(state.params, *part)
-            return jax.tree.map(jnp.add, sums, (total, weight, gradients)), None
+            (_, metrics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params, *part)
+            return jax.tree.map(jnp.add, sums, (metrics, gradients)), None
 
-        nothing = jnp.float32(0), jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params)
+        nothing = (
+            dict.fromkeys(figure_names(recipe.grounding), jnp.float32(0)),
+            jax.tree.map(jnp.zeros_like, state.params),
+        )
         parts = _in_parts((batch, draw(flow_key, len(batch.actions), recipe.flow_samples, config)), recipe.accumulate)
-        (total, weight, gradients), _ = jax.lax.scan(add, nothing, parts)
-        weight = jnp.maximum(weight, 1.0)
-        loss, gradients = total / weight, jax.tree.map(lambda gradient: gradient / weight, gradients)
+        (metrics, gradients), _ = jax.lax.scan(add, nothing, parts)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax takes both for granted
             updates, optimiser_state = optimiser.update(gradients, state.optimiser, state.params)
             norm = optax.tree.norm(gradients)
@@ -147,21 +174,23 @@ def make_step(config: Pi0Config, counted: tuple[bool, ...], recipe: Recipe, *, r
         taken = number.astype(jnp.float32)
         decay = jnp.minimum(recipe.ema, (1.0 + taken) / (10.0 + taken))
         average = {name: decay * value + (1 - decay) * params[name] for name, value in state.average.items()}
-        return TrainState(params, average, optimiser_state), {"loss": loss, "grad_norm": norm}
+        return TrainState(params, average, optimiser_state), metrics | {"grad_norm": norm}
 
     return jax.jit(step, donate_argnums=0)
 
 
 @functools.cache
-def make_evaluation(config: Pi0Config, counted: tuple[bool, ...], draws: int):
-    """`evaluate(params, batch, number)` -> summed loss and weight of a batch that is not augmented; compiled.
+def make_evaluation(config: Pi0Config, counted: tuple[bool, ...], draws: int, *, grounding: bool):
+    """`evaluate(params, batch, number)` -> `Errors` and `Counts` of a batch that is not augmented; compiled.
 
     The draws follow from `number`, not from the training step, so that two evaluations differ by their weights alone.
     """
 
-    def evaluate(params: Params, batch: Batch, number: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def evaluate(params: Params, batch: Batch, number: jax.Array) -> tuple[Errors, Counts]:
         key = jax.random.fold_in(jax.random.key(0), number)
-        return weighed_errors(params, config, batch, draw(key, len(batch.actions), draws, config), counted, False)
+        drawn = draw(key, len(batch.actions), draws, config)
+        errors = summed_errors(params, config, batch, drawn, counted, remat=False, grounding=grounding)
+        return errors, count(batch, draws)
 
     return jax.jit(evaluate)
 
@@ -174,19 +203,50 @@ def draw(key: jax.Array, batch_size: int, draws: int, config: Pi0Config) -> Draw
 
 def _in_parts(tree: Any, parts: int) -> Any:
     """B rows as `parts` times B/parts. Every part takes some of each device's rows, so that none has to move."""
-    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1), tree)
+    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(len(x) // parts, parts, *x.shape[1:]), 0, 1), tree)
 
 
-def weighed_errors(
-    params: Params, config: Pi0Config, batch: Batch, draws: Draws, counted: tuple[bool, ...], remat: bool
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Flow-matching errors summed over the actions that count, each the mean over counted dimensions; and their number."""
+def figure_names(grounding: float) -> tuple[str, ...]:
+    """What `figures` gives."""
+    return ("loss", "flow_loss", "grounding_loss", "located") if grounding else ("loss",)
+
+
+def figures(errors: Errors, counts: Counts, grounding: float) -> dict[str, Any]:
+    """`loss`, which is minimised, and where there are two parts of it, each; and the share of places that were found."""
+    flow = errors.flow / counts.actions
+    if errors.places is None:
+        return {"loss": flow}
+    where = errors.places.loss / counts.places
+    values = flow + grounding * where, flow, where, errors.places.found / counts.places
+    return dict(zip(figure_names(grounding), values, strict=True))
+
+
+def count(batch: Batch, draws: int) -> Counts:
+    """What the errors of a batch are summed over."""
+    actions = draws * jnp.sum(batch.mask.astype(jnp.float32))
+    return Counts(actions, jnp.sum(seen(batch.targets).astype(jnp.float32)))
+
+
+def summed_errors(
+    params: Params,
+    config: Pi0Config,
+    batch: Batch,
+    draws: Draws,
+    counted: tuple[bool, ...],
+    *,
+    remat: bool,
+    grounding: bool,
+) -> Errors:
+    """Errors of a batch; with `grounding`, also those of where the told object is seen."""
     visible = jnp.asarray(counted, jnp.float32)
     # noise in a dimension that is left out must not teach the model to see it
-    params = {**params, _IN: params[_IN] * visible[:, None]}
+    blind = {**params, _IN: params[_IN] * visible[:, None]}
     noise, time = (jnp.swapaxes(x, 0, 1) for x in draws)
-    errors = flow_errors(params, config, batch.observation, batch.actions, noise, time, remat=remat)
+    capture = capture_of(config) if grounding else None
+    errors, latents = flow_errors(
+        blind, config, batch.observation, batch.actions, noise, time, capture=capture, remat=remat
+    )
     per_action = jnp.sum(errors * visible, axis=-1) / jnp.sum(visible)
     # a masked action is cut out, not multiplied by zero: its label may be anything
     per_action = jnp.where(batch.mask, per_action, 0.0)
-    return jnp.sum(per_action), time.shape[0] * jnp.sum(batch.mask.astype(jnp.float32))
+    return Errors(jnp.sum(per_action), locate(params, config, latents, batch.targets) if grounding else None)

@@ -37,6 +37,8 @@ class TrainOptions:
         minutes: with `steps`, when to save and stop, to be resumed later.
         batch_size: observations a step, over all devices.
         flow_samples: draws of noise and flow time on each observation; they share the pass over images and text.
+            With grounding, 0 trains on that alone.
+        grounding: weight of saying where in the images the told object is, beside the actions; see `grounding.py`.
         accumulate: parts that a batch is taken through the model in, one after the other: memory for one of them, and the
             same gradient but for rounding.
         learning_rate: at its peak; None is 1e-3 for drawn weights and 2.5e-5, the reference's, for loaded ones.
@@ -72,11 +74,12 @@ class TrainOptions:
 
     dataset: Path
     output: Path
-    init: str = "tiny"
+    init: str = "tiny-drawn"
     steps: int | None = None
     minutes: float | None = None
     batch_size: int = 64
     flow_samples: int = 4
+    grounding: float = 0.0
     accumulate: int = 1
     learning_rate: float | None = None
     warmup: int = 100
@@ -121,7 +124,7 @@ class TrainOptions:
         """Raises `TrainingError` that names the first option out of its range."""
         if self.steps is None and self.minutes is None:
             raise TrainingError("steps and minutes: neither was given; say how long to train")
-        positive = ("steps", "minutes", "batch_size", "flow_samples", "learning_rate", "clip", "lora", "lora_alpha")
+        positive = ("steps", "minutes", "batch_size", "learning_rate", "clip", "lora", "lora_alpha")
         counts = (
             "accumulate",
             "first_repeats",
@@ -136,7 +139,16 @@ class TrainOptions:
             value = getattr(self, field)
             if value is not None and not value > 0:
                 raise TrainingError(f"{field}: expected more than 0, found {value}")
-        for field in ("first_steps", "warmup", "weight_decay", "state_noise", "keep", "seed"):
+        for field in (
+            "flow_samples",
+            "grounding",
+            "first_steps",
+            "warmup",
+            "weight_decay",
+            "state_noise",
+            "keep",
+            "seed",
+        ):
             if not getattr(self, field) >= 0:
                 raise TrainingError(f"{field}: expected 0 or more, found {getattr(self, field)}")
         for field in ("ema", "validation", "shift"):
@@ -146,5 +158,9 @@ class TrainOptions:
             raise TrainingError(f"final_share: expected 0 to 1, found {self.final_share}")
         if self.batch_size % self.accumulate:
             raise TrainingError(f"accumulate: {self.accumulate} parts of a batch of {self.batch_size} are not equal")
+        if not (self.flow_samples or self.grounding):
+            raise TrainingError(
+                "flow_samples: 0 leaves nothing to train on; give --grounding a weight, or draw samples"
+            )
         if self.lora is None and self.lora_alpha is not None:
             raise TrainingError("lora_alpha: is of adapters, and --lora gives none their rank; give both or neither")

@@ -100,6 +100,12 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
     drawn = checkpoint.kind == "seeded"
     robot = find_robot(options.init, checkpoint, options.robot)
     columns = find_columns(dataset.info, str(dataset.root), robot.spec, options.columns)
+    if options.grounding and not columns.targets:
+        raise TrainingError(
+            f"grounding: {dataset.root} does not say where in {' and '.join(columns.cameras.values())} the told object is:"
+            f" no column {' or '.join(f'{column}_target' for column in columns.cameras.values())} of two numbers;"
+            " vlascope-sim demonstrate writes them"
+        )
     episodes, held_out = choose_episodes(dataset, options)
     frames = read_frames(dataset, robot, columns, episodes)
     conventions = find_conventions(checkpoint, robot, options.delta_actions)

@@ -39,20 +39,28 @@ class TrainingProgress(contextlib.AbstractContextManager):
         """Shows steps from now on."""
         self._task = self._bar.add_task("training", total=steps, completed=step, figures="compiling")
 
-    def update(self, step: int, steps: int | None, loss: float) -> None:
+    def update(self, step: int, steps: int | None, values: Mapping[str, float]) -> None:
         """A step was taken."""
         if self._task is not None:
-            self._bar.update(self._task, completed=step, total=steps, figures=f"loss {loss:.4f}")
+            self._bar.update(self._task, completed=step, total=steps, figures=_loss(values, ""))
 
     def line(self, row: Mapping[str, Any], steps: int | None) -> None:
         """A line of metrics; on a terminal only those of held-out episodes, for the bar shows the others."""
         if "validation_loss" in row:
-            text = f"held-out loss {row['validation_loss']:.4f}"
+            text = f"held-out {_loss(row, 'validation_')}"
         elif self._console.is_terminal:
             return
         else:
             text = (
-                f"loss {row['loss']:.4f}, gradient {row['grad_norm']:.3g}, rate {row['learning_rate']:.2e},"
+                f"{_loss(row, '')}, gradient {row['grad_norm']:.3g}, rate {row['learning_rate']:.2e},"
                 f" {row['samples_per_second']:.1f} samples/s"
             )
         self._console.print(f"step {row['step']}/{steps or '?'}: {text}", highlight=False, soft_wrap=True)
+
+
+def _loss(row: Mapping[str, Any], prefix: str) -> str:
+    text = f"loss {row[prefix + 'loss']:.4f}"
+    if prefix + "located" in row:
+        flow, where = row[prefix + "flow_loss"], row[prefix + "grounding_loss"]
+        text += f" (actions {flow:.4f}, grounding {where:.3f}, {row[prefix + 'located']:.0%} located)"
+    return text

@@ -31,9 +31,11 @@ from vlascope_server.provenance import provenance, versions
 from vlascope_server.training.errors import TrainingError
 from vlascope_server.training.loader import Batch, Loader
 from vlascope_server.training.objective import (
+    Counts,
     Recipe,
     TrainState,
     counted_dimensions,
+    figures,
     learning_rate,
     make_evaluation,
     make_optimiser,
@@ -113,7 +115,9 @@ class _Trainer:
         counted = counted_dimensions(prepared.params, prepared.carrying)
         remat = jax.default_backend() != "cpu" if options.remat is None else options.remat
         self._advance = make_step(prepared.trimmed, counted, Recipe.of(options), remat=remat)
-        self._evaluate = make_evaluation(prepared.trimmed, counted, options.flow_samples)
+        self._evaluate = make_evaluation(
+            prepared.trimmed, counted, options.flow_samples, grounding=options.grounding > 0
+        )
 
     def run(self, stop: threading.Event) -> Trained:
         options, prepared, begun = self._options, self._prepared, time.monotonic()
@@ -180,11 +184,11 @@ class _Trainer:
     def _look(self, pending: tuple[int, float, dict[str, jax.Array]], window: _Window) -> None:
         """Waits for a step's metrics, and stops where they are not finite."""
         step, rate, metrics = pending
-        loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise self._diverged(step, f"loss is {loss}, norm of the gradient {norm}")
-        window.add(step, loss, norm, rate)
-        self._progress.update(step, self._steps, loss)
+        values = {name: float(value) for name, value in metrics.items()}
+        if not all(map(math.isfinite, values.values())):
+            raise self._diverged(step, f"loss is {values['loss']}, norm of the gradient {values['grad_norm']}")
+        window.add(step, values, rate)
+        self._progress.update(step, self._steps, values)
         if step % self._options.log_every == 0:
             row = window.row()
             self._folder.log(row)
@@ -203,12 +207,14 @@ class _Trainer:
             return
         count = min(len(batches.rows), _VALIDATION_BATCHES * size)
         chosen = batches.rows[np.linspace(0, len(batches.rows) - 1, count).astype(int)]
-        params, total, weight = {**self._frozen, **self._state.average}, 0.0, 0.0
+        params, sums = {**self._frozen, **self._state.average}, []
         for number, start in enumerate(range(0, count, size)):
             batch = self._split(batches.make(chosen[start : start + size], size, None, 0.0))
-            errors, counted = self._evaluate(params, batch, np.int32(number))
-            total, weight = total + float(errors), weight + float(counted)
-        row = {"step": self._step, "validation_loss": total / max(weight, 1.0)}
+            sums.append(jax.device_get(self._evaluate(params, batch, np.int32(number))))
+        errors, counts = jax.tree.map(lambda *each: float(np.sum(each)), *sums)
+        counts = Counts(*(max(number, 1.0) for number in counts))
+        found = figures(errors, counts, self._options.grounding)
+        row = {"step": self._step, **{f"validation_{name}": value for name, value in found.items()}}
         self._folder.log(row)
         self._progress.line(row, self._steps)
         self._folder.draw()
@@ -277,12 +283,11 @@ class _Window:
 
     def __init__(self, options: TrainOptions):
         self._batch = options.batch_size
-        self._begun, self._losses, self._norms = time.monotonic(), [], []
+        self._begun, self._values = time.monotonic(), list[dict[str, float]]()
         self._step, self._rate = 0, 0.0
 
-    def add(self, step: int, loss: float, norm: float, rate: float) -> None:
-        self._losses.append(loss)
-        self._norms.append(norm)
+    def add(self, step: int, values: dict[str, float], rate: float) -> None:
+        self._values.append(values)
         self._step, self._rate = step, rate
 
     def row(self) -> dict[str, Any]:
@@ -290,13 +295,12 @@ class _Window:
         now = time.monotonic()
         row = {
             "step": self._step,
-            "loss": float(np.mean(self._losses)),
-            "grad_norm": float(np.mean(self._norms)),
+            **{name: float(np.mean([values[name] for values in self._values])) for name in self._values[0]},
             "learning_rate": self._rate,
-            "samples_per_second": round(self._batch * len(self._losses) / max(1e-9, now - self._begun), 2),
+            "samples_per_second": round(self._batch * len(self._values) / max(1e-9, now - self._begun), 2),
             "time": round(time.time(), 1),
         }
-        self._begun, self._losses, self._norms = now, [], []
+        self._begun, self._values = now, []
         return row
 
 

@@ -1,0 +1,79 @@
+"""Where in its pictures a policy sees what it is told: an objective beside the actions, from the language model's image tokens.
+
+A small policy that learns from actions alone learns where arms go, long before it learns to look. What it is told to reach says
+much more about an image than a direction of motion does: which of some hundred places.
+
+Each image token scores the parts of its own patch, by the language model's own output head (final norm, tied embedding) at a
+layer below the last: a logit lens (nostalgebraist 2020), trained. Reserved for the parts are the vocabulary's last rows, where
+PaliGemma has its location and segmentation tokens (Beyer et al. 2024). So the model gets no new parameter, and the layers above
+hand on to the action expert what is found.
+
+B batch, C cameras, S tokens of a camera, D width. Knows nothing of optimisers or datasets.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+from vlascope_latents import CaptureSpec
+
+from vlascope_server.model import Params, Pi0Config
+from vlascope_server.model.gemma import rms_norm
+from vlascope_server.model.parameters import under
+
+PARTS = 4
+"""Of a patch's side: a place is told to a sixteenth of a patch."""
+_PATH = "vlm/hidden_states"
+_NEAR = 0.75
+"""Of a patch's side: how far a place may be off to count as found."""
+
+
+class Places(NamedTuple):
+    """Sums over the places of a batch that are seen."""
+
+    loss: Float[Array, ""]
+    """Cross entropy, in nats; nothing learnt is the logarithm of the number of parts of a picture."""
+    found: Float[Array, ""]
+    """Places that the best part is at most three quarters of a patch away from."""
+
+
+def capture_of(config: Pi0Config) -> CaptureSpec:
+    """The residual stream that is read: image tokens behind three quarters of the layers."""
+    layer = config.vlm.depth * 3 // 4 - 1
+    return CaptureSpec(experts=("vlm",), layers=(max(0, layer),), spans=("image",), dtype="float32")
+
+
+def seen(targets: Float[Array, "B C 2"]) -> Bool[Array, "B C"]:
+    """Whether a camera sees the told object."""
+    return jnp.all((targets >= 0) & (targets <= 1), axis=-1)
+
+
+def locate(params: Params, config: Pi0Config, latents: dict[str, jax.Array], targets: Float[Array, "B C 2"]) -> Places:
+    """How well the captured residual stream says where the told object is.
+
+    Args:
+        params: all parameters.
+        config: of the model.
+        latents: of `capture_of(config)`.
+        targets: as `Batch.targets`.
+    """
+    side = config.vision.image_size // config.vision.patch_size
+    B, C = targets.shape[:2]
+    hidden = latents[_PATH].reshape(B, C * side * side, -1)
+    normed, _, _ = rms_norm(under(params, "PaliGemma/llm"), "final_norm", hidden)
+    rows = params["PaliGemma/llm/embedder/input_embedding"][-(PARTS**2) :].astype(jnp.float32)
+    scores = (normed @ rows.T).reshape(B, C, side, side, PARTS, PARTS)
+    # row of patches, row of parts, column of patches, column of parts: parts of the picture as they lie in it
+    cells = side * PARTS
+    scores = scores.transpose(0, 1, 2, 4, 3, 5).reshape(B, C, cells * cells)
+    cell = jnp.clip(jnp.floor(targets * cells), 0, cells - 1).astype(jnp.int32)
+    right = (cell[..., 1] * cells + cell[..., 0])[..., None]
+    loss = -jnp.take_along_axis(jax.nn.log_softmax(scores), right, axis=-1)[..., 0]
+    best = jnp.argmax(scores, axis=-1)
+    guess = (jnp.stack([best % cells, best // cells], axis=-1).astype(jnp.float32) + 0.5) / cells
+    near = jnp.max(jnp.abs(guess - targets), axis=-1) * side <= _NEAR
+    there = seen(targets)
+    return Places(jnp.sum(jnp.where(there, loss, 0.0)), jnp.sum((there & near).astype(jnp.float32)))
