@@ -1,4 +1,4 @@
-"""Policies by name: the published checkpoints, and small ones with seeded weights. Knows nothing of reading parameters."""
+"""Policies by name: a small trained one, the published ones, and some with drawn weights. Knows nothing of reading them."""
 
 from vlascope_server.model import Pi0Config
 from vlascope_server.presets.preset import Preset
@@ -8,7 +8,7 @@ from vlascope_server.presets.tiny import TINY, TINY_PI05
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in PUBLISHED}
 """Name -> published checkpoint."""
 
-SEEDED: dict[str, Pi0Config] = {"tiny": TINY, "tiny-pi05": TINY_PI05}
+SEEDED: dict[str, Pi0Config] = {"tiny": TINY, "tiny-drawn": TINY, "tiny-pi05": TINY_PI05}
 """Name -> architecture whose weights are drawn, not read."""
 
 __all__ = ["PRESETS", "PUBLISHED", "SEEDED", "Preset"]

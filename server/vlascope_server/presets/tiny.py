@@ -1,6 +1,6 @@
 """Policies small enough that everything downstream of the model runs in seconds on a CPU.
 
-They act as LIBERO's arm. Knows nothing of trained weights: parameters come from `init_params(config, seed)`.
+They act as LIBERO's arm. One comes trained; docs/tiny.md says how, and what it can do. Knows nothing of reading weights.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vlascope_server.model import GemmaConfig, Pi0Config, VisionConfig
+from vlascope_server.presets.preset import Preset
 from vlascope_server.robots import Libero, NormStats
 
 TOKENIZER_PATH = Path(__file__).with_name("tiny_tokenizer.model")
@@ -18,10 +19,10 @@ TOKENIZER_PATH = Path(__file__).with_name("tiny_tokenizer.model")
 
 TINY = Pi0Config(
     # 112 / 14 = 8 patches a side, 64 tokens a camera: chunks of 8 or 16 tokens divide this and the text's 48
-    vision=VisionConfig(width=128, depth=6, mlp_dim=512, num_heads=4, patch_size=14, image_size=112),
+    vision=VisionConfig(width=128, depth=2, mlp_dim=384, num_heads=4, patch_size=14, image_size=112),
     # unlike widths, so that mixing the experts up cannot go unnoticed
-    vlm=GemmaConfig(width=192, depth=8, mlp_dim=512, num_heads=6, num_kv_heads=1, head_dim=32),
-    action=GemmaConfig(width=128, depth=8, mlp_dim=256, num_heads=6, num_kv_heads=1, head_dim=32),
+    vlm=GemmaConfig(width=96, depth=8, mlp_dim=192, num_heads=3, num_kv_heads=1, head_dim=32),
+    action=GemmaConfig(width=64, depth=8, mlp_dim=256, num_heads=3, num_kv_heads=1, head_dim=32),
     vocabulary=1024,
     # the published width: padding to it is exercised, and costs nothing
     action_dim=32,
@@ -30,6 +31,20 @@ TINY = Pi0Config(
     cameras=tuple(Libero().spec.cameras),
 )
 """A pi0."""
+
+BUNDLED = Preset(
+    "tiny",
+    pi05=False,
+    location=str(Path(__file__).with_name("checkpoints") / "tiny"),
+    robot="libero",
+    action_horizon=TINY.action_horizon,
+    max_token_len=TINY.max_token_len,
+    cameras=TINY.cameras,
+    asset_id="libero",
+    normalisation="zscore",
+    delta_actions=False,
+)
+"""TINY, trained: `make tiny`."""
 
 TINY_PI05 = dataclasses.replace(TINY, pi05=True, max_token_len=64)
 """A pi0.5. Its longer text has room for the state: LIBERO's longest instruction and eight numbers."""

@@ -20,7 +20,7 @@ CONFIGS = pytest.mark.parametrize("config", [TINY, TINY_PI05], ids=["tiny", "tin
 @CONFIGS
 def test_sizes(config):
     elements = sum(math.prod(shape) for shape in parameter_shapes(config).values())
-    assert 2e6 < elements < 7e6
+    assert 1e6 < elements < 7e6
     assert config.vlm.depth >= 8
     assert config.vlm.width != config.action.width
     assert config.vlm.mlp_dim != config.action.mlp_dim

@@ -178,7 +178,7 @@ def test_captures_without_a_store():
         assert (error["code"], error["field"]) == ("no_store", "collect_latents")
         reply = wire.ask(observation(collect_latents=SPEC, return_latents=True))
         assert reply["latents"]["run"] is None
-        assert reply["latents"]["tensors"]["vlm/hidden_states"]["data"].shape == (1, 1, 192)
+        assert reply["latents"]["tensors"]["vlm/hidden_states"]["data"].shape == (1, 1, 96)
 
 
 def test_a_disk_that_must_stay_free(tmp_path):

@@ -239,7 +239,7 @@ def test_a_default_prompt_and_spec(tmp_path):
         message = {k: v for k, v in observation().items() if k != "prompt"}
         reply = wire.ask({**message, "collect_latents": True, "episode": {"id": "e"}})
         wire.ask({"request": "end_episode", "episode": "e"})
-        assert reply["latents"]["bytes"] == wire.metadata["capture"]["frame_bytes"] == 48 * 192 * 2
+        assert reply["latents"]["bytes"] == wire.metadata["capture"]["frame_bytes"] == 48 * 96 * 2
         assert LatentStore(tmp_path).episode("e").metadata["instruction"] == "be still"
 
 
