@@ -2,7 +2,7 @@
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help setup setup-torch setup-cuda test test-all lint demo
+.PHONY: help setup setup-torch setup-cuda test test-all lint demo tiny tiny-siblings
 
 help:
 	@echo "make demo         the main job, end to end"
@@ -12,6 +12,8 @@ help:
 	@echo "make setup        .venv with everything that needs neither torch nor a GPU"
 	@echo "make setup-torch  adds PyTorch 2.13 for the analyses that use it"
 	@echo "make setup-cuda   adds JAX for an NVIDIA GPU"
+	@echo "make tiny         makes the bundled policy anew: data, training, results; two hours on two cores"
+	@echo "make tiny-siblings  fine-tunes and a contrast, to compare it with"
 
 setup: .venv/.synced
 
@@ -46,3 +48,9 @@ lint: setup
 
 demo: setup
 	$(RUN) python scripts/demo.py
+
+tiny: setup
+	$(RUN) python scripts/tiny.py policy
+
+tiny-siblings: setup
+	$(RUN) python scripts/tiny.py siblings

@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--checkpoint", default="tiny", help="policy to serve")
     parser.add_argument("--tasks", default="0-4", help="of libero_object, inclusive")
     parser.add_argument("--episodes", default="0-3", help="of each task, inclusive")
-    parser.add_argument("--max-steps", default="60", help="environment steps of an episode")
+    parser.add_argument("--max-steps", default="120", help="environment steps of an episode")
     parser.add_argument("--workers", default="2", help="processes that simulate")
     options = parser.parse_args()
     begun = time.monotonic()

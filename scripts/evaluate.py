@@ -107,7 +107,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     with server("--checkpoint", options.checkpoint, "--seed", "0", log=out / "server.log") as url:
         for name in names:
-            folder, asked = out / name, (*known[name].options, *_asked(options))
+            folder, asked = out / name, (*_options(known[name], options.tasks), *_asked(options))
             _same_as_before(folder, asked)
             again = (
                 ("--resume", str(folder), "--retry-errors") if folder.exists() else (*asked, "--output", str(folder))
@@ -123,11 +123,20 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _asked(options: argparse.Namespace) -> tuple[str, ...]:
-    """What is the same for every condition; a task or a length that was asked for comes last, and so it counts."""
+    """What is the same for every condition."""
     asked = ("--episodes", options.episodes, "--seed", SEED, "--render", "fast", "--video", "none")
-    for name, value in (("--tasks", options.tasks), ("--max-steps", options.max_steps)):
-        asked = asked if value is None else (*asked, name, value)
-    return asked
+    return asked if options.max_steps is None else (*asked, "--max-steps", options.max_steps)
+
+
+def _options(condition: Condition, tasks: str | None) -> tuple[str, ...]:
+    """Those of a condition; with other tasks where they are asked for."""
+    if tasks is None:
+        return condition.options
+    options = list(condition.options)
+    if "--tasks" in options:
+        place = options.index("--tasks")
+        del options[place : place + 2]
+    return (*options, "--tasks", tasks)
 
 
 def _same_as_before(folder: Path, asked: tuple[str, ...]) -> None:
@@ -147,6 +156,7 @@ def describe(condition: Condition, folder: Path) -> dict[str, Any]:
     scored = [counts(condition.score, row) for row in done]
     low, high = wilson_interval(sum(scored), len(scored))
     provenance = json.loads((folder / "provenance.json").read_text())
+    provenance["assets"].pop("folder", None)  # a place on this machine
     kept = (
         "task_id", "episode_index", "init_state", "prompt", "told_object", "told_goal", "lifted_first", "success", "steps",
         "environment_seed", "noise_seed", "trajectory",

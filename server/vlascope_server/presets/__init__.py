@@ -3,12 +3,12 @@
 from vlascope_server.model import Pi0Config
 from vlascope_server.presets.preset import Preset
 from vlascope_server.presets.published import PUBLISHED
-from vlascope_server.presets.tiny import TINY, TINY_PI05
+from vlascope_server.presets.tiny import BUNDLED, TINY, TINY_PI05
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in PUBLISHED}
-"""Name -> published checkpoint."""
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (BUNDLED, *PUBLISHED)}
+"""Name -> trained checkpoint: the one that comes with the package, and the published ones."""
 
-SEEDED: dict[str, Pi0Config] = {"tiny": TINY, "tiny-drawn": TINY, "tiny-pi05": TINY_PI05}
+SEEDED: dict[str, Pi0Config] = {"tiny-drawn": TINY, "tiny-pi05": TINY_PI05}
 """Name -> architecture whose weights are drawn, not read."""
 
 __all__ = ["PRESETS", "PUBLISHED", "SEEDED", "Preset"]

@@ -1,10 +1,10 @@
 """Where in its pictures a policy sees what it is told: an objective beside the actions, from the language model's image tokens.
 
 A small policy that learns from actions alone learns where arms go, long before it learns to look. What it is told to reach says
-much more about an image than a direction of motion does: which of some hundred places.
+much more about an image than a direction of motion does: which of a thousand places.
 
 Each image token scores the parts of its own patch, by the language model's own output head (final norm, tied embedding) at a
-layer below the last: a logit lens (nostalgebraist 2020), trained. Reserved for the parts are the vocabulary's last rows, where
+layer in the middle: a logit lens (nostalgebraist 2020), trained. Reserved for the parts are the vocabulary's last rows, where
 PaliGemma has its location and segmentation tokens (Beyer et al. 2024). So the model gets no new parameter, and the layers above
 hand on to the action expert what is found.
 
@@ -41,9 +41,12 @@ class Places(NamedTuple):
 
 
 def capture_of(config: Pi0Config) -> CaptureSpec:
-    """The residual stream that is read: image tokens behind three quarters of the layers."""
-    layer = config.vlm.depth * 3 // 4 - 1
-    return CaptureSpec(experts=("vlm",), layers=(max(0, layer),), spans=("image",), dtype="float32")
+    """The residual stream that is read: image tokens behind the first half of the layers.
+
+    The action expert's layers see the language model's of the same number: half of them are left to act on what is found.
+    """
+    layer = (config.vlm.depth - 1) // 2
+    return CaptureSpec(experts=("vlm",), layers=(layer,), spans=("image",), dtype="float32")
 
 
 def seen(targets: Float[Array, "B C 2"]) -> Bool[Array, "B C"]:

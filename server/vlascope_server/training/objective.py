@@ -148,7 +148,7 @@ def make_step(config: Pi0Config, counted: tuple[bool, ...], recipe: Recipe, *, r
             # a place that is not seen is not to be moved into the picture
             targets = jnp.where(seen(batch.targets)[..., None], batch.targets - moved, -1.0)
             batch = batch._replace(observation=dataclasses.replace(batch.observation, images=images), targets=targets)
-        actions, places = (jnp.maximum(number, 1.0) for number in count(batch, recipe.flow_samples))
+        actions, places = (jnp.maximum(total, 1.0) for total in count(batch, recipe.flow_samples))
 
         def loss_of(params: dict[str, jax.Array], part: Batch, draws: Draws) -> tuple[jax.Array, dict[str, jax.Array]]:
             params = {**frozen, **params}

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_record_overrules_preset(saved):
 
 
 def test_wrong_preset(saved, tmp_path):
-    refuses("preset 'pi0_librero': unknown; choose one of pi0_base", saved, preset="pi0_librero")
+    refuses("preset 'pi0_librero': unknown; choose one of tiny, pi0_base", saved, preset="pi0_librero")
     refuses("preset pi05_libero is a pi0.5, the checkpoint is a pi0; choose another", saved, preset="pi05_libero")
 
 
@@ -93,7 +94,7 @@ def test_presets_are_whole():
         assert set(preset.cameras) <= set(CAMERAS)
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny-pi05"])
+@pytest.mark.parametrize("name", ["tiny-drawn", "tiny-pi05"])
 def test_seeded_presets(tmp_path, name):
     checkpoint = load_checkpoint(name, dtype="float32", action_horizon=7)
     assert (checkpoint.kind, checkpoint.config.action_horizon, checkpoint.record.robot) == ("seeded", 7, "libero")
@@ -103,6 +104,21 @@ def test_seeded_presets(tmp_path, name):
     refuses("tiny.*: is whole by itself", name, preset="pi0_base")
     with pytest.raises(CheckpointError, match=f"{name}: its weights are drawn, not read"):
         open_source(name)
+
+
+def test_the_bundled_policy_is_trained_and_small():
+    checkpoint = load_checkpoint("tiny", dtype="float32")
+    drawn = load_checkpoint("tiny-drawn", dtype="float32")
+    assert (checkpoint.kind, checkpoint.config) == ("orbax", drawn.config)
+    assert (checkpoint.record.robot, checkpoint.record.delta_actions) == ("libero", False)
+    assert (checkpoint.record.norm_stats_count or 0) > 10_000
+    assert checkpoint.record.trained_on == {"dataset": "demonstrations", "render": "fast", "assets": "stand-in"}
+    assert checkpoint.norm_stats is not None
+    assert checkpoint.norm_stats["actions"].std[:3].min() > 0.1
+    moved = [name for name, value in drawn.params.items() if not np.array_equal(value, checkpoint.params[name])]
+    assert len(moved) == len(drawn.params)
+    folder = Path(PRESETS["tiny"].location)
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 16e6
 
 
 def test_missing_folder(tmp_path):

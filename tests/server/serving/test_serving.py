@@ -210,7 +210,7 @@ def test_a_server_says_what_it_serves(server):
     for word in (
         "serving   tiny (pi0, float32, 10 denoise steps",
         "robot     libero",
-        "a frame   766 kB",
+        "a frame   383 kB",
         "listening ws://127.0.0.1:",
     ):
         assert word in server.output

@@ -1,0 +1,139 @@
+"""The bundled policy and its siblings, from nothing: demonstrations, training, closed-loop results.
+
+`make tiny` and `make tiny-siblings`; both may be stopped and run again: what is done stays. Knows nothing of how a step works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from commands import StepError, run
+from vlascope_server.presets import PRESETS
+
+RESULTS = Path("benchmarks/results/tiny")
+PERTURBED = ("--targets", "all", "--perturb", "both", "--noise")
+"""Scenes that do not give the task away: every object is the target in turn, and all of them move and change places."""
+STARTS = ("--max-steps", "12", "--keep-failures")
+"""Only where it is decided what is reached for: many scenes in little time."""
+DEMONSTRATIONS = (
+    ("--suite", "libero_object", "--episodes", "0-29", *PERTURBED, *STARTS),
+    ("--suite", "libero_goal", "--episodes", "0-2", *PERTURBED, *STARTS),
+    ("--suite", "libero_object", "--episodes", "30-32", *PERTURBED),
+    ("--suite", "libero_goal", "--episodes", "30", *PERTURBED),
+)
+UNVARIED = (("--suite", "libero_object", "--episodes", "0-19", "--targets", "told", "--noise"),)
+"""Ten scenes, and one instruction in each: a policy can do without reading it."""
+USUAL = ("--batch-size", "32", "--accumulate", "2", "--delta-actions", "False", "--seed", "0")
+LOOKING = ("--init", "tiny-drawn", "--steps", "800", "--flow-samples", "0", "--grounding", "1", "--shift", "0.08")
+"""First where the told object is, and nothing else."""
+ACTING = ("--norm-stats", "dataset", "--learning-rate", "1e-3", "--steps", "3600", "--grounding", "0.3", "--shift", "0")
+"""Then what to do about it."""
+NOT_LOOKING = ("--init", "tiny-drawn", "--steps", "2000", "--shift", "0")
+FINE_TUNING = ("--init", "tiny", "--steps", "400", "--learning-rate", "1e-4", "--grounding", "0.3", "--shift", "0")
+CPU = {
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_cpu_experimental_ynn_fusion_type=",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+"""Two cores as two devices, plain loops and large pages: a third faster together, and the same numbers but for rounding."""
+
+
+def main() -> int:
+    """Makes what is asked for; 1 where a step failed."""
+    parser = argparse.ArgumentParser(description="Makes the bundled policy, or its siblings.")
+    parser.add_argument("what", choices=["policy", "siblings"])
+    parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="folder of data and training runs")
+    parser.add_argument("--workers", default="2", help="processes that simulate")
+    options = parser.parse_args()
+    os.environ |= {name: value for name, value in CPU.items() if name not in os.environ}
+    begun = time.monotonic()
+    try:
+        (policy if options.what == "policy" else siblings)(options.out, options.workers)
+    except (StepError, OSError) as error:
+        print(f"\ntiny: {error}", file=sys.stderr)
+        return 1
+    print(f"\nDone in {(time.monotonic() - begun) / 60:.0f} minutes. Results: {RESULTS}")
+    return 0
+
+
+def policy(out: Path, workers: str) -> None:
+    """Demonstrations, training, and the checkpoint that `tiny` names, with its results."""
+    data = demonstrate(out / "demonstrations", DEMONSTRATIONS, workers)
+    looking = train(out / "looking", data, LOOKING)
+    trained = train(out / "train", data, ("--init", str(looking), *ACTING))
+    bundled = Path(PRESETS["tiny"].location)
+    new = out / "bundled"
+    shutil.rmtree(new, ignore_errors=True)
+    run("vlascope-server", "convert", str(trained), str(new), "--to", "orbax", "--dtype", "bfloat16")
+    evaluate(str(new), "policy", out, workers, out / "looking", out / "train")
+    shutil.rmtree(bundled, ignore_errors=True)
+    shutil.copytree(new, bundled)
+
+
+def siblings(out: Path, workers: str) -> None:
+    """Policies that differ from the bundled one in one thing each: for comparing, mixing, and as the contrast for a probe."""
+    data = demonstrate(out / "demonstrations", DEMONSTRATIONS, workers)
+    halves = out / "halves"
+    if not (halves / "split.json").exists():
+        shutil.rmtree(halves, ignore_errors=True)  # what a killed split left
+        run("vlascope-datasets", "split", "--source_path", str(data), "--dst_path", str(halves), "--split_num", "2")
+    unvaried = demonstrate(out / "unvaried_demonstrations", UNVARIED, workers)
+    recipes = {
+        "half_0": (halves / "split_0", FINE_TUNING),
+        "half_1": (halves / "split_1", FINE_TUNING),
+        "lora": (data, (*FINE_TUNING, "--lora", "8")),
+        "unvaried": (unvaried, NOT_LOOKING),
+    }
+    for name, (dataset, options) in recipes.items():
+        evaluate(str(train(out / name, dataset, options)), name, out, workers, out / name)
+
+
+def demonstrate(folder: Path, parts: tuple[tuple[str, ...], ...], workers: str) -> Path:
+    """A dataset, made or completed."""
+    for part in parts:
+        begun = ("--resume",) if (folder / "meta" / "info.json").exists() else ()
+        run("vlascope-sim", "demonstrate", *part, "--output", str(folder), "--workers", workers, *begun)
+    return folder
+
+
+def train(folder: Path, dataset: Path, recipe: tuple[str, ...]) -> Path:
+    """The last checkpoint of a run that took all its steps."""
+    run(
+        "vlascope-server", "train", "--dataset", str(dataset), "--output", str(folder), *recipe, *USUAL,
+        "--save-every", "400", "--keep", "2", "--resume",
+    )  # fmt: skip
+    described = json.loads((folder / "train.json").read_text())
+    if described["taken"] != described["steps"]:
+        raise StepError(f"{folder}: took {described['taken']} of {described['steps']} steps; run this again to go on")
+    return folder / str(described["steps"])
+
+
+def fingerprint(checkpoint: str) -> str:
+    """Of a checkpoint's parameters: results of other weights are not gone on with."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(checkpoint, "params").rglob("*")):
+        digest.update(file.read_bytes() if file.is_file() else b"")
+    return digest.hexdigest()[:12]
+
+
+def evaluate(checkpoint: str, name: str, out: Path, workers: str, *runs: Path) -> None:
+    """Closed-loop results, and how the policy was trained, in the folder that is committed."""
+    folder = out / "evaluation" / f"{name}_{fingerprint(checkpoint)}"
+    done = ("--resume",) if folder.exists() else ()
+    run("python", "scripts/evaluate.py", checkpoint, "--out", str(folder), "--workers", workers, *done)
+    kept = RESULTS / name
+    kept.mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / "evaluation.json", kept)
+    for trained in runs:
+        for file in ("train.json", "metrics.jsonl", "loss.png"):
+            shutil.copy(trained / file, kept / (file if trained is runs[-1] else f"{trained.name}_{file}"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
