@@ -12,7 +12,7 @@ help:
 	@echo "make setup        .venv with everything that needs neither torch nor a GPU"
 	@echo "make setup-torch  adds PyTorch 2.13 for the analyses that use it"
 	@echo "make setup-cuda   adds JAX for an NVIDIA GPU"
-	@echo "make tiny         makes the bundled policy anew: data, training, results; two hours on two cores"
+	@echo "make tiny         makes the bundled policy anew: data, training, results; some hours on two cores"
 	@echo "make tiny-siblings  fine-tunes and a contrast, to compare it with"
 
 setup: .venv/.synced
@@ -35,10 +35,10 @@ setup-cuda: setup
 	$(UV) sync --frozen --inexact --all-packages --extra cuda
 
 test: setup
-	$(RUN) pytest -m "not slow"
+	$(RUN) pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-all: setup
-	$(RUN) pytest
+	$(RUN) pytest --numprocesses 2 --dist loadfile
 
 lint: setup
 	$(RUN) ruff format --check .

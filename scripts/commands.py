@@ -17,6 +17,16 @@ class StepError(Exception):
     """A step that failed; the message says which."""
 
 
+@contextlib.contextmanager
+def ends_with_one_line(script: str) -> Iterator[None]:
+    """Where a step of the block fails, the script ends with 1 and says so in one line."""
+    try:
+        yield
+    except (StepError, OSError) as error:
+        print(f"\n{script}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
 def run(*command: str) -> None:
     """Shows a command, and runs it where its progress can be seen.
 

@@ -7,15 +7,14 @@ any of them works.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
-from commands import BIN, StepError, run, server
+from commands import BIN, StepError, ends_with_one_line, run, server
 
 
-def main() -> int:
-    """Runs the demo; 0 only where every step did what it should."""
+def main() -> None:
+    """Runs the demo; ends with 0 only where every step did what it should."""
     parser = argparse.ArgumentParser(description="The main job, end to end, in a few minutes on two cores.")
     parser.add_argument(
         "--out", type=Path, default=Path("demo") / time.strftime("%Y%m%dT%H%M%S"), help="new folder of results"
@@ -27,11 +26,8 @@ def main() -> int:
     parser.add_argument("--workers", default="2", help="processes that simulate")
     options = parser.parse_args()
     begun = time.monotonic()
-    try:
+    with ends_with_one_line("demo"):
         made = demo(options)
-    except (StepError, OSError) as error:
-        print(f"\ndemo: {error}", file=sys.stderr)
-        return 1
     print(f"\nDone in {time.monotonic() - begun:.0f} s. What it made:\n")
     width = max(len(str(path)) for path, _ in made)
     for path, what in made:
@@ -40,7 +36,6 @@ def main() -> int:
         f"\nLook further:\n  {BIN / 'vlascope-latents'} ls {options.out / 'runs'}\n  {BIN / 'vlascope-analysis'} probe --help"
     )
     print("  docs/tutorial.md explains every line above.")
-    return 0
 
 
 def demo(options: argparse.Namespace) -> list[tuple[Path, str]]:
@@ -88,4 +83,4 @@ def count(folder: Path, pattern: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

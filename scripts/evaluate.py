@@ -11,12 +11,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
-from commands import StepError, run, server
+from commands import StepError, ends_with_one_line, run, server
 from vlascope_sim.environment import load_task
 from vlascope_sim.rollout.results import ResultFile, final_rows
 from vlascope_sim.rollout.statistics import wilson_interval
@@ -65,8 +64,8 @@ CONDITIONS = (
 )  # fmt: skip
 
 
-def main() -> int:
-    """Runs the conditions; 1 where a step failed, whatever the scores."""
+def main() -> None:
+    """Runs the conditions; ends with 1 where a step failed, whatever the scores."""
     parser = argparse.ArgumentParser(description="Closed-loop rollouts that tell whether a policy acts, and listens.")
     parser.add_argument("checkpoint", help="folder, or preset's name")
     parser.add_argument("--out", type=Path, required=True, help="folder of results")
@@ -77,15 +76,11 @@ def main() -> int:
     parser.add_argument("--workers", default="2", help="processes that simulate")
     parser.add_argument("--resume", action="store_true", help="go on in a folder that is there")
     options = parser.parse_args()
-    try:
-        found = evaluate(options)
-    except (StepError, OSError) as error:
-        print(f"\nevaluate: {error}", file=sys.stderr)
-        return 1
     path = options.out / "evaluation.json"
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    with ends_with_one_line("evaluate"):
+        found = evaluate(options)
+        path.write_text(json.dumps(found, indent=1) + "\n")
     print(f"\n{table(found)}\n\n{path}")
-    return 0
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
@@ -209,4 +204,4 @@ def table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from pathlib import Path
 
-from commands import StepError, run
+from commands import StepError, ends_with_one_line, run
+from vlascope_server.policies import Policy
 from vlascope_server.presets import PRESETS
 
 RESULTS = Path("benchmarks/results/tiny")
@@ -44,8 +43,8 @@ CPU = {
 """Two cores as two devices, plain loops and large pages: a third faster together, and the same numbers but for rounding."""
 
 
-def main() -> int:
-    """Makes what is asked for; 1 where a step failed."""
+def main() -> None:
+    """Makes what is asked for; ends with 1 where a step failed."""
     parser = argparse.ArgumentParser(description="Makes the bundled policy, or its siblings.")
     parser.add_argument("what", choices=["policy", "siblings"])
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="folder of data and training runs")
@@ -53,13 +52,9 @@ def main() -> int:
     options = parser.parse_args()
     os.environ |= {name: value for name, value in CPU.items() if name not in os.environ}
     begun = time.monotonic()
-    try:
+    with ends_with_one_line("tiny"):
         (policy if options.what == "policy" else siblings)(options.out, options.workers)
-    except (StepError, OSError) as error:
-        print(f"\ntiny: {error}", file=sys.stderr)
-        return 1
     print(f"\nDone in {(time.monotonic() - begun) / 60:.0f} minutes. Results: {RESULTS}")
-    return 0
 
 
 def policy(out: Path, workers: str) -> None:
@@ -114,17 +109,10 @@ def train(folder: Path, dataset: Path, recipe: tuple[str, ...]) -> Path:
     return folder / str(described["steps"])
 
 
-def fingerprint(checkpoint: str) -> str:
-    """Of a checkpoint's parameters: results of other weights are not gone on with."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(checkpoint, "params").rglob("*")):
-        digest.update(file.read_bytes() if file.is_file() else b"")
-    return digest.hexdigest()[:12]
-
-
 def evaluate(checkpoint: str, name: str, out: Path, workers: str, *runs: Path) -> None:
     """Closed-loop results, and how the policy was trained, in the folder that is committed."""
-    folder = out / "evaluation" / f"{name}_{fingerprint(checkpoint)}"
+    # results of other weights are not gone on with; files will not do, for two copies of the same weights differ
+    folder = out / "evaluation" / f"{name}_{Policy.load(checkpoint).fingerprint}"
     done = ("--resume",) if folder.exists() else ()
     run("python", "scripts/evaluate.py", checkpoint, "--out", str(folder), "--workers", workers, *done)
     kept = RESULTS / name
@@ -136,4 +124,4 @@ def evaluate(checkpoint: str, name: str, out: Path, workers: str, *runs: Path) -
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -164,8 +164,6 @@ def flow_errors(
     params = fuse_for_inference(params)
     plan = None if capture is None else plan_capture(capture, config.layout(1))
     context, latents = _read(params, config, observation, plan, remat)
-    if not len(time):
-        return noise, finished(latents)
     share = time[..., None, None]
 
     def predict(x_t: jax.Array, condition: Condition) -> jax.Array:

@@ -108,9 +108,10 @@ def demonstrate(
     while steps < last:
         label = expert.act()
         action, followed = noise.executed(label, steps)
-        target = environment.seen_at(np.mean(scene.extent(demonstration.goal.target), axis=0))
-        places = (place or _OUT for place in (target["image"], target["wrist_image"]))
-        rows.append((seen.image, seen.wrist_image, seen.state, label, followed, *places))
+        if record:
+            target = environment.seen_at(np.mean(scene.extent(demonstration.goal.target), axis=0))
+            places = (place or _OUT for place in (target["image"], target["wrist_image"]))
+            rows.append((seen.image, seen.wrist_image, seen.state, label, followed, *places))
         seen, _ = environment.step(action, render=record)
         steps += 1
         if watch.look() and reached is None:
