@@ -109,9 +109,9 @@ def run_campaign(
         RolloutError: a job was refused, or nothing but losses came of many in a row; results so far are kept.
     """
     _check_same(prepared, assets, server)
-    _write_provenance(prepared.output, assets, server)
     try:
         if prepared.missing:
+            _write_provenance(prepared.output, assets, server)  # where nothing runs, that of what ran stays
             workers = make_workers()
             try:
                 _run_jobs(prepared, assets, workers, progress)
