@@ -6,7 +6,7 @@ RUN := $(UV) run --frozen --no-sync
 
 help:
 	@echo "make demo         the main job, end to end"
-	@echo "make test         the tests, in ten minutes on two cores"
+	@echo "make test         the tests, in a quarter of an hour on two cores"
 	@echo "make test-all     the slow ones too"
 	@echo "make lint         formatting, lint, types, import contracts"
 	@echo "make setup        .venv with everything that needs neither torch nor a GPU"

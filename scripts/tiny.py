@@ -24,15 +24,15 @@ STARTS = ("--max-steps", "12", "--keep-failures")
 DEMONSTRATIONS = (
     ("--suite", "libero_object", "--episodes", "0-29", *PERTURBED, *STARTS),
     ("--suite", "libero_goal", "--episodes", "0-2", *PERTURBED, *STARTS),
-    ("--suite", "libero_object", "--episodes", "30-32", *PERTURBED),
-    ("--suite", "libero_goal", "--episodes", "30", *PERTURBED),
+    ("--suite", "libero_object", "--episodes", "30-39", *PERTURBED),
+    ("--suite", "libero_goal", "--episodes", "30-33", *PERTURBED),
 )
 UNVARIED = (("--suite", "libero_object", "--episodes", "0-19", "--targets", "told", "--noise"),)
 """Ten scenes, and one instruction in each: a policy can do without reading it."""
 USUAL = ("--batch-size", "32", "--accumulate", "2", "--delta-actions", "False", "--seed", "0")
 LOOKING = ("--init", "tiny-drawn", "--steps", "800", "--flow-samples", "0", "--grounding", "1", "--shift", "0.08")
 """First where the told object is, and nothing else."""
-ACTING = ("--norm-stats", "dataset", "--learning-rate", "1e-3", "--steps", "3600", "--grounding", "0.3", "--shift", "0")
+ACTING = ("--norm-stats", "dataset", "--learning-rate", "1e-3", "--steps", "8000", "--grounding", "0.3", "--shift", "0")
 """Then what to do about it."""
 NOT_LOOKING = ("--init", "tiny-drawn", "--steps", "2000", "--shift", "0")
 FINE_TUNING = ("--init", "tiny", "--steps", "400", "--learning-rate", "1e-4", "--grounding", "0.3", "--shift", "0")

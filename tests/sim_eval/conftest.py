@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,14 +13,10 @@ from tests.server.serving.live_server import LiveServer, serve
 
 
 @pytest.fixture(scope="session")
-def assets(tmp_path_factory) -> Iterator[AssetsUsed]:
+def assets() -> AssetsUsed:
     """What `vlascope-sim` finds where nobody has official assets."""
-    before = dict(os.environ)
-    os.environ["VLASCOPE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     found = resolve_assets()
-    yield AssetsUsed(Path(found.path), found.kind, found.hash)
-    os.environ.clear()
-    os.environ.update(before)
+    return AssetsUsed(Path(found.path), found.kind, found.hash)
 
 
 @pytest.fixture(scope="session")

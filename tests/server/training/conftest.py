@@ -57,11 +57,10 @@ def dataset(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def small_preset(tmp_path_factory):
-    """`small` is a policy with drawn weights, and downloads and caches stay in the tests' own folder."""
+def small_preset():
+    """`small` is a policy with drawn weights."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SEEDED, "small", SMALL)
-        patch.setenv("VLASCOPE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
