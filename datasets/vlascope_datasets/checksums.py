@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from vlascope_datasets.features import from_arrow
+from vlascope_datasets.errors import DamagedError
 from vlascope_datasets.files import inside
 from vlascope_datasets.images import content
 from vlascope_datasets.reader import LeRobotDataset
@@ -41,14 +41,14 @@ def episode_checksum(dataset: LeRobotDataset, number: int, *, videos: bool = Tru
             continue
         digest.update(f"\0{key}\0{feature['dtype']}\0".encode())
         if feature["dtype"] == "image":
+            where = f"{dataset.root / dataset.episode(number).file}: episode {number}, {key}"
             for cell in table[key]:
-                image = content(cell.as_py(), dataset.root, f"{dataset.root}: episode {number}, {key}")
+                image = content(cell.as_py(), dataset.root, where)
                 digest.update(hashlib.blake2b(image, digest_size=16).digest())
-        elif feature["dtype"] == "string":
-            digest.update("\0".join(table[key].to_pylist()).encode())
-        else:
-            digest.update(from_arrow(key, feature, table[key]).tobytes())
-    for task in task_names(dataset, table):
+            continue
+        values = dataset.values(number, key, table[key])
+        digest.update("\0".join(values).encode() if feature["dtype"] == "string" else values.tobytes())
+    for task in task_names(dataset, number, table):
         digest.update(f"\0{task}".encode())
     if videos:
         episode = dataset.episode(number)
@@ -58,9 +58,24 @@ def episode_checksum(dataset: LeRobotDataset, number: int, *, videos: bool = Tru
     return int.from_bytes(digest.digest(), "big")
 
 
-def task_names(dataset: LeRobotDataset, table: pa.Table) -> list[str]:
-    """The instruction of each row; the number itself where `tasks` does not have it."""
-    return [dataset.tasks.get(n, f"task {n}") for n in table["task_index"].to_pylist()]
+def task_names(dataset: LeRobotDataset, number: int, table: pa.Table) -> list[str]:
+    """The instruction of each row of an episode.
+
+    Args:
+        dataset: that has it.
+        number: of the episode.
+        table: its rows.
+
+    Raises:
+        DamagedError: the dataset lists no instruction of that index; the message names file, episode and index.
+    """
+    indices = dataset.values(number, "task_index", table["task_index"]).tolist()
+    if unknown := sorted(set(indices) - set(dataset.tasks)):
+        raise DamagedError(
+            f"{dataset.root / dataset.episode(number).file}: episode {number}: task {unknown[0]} is not among the"
+            f" dataset's {len(dataset.tasks)}; list it in {dataset.root / 'meta'}, or correct task_index"
+        )
+    return [dataset.tasks[index] for index in indices]
 
 
 def add(checksums: Iterable[int]) -> int:

@@ -11,14 +11,13 @@ import pyarrow as pa
 
 from vlascope_datasets.checksums import MOVING, add, episode_checksum, task_names
 from vlascope_datasets.errors import DamagedError
-from vlascope_datasets.features import from_arrow
 from vlascope_datasets.files import inside, must_be_new
 from vlascope_datasets.images import content
 from vlascope_datasets.info import DatasetInfo, new_info
 from vlascope_datasets.layouts.episodes import VideoSpan
 from vlascope_datasets.reader import LeRobotDataset
 from vlascope_datasets.statistics import ImageStatistics, Statistics, column_statistics, sampled_frames
-from vlascope_datasets.video import CRF, extract
+from vlascope_datasets.video import extract
 from vlascope_datasets.writer import DatasetWriter
 
 
@@ -53,12 +52,19 @@ def copy_episodes(
 
     Raises:
         DatasetError: a file of the source is missing, or `path` holds something.
-        DamagedError: a file of the source is not what it should be, or the copy is not what was read.
+        DamagedError: a file of the source is not what it should be, an episode holds no frames or an instruction that is not
+            listed, or the copy is not what was read.
     """
     must_be_new(path, "destination")
     episodes, again, sums = tuple(episodes), [], []
+    for number in episodes:
+        if source.episode(number).length < 1:
+            file = source.root / source.episode(number).file
+            raise DamagedError(
+                f"{file}: episode {number} holds no frames; remove it from the dataset, or record it again"
+            )
     kept = source.episode_statistics()
-    with DatasetWriter(path, _info(source.info, version), {}, CRF) as writer:
+    with DatasetWriter.begin(path, _info(source.info, version)) as writer:
         for number in episodes:
             how = _copy(source, number, kept.get(number), writer)
             if "encoded again" in how:
@@ -87,12 +93,15 @@ def _copy(source: LeRobotDataset, number: int, known: Statistics | None, writer:
     table, episode, how = source.table(number), source.episode(number), set()
     statistics = {key: values for key, values in (known or {}).items() if key not in MOVING}
     for key, feature in source.info.features.items():
-        if key in statistics or key in MOVING or feature["dtype"] == "string":
+        if key in MOVING:
             continue
         if key in source.info.camera_keys:
-            statistics[key] = _camera_statistics(source, number, key)
-        else:
-            statistics[key] = column_statistics(from_arrow(key, feature, table[key]))
+            statistics[key] = statistics.get(key) or _camera_statistics(source, number, key)
+            continue
+        values = source.values(number, key, table[key])
+        if feature["dtype"] != "string":
+            # v2.1 keeps no quantiles, which v3.0 has
+            statistics[key] = column_statistics(values) | statistics.get(key, {})
 
     def video(span: VideoSpan) -> Callable[[Path], None]:
         def write(target: Path) -> None:
@@ -101,7 +110,7 @@ def _copy(source: LeRobotDataset, number: int, known: Statistics | None, writer:
 
         return write
 
-    writer.add_stored(_embedded(source, table, number), task_names(source, table), {
+    writer.add_stored(_embedded(source, table, number), task_names(source, number, table), {
         key: video(span) for key, span in episode.videos.items()
     }, statistics)  # fmt: skip
     return how
@@ -113,7 +122,7 @@ def _embedded(source: LeRobotDataset, table: pa.Table, number: int) -> pa.Table:
         cells = table[key].to_pylist()
         if all(isinstance(cell, dict) and cell.get("bytes") for cell in cells):
             continue
-        where = f"{source.root}: episode {number}, {key}"
+        where = f"{source.root / source.episode(number).file}: episode {number}, {key}"
         images = [
             {"bytes": content(cell, source.root, where), "path": Path((cell or {}).get("path") or "").name}
             for cell in cells

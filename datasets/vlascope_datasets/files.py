@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,15 +32,20 @@ def move(source: Path, target: Path) -> None:
     sync(target.parent)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Replaces `path` in one step; numbers that JSON has no word for (NaN) are written as Python writes them."""
+def replace(path: Path, content: bytes) -> None:
+    """Gives `path` another content in one step: at any moment the file holds all of the old one or all of the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        temporary.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(content)
         move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replaces `path` in one step; numbers that JSON has no word for (NaN) are written as Python writes them."""
+    replace(path, (json.dumps(content, indent=4, ensure_ascii=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
@@ -106,6 +112,19 @@ def must_be_new(path: Path, what: str) -> None:
         raise DatasetError(f"{path}: exists and is no folder; choose another {what}")
     if path.is_dir() and any(path.iterdir()):
         raise DatasetError(f"{path}: exists and is not empty; choose another {what}, or remove it")
+
+
+def must_be_outside(path: Path, source: Path) -> None:
+    """Raises DatasetError where `path` lies inside of the folder `source`, which is read."""
+    if path.resolve().is_relative_to(source.resolve()):
+        raise DatasetError(f"{path}: lies inside of the source; choose a folder beside it")
+
+
+def must_fit(path: Path, needed: int) -> None:
+    """Raises DatasetError where fewer than `needed` bytes are free on the disk that `path`, there or not, lies on."""
+    there = next(folder for folder in (path.resolve(), *path.resolve().parents) if folder.is_dir())
+    if (free := shutil.disk_usage(there).free) < needed:
+        raise DatasetError(f"{path}: needs about {needed} bytes, {free} are free; free some, or choose another disk")
 
 
 def folder_bytes(path: Path) -> int:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from vlascope_datasets.cache import ByteCache
 from vlascope_datasets.errors import DamagedError, DatasetError
-from vlascope_datasets.features import from_arrow
+from vlascope_datasets.features import INDEX_FEATURES, from_arrow
 from vlascope_datasets.files import inside
 from vlascope_datasets.images import content, decode
 from vlascope_datasets.info import INFO, DatasetInfo, read_info
@@ -106,7 +106,7 @@ class LeRobotDataset:
         return self.episodes[number]
 
     def table(self, episode: int, columns: list[str] | None = None) -> pa.Table:
-        """An episode's rows as they are stored: all columns, images encoded; or some columns.
+        """An episode's rows as they are stored: the columns of all features, images encoded; or some columns.
 
         Raises:
             DatasetError: the file is missing.
@@ -114,15 +114,26 @@ class LeRobotDataset:
         """
         chosen = self.episode(episode)
         path = inside(self.root, chosen.file)
-        wanted = None if columns is None else list(dict.fromkeys([*columns, "episode_index"]))
+        if columns is None:
+            stored = [key for key, feature in self.info.features.items() if feature["dtype"] != "video"]
+            columns = list(dict.fromkeys([*stored, *INDEX_FEATURES]))
+        wanted = list(dict.fromkeys([*columns, "episode_index"]))
         table = read_rows(path, chosen.first_row, chosen.first_row + chosen.length, wanted)
-        if "episode_index" in table.column_names:
-            found = set(table["episode_index"].unique().to_pylist())
-            if found - {episode}:
-                raise DamagedError(
-                    f"{path}: rows of episode {episode} say that they are of {sorted(found - {episode})[0]}"
-                )
-        return table if columns is None else table.select(columns)
+        others = set(table["episode_index"].unique().to_pylist()) - {episode}
+        if others:
+            raise DamagedError(f"{path}: rows of episode {episode} say that they are of {min(others, key=str)}")
+        return table.select(columns)
+
+    def values(self, episode: int, key: str, column: pa.ChunkedArray) -> np.ndarray:
+        """A column of an episode's `table` as an array, [n] or [n, *shape]; text as an array of objects.
+
+        Raises:
+            DamagedError: it does not have the feature's shape or type, or holds nulls; the message names file and episode.
+        """
+        try:
+            return from_arrow(key, self.info.features[key], column)
+        except DamagedError as error:
+            raise DamagedError(f"{self.root / self.episode(episode).file}: episode {episode}: {error}") from error
 
     def frames(self, episode: int, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Columns of an episode, cameras left out.
@@ -147,10 +158,7 @@ class LeRobotDataset:
         if missing:
             table = self.table(episode, missing)
             for key in missing:
-                try:
-                    values = from_arrow(key, self.info.features[key], table[key])
-                except DamagedError as error:
-                    raise DamagedError(f"{self.root / self.episode(episode).file}: {error}") from error
+                values = self.values(episode, key, table[key])
                 values.flags.writeable = False
                 self._cache.put((episode, key), values)
                 found[key] = values

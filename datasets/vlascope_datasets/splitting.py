@@ -17,7 +17,7 @@ import numpy as np
 from vlascope_datasets.checksums import add, as_text
 from vlascope_datasets.copying import Copied, copy_episodes
 from vlascope_datasets.errors import DamagedError, DatasetError
-from vlascope_datasets.files import folder_bytes, write_json
+from vlascope_datasets.files import folder_bytes, must_be_outside, must_fit, write_json
 from vlascope_datasets.info import INFO
 from vlascope_datasets.provenance import provenance
 from vlascope_datasets.reader import LeRobotDataset
@@ -29,8 +29,10 @@ def choose_episodes(total: int, split_num: int, seed: int) -> list[list[int]]:
     """Shuffles `total` episodes and deals them out: `split_num` ascending lists whose lengths differ by at most one.
 
     Raises:
-        DatasetError: there would be an empty one.
+        DatasetError: there would be an empty one, or the seed is negative.
     """
+    if seed < 0:
+        raise DatasetError(f"seed: expected at least 0, found {seed}")
     if split_num < 1:
         raise DatasetError(f"split_num: expected at least 1, found {split_num}")
     if split_num > total:
@@ -69,13 +71,10 @@ def split_dataset(
     """
     source, target = LeRobotDataset.open(source_path), Path(dst_path)
     _must_be_free(target)
-    if target.resolve().is_relative_to(source.root.resolve()):
-        raise DatasetError(f"{target}: lies inside of the source; choose a folder beside it")
+    must_be_outside(target, source.root)
     chosen = choose_episodes(len(source.episodes), split_num, seed)
-    needed = folder_bytes(source.root)
+    must_fit(target, folder_bytes(source.root))
     target.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(target).free) < needed:
-        raise DatasetError(f"{target}: needs about {needed} bytes, {free} are free")
     version = "v3.0" if source.info.version == "v3.0" else "v2.1"
     record = {
         "configuration": {

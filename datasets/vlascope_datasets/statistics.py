@@ -1,7 +1,8 @@
 """Statistics of features: of one episode, and of many put together. Knows nothing of files.
 
 The formulas are LeRobot's (`compute_stats`): population standard deviation; cameras over sampled, thinned-out images, in
-[0, 1], shape (3, 1, 1); datasets from episodes by the parallel variance formula (Chan, Golub, LeVeque 1983).
+[0, 1], shape (3, 1, 1); datasets from episodes by the parallel variance formula (Chan, Golub, LeVeque 1983), and their
+quantiles, which no formula gives, by the episodes' mean weighted by count.
 """
 
 from __future__ import annotations
@@ -13,11 +14,21 @@ import numpy as np
 
 Statistics = dict[str, dict[str, np.ndarray]]
 
+# what pi05 is normalised by, among others
+QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
+
 _THIN_ABOVE, _THIN_TO = 300, 150
 
 
 def column_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
-    """`min`, `max`, `mean`, `std` over the first axis, each of one frame's shape ((1,) for scalars), and `count` (1,)."""
+    """`min`, `max`, `mean`, `std` and `QUANTILES` over the first axis, each of one frame's shape ((1,) for scalars).
+
+    Args:
+        values: [n, ...] numbers, n at least 1.
+
+    Returns:
+        Them by name, and `count` (1,).
+    """
     values = values[:, None] if values.ndim == 1 else values
     if values.dtype.kind == "b":
         values = values.astype(np.int64)
@@ -28,6 +39,7 @@ def column_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
         "mean": wide.mean(axis=0),
         "std": wide.std(axis=0),
         "count": np.array([len(values)]),
+        **dict(zip(QUANTILES, np.quantile(wide, list(QUANTILES.values()), axis=0), strict=True)),
     }
 
 
@@ -66,8 +78,19 @@ class ImageStatistics:
             "max": level[255 - present[:, ::-1].argmax(axis=1)],
             "mean": mean,
             "std": np.sqrt((share * (level - mean[:, None]) ** 2).sum(axis=1)),
+            **{name: self._quantile(share) for name, share in QUANTILES.items()},
         }
         return {name: value.reshape(3, 1, 1) for name, value in values.items()} | {"count": np.array([self._count])}
+
+    def _quantile(self, share: float) -> np.ndarray:
+        """Of each channel, [3], in [0, 1]: between two pixels as `np.quantile` has it."""
+        found = []
+        for counts in self._levels:
+            place = share * (counts.sum() - 1)
+            below, above = np.searchsorted(counts.cumsum(), np.floor([place, place + 1]), side="right")
+            fraction = place % 1
+            found.append((below + fraction * (above - below if fraction else 0)) / 255)
+        return np.array(found)
 
 
 def aggregate(parts: Iterable[Statistics]) -> Statistics:
@@ -86,12 +109,15 @@ def _aggregate(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     weights = (counts / counts.sum()).reshape(-1, *[1] * (means.ndim - 1))
     mean = (weights * means).sum(axis=0)
     variance = (weights * (variances + (means - mean) ** 2)).sum(axis=0)
+    # an episode without a quantile (older writers keep none) leaves nothing to be said of the whole
+    quantiles = [name for name in QUANTILES if all(name in part for part in parts)]
     return {
         "min": np.min(np.stack([part["min"] for part in parts]), axis=0),
         "max": np.max(np.stack([part["max"] for part in parts]), axis=0),
         "mean": mean,
         "std": np.sqrt(variance),
         "count": np.array([int(counts.sum())]),
+        **{name: (weights * np.stack([part[name] for part in parts])).sum(axis=0) for name in quantiles},
     }
 
 

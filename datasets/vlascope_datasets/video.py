@@ -132,19 +132,23 @@ def describe(path: Path) -> dict[str, Any]:
 
 def _packets(container: Any, stream: Any, start: float, stop: float | None, fps: float) -> list[Any]:
     """Packets from `start` up to `stop` seconds, in the order of the file."""
+    return [packet for inside, packet in _around(container, stream, start, stop, fps) if inside]
+
+
+def _around(
+    container: Any, stream: Any, start: float, stop: float | None, fps: float
+) -> Iterator[tuple[bool, Any]]:  # fmt: skip
+    """Whether a packet is from `start` up to `stop` seconds, and the packet: those and some around, as the file has them."""
     half = 0.5 / fps
     if start:
         container.seek(max(0, int((start - half) / stream.time_base)), stream=stream)
-    kept = []
     for packet in container.demux(stream):
         if not packet.size or packet.pts is None:
             continue
         time = float(packet.pts * stream.time_base)
         if stop is not None and packet.dts is not None and float(packet.dts * stream.time_base) > stop + 1:
             break
-        if time > start - half and (stop is None or time < stop - half):
-            kept.append(packet)
-    return kept
+        yield time > start - half and (stop is None or time < stop - half), packet
 
 
 def update_checksum(digest: Any, path: Path, start: float, length: int, fps: float) -> None:
@@ -166,7 +170,8 @@ def extract(source: Path, target: Path, start: float, length: int, fps: float, *
         alone: the video holds these frames and no others: the file is copied.
 
     Returns:
-        `copied`; `cut` where encoded frames were taken over as they are; `encoded again` where the first is no keyframe.
+        `copied`; `cut` where encoded frames were taken over as they are; `encoded again` where the first is no keyframe, or
+        others lie among them.
 
     Raises:
         DatasetError: the file is missing.
@@ -176,11 +181,15 @@ def extract(source: Path, target: Path, start: float, length: int, fps: float, *
         if alone:
             shutil.copyfile(source, target)
             return "copied"
-        kept = _packets(container, stream, start, start + length / fps, fps)
+        around = list(_around(container, stream, start, start + length / fps, fps))
+        kept = [packet for inside, packet in around if inside]
         if len(kept) != length:
             raise DamagedError(f"{source}: expected {length} frames from {start:.3f} s on, found {len(kept)}")
         first = min(packet.pts for packet in kept)
-        if kept[0].is_keyframe and kept[0].pts == first:
+        places = [place for place, (inside, _) in enumerate(around) if inside]
+        # others among them are there because B-frames of these may be made of them
+        alone_there = places[-1] - places[0] + 1 == length
+        if kept[0].is_keyframe and kept[0].pts == first and alone_there:
             with av.open(str(target), "w", format="mp4") as out:
                 copy = out.add_stream_from_template(stream, opaque=True)
                 for packet in kept:

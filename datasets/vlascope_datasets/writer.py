@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,19 +37,18 @@ class DatasetWriter:
         root: the dataset's folder.
     """
 
-    def __init__(self, root: Path, info: DatasetInfo, tasks: Mapping[str, int], crf: int):
-        """Not for users: `create` and `resume` are."""
+    def __init__(self, root: Path, info: DatasetInfo, tasks: Mapping[int, str], crf: int, held: contextlib.ExitStack):
+        """Not for users: `create`, `begin` and `resume` are. `held` keeps other processes out, and is taken over."""
         self.root = root
         self._crf, self._closed = crf, False
         self._staging = root / STAGING
-        self._exit = contextlib.ExitStack()
-        self._exit.enter_context(locked(self._staging / "lock"))
         v2 = info.version.startswith("v2")
         self._layout = WriterV2(root, info, tasks) if v2 else WriterV3(root, self._staging, info, tasks)
         self._info, self._tasks = info, dict(tasks)
         for episode in self._layout.waiting():
             self._count(episode.length, episode.tasks)
             self._layout.info, self._layout.tasks = self._info, self._tasks
+        self._exit = held.pop_all()
 
     @classmethod
     def create(
@@ -79,9 +78,16 @@ class DatasetWriter:
         Raises:
             DatasetError: the folder holds something, or a feature or version has no place in the format.
         """
+        must_be_new(Path(path), "path")
+        return cls.begin(path, new_info(version, fps, robot_type, complete(features, video), **limits), crf=crf)
+
+    @classmethod
+    def begin(cls, path: str | Path, info: DatasetInfo, *, crf: int = CRF) -> DatasetWriter:
+        """Begins a dataset of which everything is decided, another one's copy for example; else as `create`."""
         root = Path(path)
         must_be_new(root, "path")
-        return cls(root, new_info(version, fps, robot_type, complete(features, video), **limits), {}, crf)
+        with _held(root) as held:
+            return cls(root, info, {}, crf, held)
 
     @classmethod
     def resume(cls, path: str | Path, *, crf: int = CRF) -> DatasetWriter:
@@ -91,17 +97,10 @@ class DatasetWriter:
             DatasetError: there is none, another process writes to it, or it is v2.0: convert that.
         """
         root = Path(path)
-        fresh = root / STAGING / FRESH
-        if not (root / INFO).is_file() and fresh.is_file():
-            return cls(root, info_from_map(read_json(fresh), fresh), {}, crf)
-        info = read_info(root)
-        if info.version == "v2.0":
-            raise DatasetError(f"{root}: version v2.0 is read only; convert it to v2.1 or v3.0 first")
-        metadata = (read_v2 if info.version == "v2.1" else read_v3)(root, info)
-        used = {task for episode in metadata.episodes for task in episode.tasks}
-        # a killed writer may have listed a task of an episode that never came to be
-        known = {task: n for n, task in sorted(metadata.tasks.items()) if n < info.total_tasks or task in used}
-        return cls(root, info, known, crf)
+        # twice: what cannot be resumed is refused before a lock is left in it, and before it is locked it may grow
+        _stored(root)
+        with _held(root) as held:
+            return cls(root, *_stored(root), crf, held)
 
     def __enter__(self) -> DatasetWriter:
         return self
@@ -146,8 +145,7 @@ class DatasetWriter:
         tasks = [task] * length if isinstance(task, str) else list(task)
         if len(tasks) != length or not all(isinstance(each, str) and each for each in tasks):
             raise DatasetError(f"task: expected an instruction, or {length}, one a frame; none of them empty")
-        index = self._index(length, tasks)
-        columns |= index
+        columns |= self._index(length, tasks)
         statistics = {
             k: column_statistics(v) for k, v in columns.items() if self._info.features[k]["dtype"] != "string"
         }
@@ -212,9 +210,7 @@ class DatasetWriter:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _index(self, length: int, tasks: Sequence[str]) -> dict[str, np.ndarray]:
-        numbers = dict(self._tasks)
-        for task in tasks:
-            numbers.setdefault(task, len(numbers))
+        numbers = {task: number for number, task in self._with(tasks).items()}
         frame = np.arange(length)
         return {
             "timestamp": (frame / self._info.fps).astype(np.float32),
@@ -269,26 +265,36 @@ class DatasetWriter:
         if self._info.total_episodes == 0:
             self._describe_videos(videos)
         number, first = self._info.total_episodes, self._info.total_frames
-        before = self._info, self._tasks
-        self._count(length, tasks)
-        prepared = Prepared(number, first, length, tasks, statistics, folder / "table.parquet", videos)
+        kept = _acceptable(statistics, self._info)
+        prepared = Prepared(number, first, length, tasks, kept, folder / "table.parquet", videos)
         try:
+            self._count(length, tasks)
             self._layout.commit(prepared, self._info, self._tasks)
         except BaseException:
-            self._info, self._tasks = before
+            # the layout knows what exists: an interrupt may come before or after the step that counts
+            self._info, self._tasks = self._layout.info, self._layout.tasks
             raise
         return number
 
     def _count(self, length: int, tasks: Sequence[str]) -> None:
-        self._tasks = dict(self._tasks)
-        for task in tasks:
-            self._tasks.setdefault(task, len(self._tasks))
+        self._tasks = self._with(tasks)
         self._info = dataclasses.replace(
             self._info,
             total_episodes=self._info.total_episodes + 1,
             total_frames=self._info.total_frames + length,
             total_tasks=len(self._tasks),
         )
+
+    def _with(self, tasks: Iterable[str]) -> dict[int, str]:
+        """The dataset's instructions by index, and those of `tasks` that it has not.
+
+        Indices that others have given may have gaps, and an instruction two: a new one lies beyond them all.
+        """
+        found, known = dict(self._tasks), set(self._tasks.values())
+        for task in dict.fromkeys(tasks):
+            if task not in known:
+                found[max(found, default=-1) + 1] = task
+        return found
 
     def _describe_videos(self, videos: Mapping[str, Path]) -> None:
         features = dict(self._info.features)
@@ -297,6 +303,40 @@ class DatasetWriter:
             found.pop("frames")
             features[key] = {**features[key], "info": found}
         self._info = dataclasses.replace(self._info, features=features)
+
+
+@contextlib.contextmanager
+def _held(root: Path) -> Iterator[contextlib.ExitStack]:
+    """Keeps other processes from writing to a dataset, until the end unless it is handed on."""
+    with contextlib.ExitStack() as held:
+        held.enter_context(locked(root / STAGING / "lock"))
+        yield held
+
+
+def _stored(root: Path) -> tuple[DatasetInfo, dict[int, str]]:
+    """What a dataset to go on with says of itself, and its instructions by index.
+
+    Raises:
+        DatasetError: there is none, or it is v2.0.
+    """
+    fresh = root / STAGING / FRESH
+    if not (root / INFO).is_file() and fresh.is_file():
+        return info_from_map(read_json(fresh), fresh), {}
+    info = read_info(root)
+    if info.version == "v2.0":
+        raise DatasetError(f"{root}: version v2.0 is read only; convert it to v2.1 or v3.0 first")
+    metadata = (read_v2 if info.version == "v2.1" else read_v3)(root, info)
+    used = {task for episode in metadata.episodes for task in episode.tasks}
+    # a killed writer may have listed a task, after the others, of an episode that never came to be
+    listed = enumerate(metadata.tasks.items())
+    return info, {n: task for place, (n, task) in listed if place < info.total_tasks or task in used}
+
+
+def _acceptable(statistics: Statistics, info: DatasetInfo) -> Statistics:
+    """Those that LeRobot takes: it holds every feature with "image" in its name for a camera, and refuses to open a dataset
+    where the statistics of one are not of shape (3, 1, 1). A feature without statistics is no offence.
+    """
+    return {key: values for key, values in statistics.items() if "image" not in key or key in info.camera_keys}
 
 
 def _as_stored(key: str, feature: Mapping[str, Any], column: pa.ChunkedArray) -> pa.Array:

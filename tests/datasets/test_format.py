@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from vlascope_datasets import DatasetWriter, LeRobotDataset
+from vlascope_datasets.statistics import aggregate, column_statistics
 
 from tests.datasets.dataset_fixtures import (
     FEATURES,
@@ -201,6 +202,23 @@ class Conformance:
         assert kept["count"].tolist() == [TOTAL]
         assert dataset.statistics["index"]["max"].tolist() == [TOTAL - 1]
 
+    def test_quantiles(self, dataset):
+        shares = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
+        kept = [dataset.episode_statistics()[episode] for episode in range(EPISODES)]
+        for name, share in shares.items():
+            for episode in range(EPISODES):
+                state = frames(episode)["state"].astype(np.float64)
+                np.testing.assert_allclose(kept[episode]["state"][name], np.quantile(state, share, axis=0), rtol=1e-9)
+            pixels = np.stack([image(2, frame) for frame in range(length(2))]) / 255
+            assert kept[2]["image"][name].shape == (3, 1, 1)
+            np.testing.assert_allclose(
+                np.ravel(kept[2]["image"][name]), np.quantile(pixels, share, axis=(0, 1, 2)), rtol=1e-9
+            )
+            for key in ("state", "reward", "pose", "image"):
+                lengths = [length(episode) for episode in range(EPISODES)]
+                mean = np.average([each[key][name] for each in kept], axis=0, weights=lengths)
+                np.testing.assert_allclose(dataset.statistics[key][name], mean, rtol=1e-9)
+
     def test_it_can_be_sent_to_a_worker(self, dataset):
         again = pickle.loads(pickle.dumps(dataset))  # noqa: S301
         np.testing.assert_array_equal(again.image(3, 2, "image"), dataset.image(3, 2, "image"))
@@ -278,6 +296,21 @@ class TestV21(Conformance):
         assert dataset.info.version == "v2.0"
         np.testing.assert_array_equal(dataset.statistics["action"]["mean"], expected["action"]["mean"])
         assert dataset.episode_statistics() == {}
+
+    def test_statistics_that_v20_left_do_not_count(self, tmp_path):
+        path = write(tmp_path / "it", "v2.1", episodes=2)
+        stale = {"action": {"mean": [9.0, 9.0], "std": [1.0, 1.0], "min": [0, 0], "max": [9, 9], "count": [3]}}
+        (path / "meta/stats.json").write_text(json.dumps(stale))
+        assert LeRobotDataset.open(path).statistics["action"]["max"].tolist() == frames(1)["action"][-1].tolist()
+        (path / "meta/episodes_stats.jsonl").unlink()
+        assert LeRobotDataset.open(path).statistics["action"]["max"].tolist() == [9, 9]
+
+
+def test_quantiles_of_the_whole_need_those_of_every_episode():
+    parts = [{"a": column_statistics(np.arange(n, dtype=np.float32))} for n in (4, 9)]
+    assert aggregate(parts)["a"]["q99"].shape == (1,)
+    del parts[0]["a"]["q99"]
+    assert set(aggregate(parts)["a"]) == {"min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90"}
 
 
 class TestV30(Conformance):

@@ -19,6 +19,7 @@ from vlascope_datasets.splitting import choose_episodes, split_dataset
 from vlascope_datasets.video import VideoWriter
 
 from tests.datasets.dataset_fixtures import FPS, HEIGHT, WIDTH, frames, image, length, level, one_line, task, write
+from tests.datasets.dataset_fixtures import add as add_episode
 
 EPISODES = 7
 KINDS = [("v2.1", False), ("v2.1", True), ("v3.0", False), ("v3.0", True)]
@@ -202,6 +203,177 @@ def test_wrong_requests_and_sources(tmp_path):
     with pytest.raises(DamagedError) as error:
         split_dataset(path, tmp_path / "out", split_num=2)
     one_line(error, data)
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_only_cameras_keep_statistics_under_a_name_with_image(version, tmp_path):
+    """LeRobot takes such a name for a camera's, and opens no v2.1 dataset where its statistics are of another shape."""
+    features = {
+        "wrist_image": {"dtype": "image", "shape": (16, 16, 3)},
+        "wrist_image_target": {"dtype": "float32", "shape": (2,)},
+        "image_seen": {"dtype": "bool", "shape": (1,)},
+        "actions": {"dtype": "float32", "shape": (2,)},
+    }
+    path, rng = tmp_path / "it", np.random.default_rng(0)
+    with DatasetWriter.create(path, FPS, features, version=version) as writer:
+        for _ in range(2):
+            columns = {key: np.zeros((4, 2), np.float32) for key in ("wrist_image_target", "actions")}
+            images = rng.integers(0, 255, (4, 16, 16, 3), np.uint8)
+            writer.add_episode(columns | {"image_seen": np.ones(4, bool)}, {"wrist_image": images}, "push")
+    if version == "v2.1":  # what was written before this was known
+        file = path / "meta/episodes_stats.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for line in lines:
+            line["stats"]["wrist_image_target"] = line["stats"]["actions"]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    split_dataset(path, tmp_path / "parts", split_num=2)
+    made = [tmp_path / "parts/split_0", tmp_path / "parts/split_1"]
+    for other in ("v2.1", "v3.0"):
+        made.append(tmp_path / other)
+        assert main(["convert", str(path), str(made[-1]), "--version", other]) == 0
+    for each in [*made, *([path] if version == "v3.0" else [])]:
+        dataset = LeRobotDataset.open(each)
+        for kept in (*dataset.episode_statistics().values(), dataset.statistics):
+            assert {"wrist_image", "actions", "index"} <= set(kept)
+            named = {key: values for key, values in kept.items() if "image" in key}
+            for values in named.values():
+                assert {value.shape for name, value in values.items() if name != "count"} == {(3, 1, 1)}
+        assert dataset.frames(0)["wrist_image_target"].shape == (4, 2)
+
+
+def test_quantiles_survive_a_split_and_a_resumption(tmp_path):
+    path = write(tmp_path / "it", "v3.0", episodes=4)
+    with DatasetWriter.resume(path) as writer:
+        add_episode(writer, 4)
+    split_dataset(path, tmp_path / "out", split_num=2)
+    for each in (path, tmp_path / "out/split_0", tmp_path / "out/split_1"):
+        found = LeRobotDataset.open(each).statistics
+        for key in ("state", "action", "image"):
+            assert (found[key]["q01"] <= found[key]["q50"]).all()
+            assert (found[key]["q50"] <= found[key]["q99"]).all()
+
+
+def test_a_conversion_adds_the_quantiles_that_others_do_not_keep(tmp_path):
+    path = write(tmp_path / "it", "v2.1", episodes=2)
+    file = path / "meta/episodes_stats.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for values in (values for line in lines for values in line["stats"].values()):
+        for name in [name for name in values if name.startswith("q")]:
+            del values[name]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "q01" not in LeRobotDataset.open(path).statistics["action"]
+    assert main(["convert", str(path), str(tmp_path / "new"), "--version", "v3.0"]) == 0
+    assert {"q01", "q99"} <= set(LeRobotDataset.open(tmp_path / "new").statistics["action"])
+
+
+def test_a_conversion_is_whole_or_absent(tmp_path, capsys, monkeypatch):
+    path = write(tmp_path / "it", "v2.1", video=True, episodes=3)
+    asked = ["convert", str(path), str(tmp_path / "new"), "--version", "v3.0"]
+    (tmp_path / ".new.partial/data").mkdir(parents=True)  # a killed one's
+    (tmp_path / "new").mkdir()
+    film = path / "videos/chunk-000/image/episode_000002.mp4"
+    shutil.move(film, tmp_path / "kept.mp4")
+    assert main(asked) == 2
+    assert "episode_000002.mp4" in capsys.readouterr().err.splitlines()[-1]
+    assert not any((tmp_path / "new").iterdir())
+    assert not (tmp_path / ".new.partial").exists()
+    shutil.move(tmp_path / "kept.mp4", film)
+    free = shutil.disk_usage(tmp_path)._replace(free=10)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda _: free)
+        assert main(asked) == 2
+    assert "10 are free" in capsys.readouterr().err.splitlines()[-1]
+    assert main(["convert", str(path), str(path / "inside"), "--version", "v3.0"]) == 2
+    assert "inside of the source" in capsys.readouterr().err.splitlines()[-1]
+    shutil.copytree(path, tmp_path / ".other.partial")
+    assert main(["convert", str(tmp_path / ".other.partial"), str(tmp_path / "other"), "--version", "v3.0"]) == 2
+    assert "holds the source" in capsys.readouterr().err.splitlines()[-1]
+    assert len(LeRobotDataset.open(tmp_path / ".other.partial").episodes) == 3
+    assert main(asked) == 0
+    record = json.loads((tmp_path / "new/meta/convert.json").read_text())
+    assert record["configuration"]["version"] == "v3.0"
+    assert record["copy"]["episodes"] == len(LeRobotDataset.open(tmp_path / "new").episodes) == 3
+    assert main(asked) == 2
+    assert "not empty" in capsys.readouterr().err.splitlines()[-1]
+
+
+def change(path, episode, change_table):
+    file = path / f"data/chunk-000/episode_{episode:06d}.parquet"
+    pq.write_table(change_table(pq.ParquetFile(file).read()), file)
+    return file
+
+
+def replaced(key, value):
+    """A change of a table: the second row of a column."""
+
+    def change_table(table):
+        cells = table[key].to_pylist()
+        cells[1] = value
+        column = pa.array(cells, table.schema.field(key).type)
+        return table.set_column(table.column_names.index(key), key, column)
+
+    return change_table
+
+
+@pytest.mark.parametrize("how", ["split", "convert"])
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda table: table.drop_columns(["state"]), ("lacks the column state",)),
+        (lambda table: table.drop_columns(["task_index"]), ("lacks the column task_index",)),
+        (lambda table: table.drop_columns(["image"]), ("lacks the column image",)),
+        (replaced("state", None), ("episode 1", "state", "nulls")),
+        (replaced("note", None), ("episode 1", "note", "nulls")),
+        (replaced("reward", None), ("episode 1", "reward", "nulls")),
+        (replaced("image", None), ("episode 1", "image", "holds no image")),
+        (replaced("task_index", None), ("episode 1", "task_index", "nulls")),
+        (replaced("episode_index", None), ("episode 1", "None")),
+        (replaced("task_index", 9), ("episode 1", "task 9", "not among the dataset's 2")),
+    ],
+)
+def test_damaged_episodes_are_one_line(how, spoil, said, tmp_path, capsys):
+    path = write(tmp_path / "it", "v2.1", episodes=3)
+    file = change(path, 1, spoil)
+    out = str(tmp_path / "out")
+    asked = {
+        "split": ["--source-path", str(path), "--dst-path", out, "--split-num", "2"],
+        "convert": [str(path), out, "--version", "v3.0"],
+    }
+    assert main([how, *asked[how]]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"vlascope-datasets: {file}: ")
+    for part in said:
+        assert part in line
+    assert not list(tmp_path.glob("out/[!.]*"))
+
+
+def test_an_episode_without_frames_is_named(tmp_path):
+    path = write(tmp_path / "it", "v2.1", episodes=3)
+    file = change(path, 1, lambda table: table.slice(0, 0))
+    lines = [json.loads(line) for line in (path / "meta/episodes.jsonl").read_text().splitlines()]
+    lines[1]["length"] = 0
+    (path / "meta/episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DamagedError) as error:
+        split_dataset(path, tmp_path / "out", split_num=1)
+    one_line(error, file, "episode 1", "no frames")
+
+
+def test_a_negative_seed_is_one_line(tmp_path, capsys):
+    path = write(tmp_path / "it", "v2.1", episodes=2)
+    asked = [
+        "split",
+        "--source-path",
+        str(path),
+        "--dst-path",
+        str(tmp_path / "out"),
+        "--split-num",
+        "2",
+        "--seed",
+        "-1",
+    ]
+    assert main(asked) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "vlascope-datasets: seed: expected at least 0, found -1"
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("spelling", ["_", "-"])

@@ -99,6 +99,20 @@ def test_every_damage_is_found_and_named(tmp_path):
     assert summary["anomalies"]["count"] == sum(map(len, expected.values()))
 
 
+@pytest.mark.parametrize("video", [False, True])
+def test_an_episode_without_frames_is_listed_and_ends_nothing(video, tmp_path):
+    path = write(tmp_path / "it", "v2.1", video=video, episodes=3)
+    file = path / "data/chunk-000/episode_000001.parquet"
+    pq.write_table(pq.ParquetFile(file).read().slice(0, 0), file)
+    lines = [json.loads(line) for line in (path / "meta/episodes.jsonl").read_text().splitlines()]
+    lines[1]["length"] = 0
+    (path / "meta/episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = survey(path)
+    assert summary["total_frames"] == length(0) + length(2)
+    assert kinds(summary, "data/chunk-000/episode_000001.parquet") == ["empty"]
+    assert main(["stats", str(path), "--out", str(tmp_path / "out")]) == 0
+
+
 def test_cameras_and_lengths_that_stand_out(tmp_path):
     features = {"camera": {"dtype": "image", "shape": (16, 16, 3)}, "action": {"dtype": "float32", "shape": (1,)}}
     noise = np.random.default_rng(0).integers(0, 255, (90, 16, 16, 3), np.uint8)

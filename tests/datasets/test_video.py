@@ -90,6 +90,23 @@ def test_a_cut_between_keyframes_is_encoded_again(tmp_path):
     assert_greys(read_frames(tmp_path / "cut.mp4", 0.0, range(6), 10.0), range(5, 11))
 
 
+@pytest.mark.parametrize("first", [5, 6, 7, 8, 9])
+def test_a_cut_whose_b_frames_are_made_of_what_follows_is_encoded_again(tmp_path, first):
+    """Two episodes in one stream, the second within a group of pictures: no cut loses what the first's last frames need."""
+    path = encode(tmp_path / "v.mp4", 20, b_frames=True, gop=60)
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        order = [round(float((packet.pts or 0) * (packet.time_base or 0)) * 10) for packet in packets]
+    if order == sorted(order):
+        pytest.skip("this encoder makes no B-frames")
+    how = extract(path, tmp_path / "cut.mp4", 0.0, first, 10.0, alone=False)
+    assert how == ("cut" if sorted(order[:first]) == list(range(first)) else "encoded again")
+    assert describe(tmp_path / "cut.mp4")["frames"] == first
+    assert_greys(read_frames(tmp_path / "cut.mp4", 0.0, range(first), 10.0), range(first))
+    assert extract(path, tmp_path / "rest.mp4", first / 10, 20 - first, 10.0, alone=False) == "encoded again"
+    assert_greys(read_frames(tmp_path / "rest.mp4", 0.0, range(20 - first), 10.0), range(first, 20))
+
+
 def test_a_file_of_its_own_is_copied(tmp_path):
     path = encode(tmp_path / "v.mp4", 5)
     assert extract(path, tmp_path / "copy.mp4", 0.0, 5, 10.0, alone=True) == "copied"

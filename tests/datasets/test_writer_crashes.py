@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import signal
 import subprocess
@@ -11,12 +12,27 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from vlascope_datasets import DatasetError, DatasetWriter, LeRobotDataset
+from vlascope_datasets import DamagedError, DatasetError, DatasetWriter, LeRobotDataset
 from vlascope_datasets import files as files_module
+from vlascope_datasets import writer as writer_module
 from vlascope_datasets.layouts import write_v2, write_v3
 
-from tests.datasets.dataset_fixtures import FEATURES, FPS, TASKS, add, frames, length, level, one_line, write
+from tests.datasets.dataset_fixtures import (
+    FEATURES,
+    FPS,
+    TASKS,
+    add,
+    frames,
+    image,
+    length,
+    level,
+    one_line,
+    task,
+    write,
+)
 
 VERSIONS = ("v2.1", "v3.0")
 
@@ -91,6 +107,70 @@ def test_a_failure_at_every_step(version, tmp_path, monkeypatch):
     assert k >= 6
 
 
+def rows(path: Path) -> int:
+    """In all data files: LeRobot reads every one that it finds."""
+    return sum(pq.ParquetFile(table).metadata.num_rows for table in path.glob("data/**/*.parquet"))
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("goes_on", [False, True], ids=["ends", "goes on"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_interrupt_at_every_step(version, goes_on, after, tmp_path, monkeypatch):
+    """Ctrl-C before or after the k-th change on disk, for every k: the process lives on and tidies up."""
+    steps = {"left": 10**9}
+
+    def counted(function):
+        def step(*args, **kwargs):
+            steps["left"] -= 1
+            if steps["left"] == -1 and not after:
+                raise KeyboardInterrupt
+            returned = function(*args, **kwargs)
+            if steps["left"] == -1:
+                raise KeyboardInterrupt
+            return returned
+
+        return step
+
+    for name in ("move", "append_line", "write_json"):
+        wrapped = counted(getattr(files_module, name))
+        for module in (write_v2, write_v3):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, wrapped)
+    for k in range(60):
+        path, interrupted = tmp_path / str(k), 0
+        steps["left"] = 10**9
+        with DatasetWriter.create(path, FPS, FEATURES, version=version, video=True) as writer:
+            add(writer, 0)
+        writer = DatasetWriter.resume(path)
+        steps["left"] = k
+        try:
+            add(writer, 1)
+        except KeyboardInterrupt:
+            interrupted = 1
+            assert len(writer) in (1, 2)
+            if goes_on:
+                add(writer, len(writer))
+        try:
+            writer.close()
+        except KeyboardInterrupt:
+            interrupted = 2
+        steps["left"] = 10**9
+        if interrupted == 2:
+            DatasetWriter.resume(path).close()
+        assert check(path, len(writer)) == len(writer)
+        if version == "v3.0":  # of v2.1, the next one writes over what was not counted
+            assert rows(path) == sum(map(length, range(len(writer))))
+        with DatasetWriter.resume(path) as writer:
+            for episode in range(len(writer), 4):
+                add(writer, episode)
+        assert check(path, 4) == 4
+        assert rows(path) == sum(map(length, range(4)))
+        if not interrupted:
+            break
+    assert not interrupted
+    assert k >= 6
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_kills_at_any_moment(version, tmp_path):
     rng, acknowledged = random.Random(version), -1  # noqa: S311
@@ -118,6 +198,84 @@ def test_one_process_writes(version, tmp_path):
         DatasetWriter.resume(tmp_path / "it")
     one_line(error, tmp_path / "it", "another process")
     writer.close()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_is_written_until_the_lock_is_held_is_not_overwritten(version, tmp_path, monkeypatch):
+    path = write(tmp_path / "it", version, episodes=1)
+    locked = files_module.locked
+
+    def late(lock):
+        monkeypatch.setattr(writer_module, "locked", locked)
+        with DatasetWriter.resume(path) as other:
+            add(other, 1)
+        return locked(lock)
+
+    monkeypatch.setattr(writer_module, "locked", late)
+    with DatasetWriter.resume(path) as writer:
+        assert len(writer) == 2
+        add(writer, 2)
+    assert check(path, 3) == 3
+
+
+def rewrite_tasks(path, lines, *, end="\n"):
+    (path / "meta/tasks.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + end)
+    info = json.loads((path / "meta/info.json").read_text())
+    (path / "meta/info.json").write_text(json.dumps(info | {"total_tasks": len(lines)}))
+
+
+@pytest.mark.parametrize(
+    ("indices", "texts", "expected"),
+    [
+        ((0, 1), TASKS, 2),
+        ((0, 7), TASKS, 8),
+        ((7, 0), TASKS, 8),
+        ((0, 1, 2), (*TASKS, TASKS[0]), 3),
+        ((0, 1, 2), (TASKS[0], TASKS[0], TASKS[1]), 3),
+        ((0, 1, 9), (*TASKS, "never used"), 10),
+    ],
+    ids=["usual", "gap", "unordered", "twice", "twice in a row", "unused"],
+)
+@pytest.mark.parametrize("end", ["\n", ""], ids=["ended", "open"])
+def test_tasks_that_others_numbered_stay_as_they_are(indices, texts, expected, end, tmp_path):
+    path = write(tmp_path / "it", "v2.1", episodes=2)
+    for episode in range(2):  # the rows name the last index of their text
+        file = path / f"data/chunk-000/episode_{episode:06d}.parquet"
+        table, index = pq.ParquetFile(file).read(), dict(zip(texts, indices, strict=True))[task(episode)]
+        column = pa.array([index] * len(table), pa.int64())
+        pq.write_table(table.set_column(table.column_names.index("task_index"), "task_index", column), file)
+    lines = [{"task_index": n, "task": text} for n, text in zip(indices, texts, strict=True)]
+    rewrite_tasks(path, lines, end=end)
+    DatasetWriter.resume(path).close()
+    assert [json.loads(line) for line in (path / "meta/tasks.jsonl").read_text().splitlines()] == lines
+    with DatasetWriter.resume(path) as writer:
+        images = (image(2, frame) for frame in range(length(2)))
+        writer.add_episode(frames(2), {"image": images}, "lift the block")
+    dataset = LeRobotDataset.open(path)
+    assert [dataset.task(episode) for episode in range(3)] == [*TASKS, "lift the block"]
+    assert dataset.tasks == dict(zip(indices, texts, strict=True)) | {expected: "lift the block"}
+    assert dataset.info.total_tasks == len(dataset.tasks)
+
+
+def test_lines_without_an_end_go_on(tmp_path):
+    path = write(tmp_path / "it", "v2.1", episodes=2)
+    for name in ("tasks", "episodes", "episodes_stats"):
+        file = path / f"meta/{name}.jsonl"
+        file.write_text(file.read_text().removesuffix("\n"))
+    with DatasetWriter.resume(path) as writer:
+        add(writer, 2)
+    assert check(path, 3) == 3
+
+
+def test_metadata_that_lack_a_line_are_named_and_left_alone(tmp_path):
+    path = write(tmp_path / "it", "v2.1", episodes=2)
+    file = path / "meta/episodes_stats.jsonl"
+    file.write_text(file.read_text().splitlines()[1] + "\n")
+    before = file.read_bytes()
+    with pytest.raises(DamagedError) as error:
+        DatasetWriter.resume(path)
+    one_line(error, file, "episode_index 0", "missing")
+    assert file.read_bytes() == before
 
 
 def test_staged_episodes_of_v30_are_not_lost_and_not_shown(tmp_path):

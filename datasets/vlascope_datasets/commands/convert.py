@@ -24,22 +24,14 @@ class Convert(Options):
 
     def run(self) -> int:
         """Prints the cost, then converts."""
-        from vlascope_datasets.checksums import as_text
-        from vlascope_datasets.copying import copy_episodes
-        from vlascope_datasets.files import folder_bytes, write_json
-        from vlascope_datasets.provenance import provenance
+        from vlascope_datasets.converting import convert_dataset
+        from vlascope_datasets.files import folder_bytes
         from vlascope_datasets.reader import LeRobotDataset
-        from vlascope_datasets.splitting import describe, identity
         from vlascope_datasets.units import readable_bytes
 
         source = LeRobotDataset.open(self.source)
         print(f"{source!r}: about {readable_bytes(folder_bytes(source.root))} to write")
         with progress("converting", len(source.episodes)) as advance:
-            copied = copy_episodes(source, range(len(source.episodes)), self.out, self.version, advance)
-        record = {"configuration": dataclasses.asdict(self), "source": identity(source), "copy": describe(copied)}
-        configuration = {key: str(value) for key, value in record["configuration"].items()}
-        write_json(self.out / "meta" / "convert.json", record | {"configuration": configuration, **provenance()})
-        print(
-            f"{self.out}: {self.version}, {len(copied.episodes)} episodes, {copied.frames} frames, {as_text(copied.checksum)}"
-        )
+            copy = convert_dataset(source, self.out, self.version, advance)["copy"]
+        print(f"{self.out}: {self.version}, {copy['episodes']} episodes, {copy['frames']} frames, {copy['checksum']}")
         return 0

@@ -13,9 +13,9 @@ from vlascope_datasets.layouts.prepared import Prepared
 EPISODES_FILE = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 
 
-def tasks_table(tasks: Mapping[str, int]) -> pa.Table:
+def tasks_table(tasks: Mapping[int, str]) -> pa.Table:
     """Of `meta/tasks.parquet`. LeRobot reads it with pandas and looks tasks up in its index, so `task` is declared as one."""
-    table = pa.table({"task_index": pa.array(tasks.values(), pa.int64()), "task": pa.array(tasks, pa.string())})
+    table = pa.table({"task_index": pa.array(tasks, pa.int64()), "task": pa.array(tasks.values(), pa.string())})
     described = [
         {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
         for name, kind, numpy in (("task_index", "int64", "int64"), ("task", "unicode", "object"))

@@ -57,8 +57,10 @@ def read_v2(root: Path, info: DatasetInfo) -> Metadata:
         return {n: to_arrays(stats) for n, stats in kept.items() if n < info.total_episodes}
 
     def of_all() -> Statistics:
-        if (root / STATISTICS).is_file():
+        kept = of_episodes()
+        # v2.1 keeps none of the whole: a file that is there is left from v2.0, of the episodes that there were then
+        if (info.version == "v2.0" or not kept) and (root / STATISTICS).is_file():
             return to_arrays(read_json(root / STATISTICS))
-        return aggregate(of_episodes().values())
+        return aggregate(kept.values())
 
     return Metadata(tasks, tuple(episodes), of_all, of_episodes)

@@ -6,12 +6,13 @@ writer left beyond that count is cut off and written over when the dataset is op
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 from vlascope_datasets.errors import DamagedError
-from vlascope_datasets.files import append_line, move, write_json
-from vlascope_datasets.info import INFO, DatasetInfo
+from vlascope_datasets.files import append_line, move, replace, write_json
+from vlascope_datasets.info import INFO, DatasetInfo, read_info
 from vlascope_datasets.layouts.prepared import Prepared
 from vlascope_datasets.layouts.read_v2 import EPISODE_STATISTICS, EPISODES, TASKS, data_file, video_file
 from vlascope_datasets.statistics import to_lists
@@ -22,13 +23,13 @@ class WriterV2:
 
     Attributes:
         info: as last committed.
-        tasks: task index by instruction, committed ones.
+        tasks: instruction by task index, committed ones.
     """
 
     # an episode is a file: small groups make one image cheap to reach
     row_group = 32
 
-    def __init__(self, root: Path, info: DatasetInfo, tasks: Mapping[str, int]):
+    def __init__(self, root: Path, info: DatasetInfo, tasks: Mapping[int, str]):
         self.root, self.info, self.tasks = root, info, dict(tasks)
         if info.total_episodes == 0:
             write_json(root / INFO, info.to_map())
@@ -36,12 +37,14 @@ class WriterV2:
 
     def _cut_back(self) -> None:
         """Cuts off lines of metadata beyond what is committed."""
-        episodes = self.info.total_episodes
-        for name, count in ((TASKS, len(self.tasks)), (EPISODES, episodes), (EPISODE_STATISTICS, episodes)):
-            _keep_lines(self.root / name, count)
+        _keep_lines(self.root / TASKS, "task_index", set(self.tasks))
+        for name in (EPISODES, EPISODE_STATISTICS):
+            _keep_lines(self.root / name, "episode_index", set(range(self.info.total_episodes)))
 
-    def commit(self, episode: Prepared, info: DatasetInfo, tasks: Mapping[str, int]) -> None:
+    def commit(self, episode: Prepared, info: DatasetInfo, tasks: Mapping[int, str]) -> None:
         """Adds one episode; it exists once this returns, and not before its last step.
+
+        Where this raises, `info` and `tasks` say whether it exists: an interrupt may come after that step.
 
         Args:
             episode: its files, which are moved.
@@ -53,8 +56,8 @@ class WriterV2:
         for key, video in episode.videos.items():
             move(video, self.root / video_file(info, number, key))
         try:
-            for task, index in tasks.items():
-                if task not in self.tasks:
+            for index, task in tasks.items():
+                if index not in self.tasks:
                     append_line(self.root / TASKS, {"task_index": index, "task": task})
             line = {"episode_index": number, "tasks": list(episode.tasks), "length": episode.length}
             append_line(
@@ -62,10 +65,13 @@ class WriterV2:
             )
             append_line(self.root / EPISODES, line)
             write_json(self.root / INFO, info.to_map())
+            self.info, self.tasks = info, dict(tasks)
         except BaseException:
-            self._cut_back()
+            if read_info(self.root).total_episodes > number:
+                self.info, self.tasks = info, dict(tasks)
+            else:
+                self._cut_back()
             raise
-        self.info, self.tasks = info, dict(tasks)
 
     def finish(self) -> None:
         """Nothing is left to do: every episode was committed."""
@@ -75,18 +81,33 @@ class WriterV2:
         return []
 
 
-def _keep_lines(path: Path, count: int) -> None:
-    """Leaves the first `count` lines of a file, which is made where it is missing."""
+def _keep_lines(path: Path, key: str, wanted: Set[int]) -> None:
+    """Leaves the lines of a file whose `key` is wanted, as they are; the file is made where it is missing.
+
+    A last line may lack its end: others write it so. One that was not written to its end is no JSON, and is left out.
+
+    Raises:
+        DamagedError: a number is missing, or another line has none.
+    """
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         return
     content = path.read_bytes()
-    end = 0
-    for number in range(count):
-        end = content.find(b"\n", end) + 1
-        if not end:
-            raise DamagedError(f"{path}: expected {count} lines, found {number}")
-    if end < len(content):
-        with path.open("r+b") as file:
-            file.truncate(end)
+    lines, kept, found = content.split(b"\n"), [], set()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            index = int(json.loads(line)[key])
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break
+            raise DamagedError(f"{path}: line {number} has no {key} ({error})") from error
+        if index in wanted:
+            kept.append(line + b"\n")
+            found.add(index)
+    if missing := sorted(wanted - found):
+        raise DamagedError(f"{path}: {key} {missing[0]} is missing, one of {len(wanted)}")
+    if (whole := b"".join(kept)) != content:
+        replace(path, whole)

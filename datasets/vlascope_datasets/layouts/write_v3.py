@@ -34,13 +34,13 @@ class WriterV3:
 
     Attributes:
         info: with everything that is committed or waits.
-        tasks: task index by instruction, likewise.
+        tasks: instruction by task index, likewise.
     """
 
     # an episode is a row group: what LeRobot's own recorder writes
     row_group = None
 
-    def __init__(self, root: Path, staging: Path, info: DatasetInfo, tasks: Mapping[str, int]):
+    def __init__(self, root: Path, staging: Path, info: DatasetInfo, tasks: Mapping[int, str]):
         self.root, self.staging, self.info, self.tasks = root, staging, info, dict(tasks)
         self._committed = info.total_episodes
         if not (root / INFO).is_file():
@@ -56,18 +56,24 @@ class WriterV3:
     def _folder(self, number: int) -> Path:
         return self.staging / f"episode_{number:06d}"
 
-    def commit(self, episode: Prepared, info: DatasetInfo, tasks: Mapping[str, int]) -> None:
-        """Stages one episode: its folder is renamed when everything is in it."""
+    def commit(self, episode: Prepared, info: DatasetInfo, tasks: Mapping[int, str]) -> None:
+        """Stages one episode: its folder is renamed when everything is in it.
+
+        Where this raises, `info` and `tasks` say whether it is staged: an interrupt may come after that step.
+        """
+        made, folder = episode.table.parent, self._folder(episode.index)
         for file in (episode.table, *episode.videos.values()):
             move(file, file)
-        write_json(episode.table.parent / RECORD, episode.to_map())
-        folder = self._folder(episode.index)
-        shutil.rmtree(folder, ignore_errors=True)
-        move(episode.table.parent, folder)
+        write_json(made / RECORD, episode.to_map())
         if not (self.root / INFO).is_file():
             # now the features say how videos are encoded
             write_json(self.staging / FRESH, dataclasses.replace(info, total_episodes=0, total_frames=0).to_map())
-        self.info, self.tasks = info, dict(tasks)
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            move(made, folder)
+        finally:
+            if folder.is_dir() and not made.is_dir():
+                self.info, self.tasks = info, dict(tasks)
 
     def finish(self) -> None:
         """Joins what waits. Killed at any moment, the dataset is what it was before, and this can be done again."""

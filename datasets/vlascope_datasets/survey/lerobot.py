@@ -50,8 +50,11 @@ def survey_lerobot(root: Path, on_episode: Callable[[], None], *, images: bool =
             path = root / file
             if path.is_file():
                 found.nbytes += round(path.stat().st_size * episode.length / max(1, sharing[file]))
-        _read(dataset, episode.index, found, action_key)
-        if images and not any(anomaly.kind in ("unreadable", "missing_file") for anomaly in found.anomalies):
+        if episode.length < 1:
+            found.report("empty", "no frames")
+        else:
+            _read(dataset, episode.index, found, action_key)
+        if images and not any(anomaly.kind in ("empty", "unreadable", "missing_file") for anomaly in found.anomalies):
             _look(dataset, episode.index, found)
         facts.episodes.append(found)
         on_episode()

@@ -50,9 +50,9 @@ class Demonstrate:
     render: Literal["fast", "full"] = "fast"
     """`full` draws what robosuite draws; `fast` is four times sooner."""
     dataset_version: Literal["v2.1", "v3.0"] = "v2.1"
-    """LeRobot's format; openpi reads v2.1."""
+    """LeRobot's format; openpi reads v2.1. With `resume`, that of the dataset."""
     keep_failures: bool = False
-    """Put failed demonstrations into the dataset too."""
+    """Put failed demonstrations into the dataset too. With `resume`, those that were left out before are made again."""
     record: bool = True
     """Without, nothing is drawn and no dataset is made: only the success rates, in half the time."""
     workers: int = 1

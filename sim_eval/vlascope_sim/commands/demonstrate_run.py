@@ -64,10 +64,12 @@ def run_demonstrate(options: Demonstrate) -> int:
 
 
 def _planned(options: Demonstrate) -> tuple[Demonstration, ...]:
-    for name, least in ("workers", 1), ("image_size", 16), ("max_steps", 1):
+    for name, least in ("workers", 1), ("image_size", 16), ("max_steps", 1), ("noise_bursts", 0):
         value = getattr(options, name)
         if value is not None and value < least:
             raise SimulationError(f"{name} {value}: expected at least {least}")
+    if not options.noise_sigmas or not all(sigma >= 0 for sigma in options.noise_sigmas):
+        raise SimulationError(f"noise_sigmas {options.noise_sigmas}: expected one or more, each at least 0")
     noise = NoiseOptions(options.noise_sigmas, options.noise_bursts) if options.noise else NO_NOISE
     everything = tuple(range(len(suite_tasks(options.suite))))
     return plan(
@@ -97,7 +99,9 @@ def _collect(options: Demonstrate, wanted: tuple[Demonstration, ...], assets: As
         raise SimulationError(f"{folder}: no such folder to go on with; leave `--resume` out")
     with _writer(options) as writer:
         listed = DemonstrationList(folder, 0 if writer is None else len(writer))
-        missing = [demonstration for demonstration in wanted if demonstration.id not in listed.done]
+        # a failure that was left out is not there to be kept: it is made again
+        done = listed.done - (listed.left_out if options.keep_failures and writer is not None else set())
+        missing = [demonstration for demonstration in wanted if demonstration.id not in done]
         provenance = _provenance(options, assets)
         run = append_line(folder / RUNS_FILE, provenance)
         begun, frames_made = time.monotonic(), 0

@@ -37,13 +37,18 @@ def open_dataset(folder: Path, image_size: int, version: str, *, resume: bool) -
 
     Raises:
         vlascope_datasets.DatasetError: the folder holds something, or with `resume`, no dataset.
-        SimulationError: the dataset to go on with has other columns, or images of another size.
+        SimulationError: the dataset to go on with is of another version, has other columns, or images of another size.
     """
     if not resume:
         return DatasetWriter.create(
             folder, fps=CONTROL_HZ, features=features(image_size), robot_type="panda", version=version
         )
     writer = DatasetWriter.resume(folder)
+    if writer.info.version != version:
+        writer.close()
+        raise SimulationError(
+            f"{folder}: dataset_version {version}: the dataset is {writer.info.version}; go on with that, or convert it"
+        )
     found, wanted = writer.info.features, features(image_size)
     for name, feature in wanted.items():
         if name not in found or list(found[name]["shape"]) != list(feature["shape"]):

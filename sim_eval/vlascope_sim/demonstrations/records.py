@@ -26,7 +26,7 @@ class DemonstrationList:
 
     Attributes:
         rows: every line, as a map: `id`, `collection` (line of `collections.jsonl`), `dataset_episode` (None where it was not
-            kept), `demonstration`, `outcome`.
+            kept), `demonstration`, `outcome`. One a demonstration: where it was made again, the later line counts.
 
     Raises:
         SimulationError: a line other than the last is no such map.
@@ -36,23 +36,32 @@ class DemonstrationList:
         """Opens the list of a dataset that has so many episodes."""
         self._path = folder / LIST_FILE
         lines = self._path.read_text().splitlines() if self._path.exists() else []
-        self.rows: list[dict[str, Any]] = []
+        rows: dict[str, dict[str, Any]] = {}
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
-                kept = row["dataset_episode"]
+                kept, name = row["dataset_episode"], row["id"]
             except (ValueError, KeyError, TypeError) as error:
                 if number == len(lines):
                     break
                 raise SimulationError(f"{self._path}, line {number}: no demonstration ({error})") from error
             if kept is None or kept < episodes:
-                self.rows.append(row)
+                rows.pop(name, None)
+                rows[name] = row
+        self.rows = list(rows.values())
         self._rewrite()
 
     @property
     def done(self) -> set[str]:
         """Ids of the demonstrations that were tried."""
         return {row["id"] for row in self.rows}
+
+    @property
+    def left_out(self) -> set[str]:
+        """Ids of those that were tried, failed, and are not in the dataset; a scene without room gives nothing to put there."""
+        return {
+            row["id"] for row in self.rows if row["dataset_episode"] is None and row["outcome"].get("problem") is None
+        }
 
     def append(
         self, demonstration: Demonstration, outcome: Outcome, collection: int, dataset_episode: int | None
@@ -66,7 +75,7 @@ class DemonstrationList:
             "outcome": dataclasses.asdict(outcome),
         }
         append_line(self._path, row)
-        self.rows.append(row)
+        self.rows = [other for other in self.rows if other["id"] != row["id"]] + [row]
 
     def _rewrite(self) -> None:
         partial = self._path.with_suffix(".partial")

@@ -7,15 +7,16 @@ import json
 
 import numpy as np
 import pytest
-from vlascope_datasets import LeRobotDataset
-from vlascope_sim.commands import main
+from vlascope_datasets import DatasetWriter, LeRobotDataset
+from vlascope_sim.commands import demonstrate_run, main
 from vlascope_sim.demonstrations import Expert, goals_of
 from vlascope_sim.demonstrations.collect import Collector
-from vlascope_sim.demonstrations.episode import AFTERWARDS
+from vlascope_sim.demonstrations.dataset import features, open_dataset
+from vlascope_sim.demonstrations.episode import AFTERWARDS, Frames, Outcome
 from vlascope_sim.demonstrations.noise import NoiseOptions
 from vlascope_sim.demonstrations.plan import plan
 from vlascope_sim.demonstrations.success import Watch
-from vlascope_sim.environment import LiberoEnvironment, load_task
+from vlascope_sim.environment import LiberoEnvironment, SimulationError, load_task
 from vlascope_sim.perturb.scene import Scene
 
 SIZE = 48
@@ -156,6 +157,48 @@ def test_a_demonstration_that_was_announced_and_not_written_is_made_again(tmp_pa
     assert len((tmp_path / "demonstrations.jsonl").read_text().splitlines()) == 2
 
 
+def test_failures_that_were_left_out_are_made_again_where_they_are_to_be_kept(assets, tmp_path, monkeypatch):
+    made = []
+
+    def failing(demonstrations, *_, **__):
+        for demonstration in demonstrations:
+            made.append(demonstration.episode)
+            if demonstration.episode == 2:
+                yield demonstration, Outcome(success=False, problem="no room"), None
+            else:
+                pictures = np.zeros((3, SIZE, SIZE, 3), np.uint8)
+                state, actions, target = (np.zeros((3, n), np.float32) for n in (8, 7, 2))
+                frames = Frames(pictures, pictures, state, actions, np.ones(3, bool), target, target)
+                yield demonstration, Outcome(success=False, steps=3, frames=3), frames
+
+    monkeypatch.setattr(demonstrate_run, "collect", failing)
+    folder = tmp_path / "demonstrations"
+    asked = ["demonstrate", "--output", str(folder), "--assets", str(assets.folder), "--tasks", "1"]
+    asked += ["--episodes", "0-2", "--image-size", str(SIZE)]
+    assert main(asked) == 1
+    assert main([*asked, "--resume"]) == 1
+    assert made == [0, 1, 2]
+    assert main([*asked, "--resume", "--keep-failures"]) == 0
+    assert made == [0, 1, 2, 0, 1]
+    assert main([*asked, "--resume", "--keep-failures"]) == 0
+    assert made == [0, 1, 2, 0, 1]
+    assert len(LeRobotDataset.open(folder).episodes) == 2
+    rows = [json.loads(line) for line in (folder / "demonstrations.jsonl").read_text().splitlines()]
+    assert {row["demonstration"]["episode"]: row["dataset_episode"] for row in rows} == {0: 0, 1: 1, 2: None}
+    assert len(rows) == 3
+    summary = json.loads((folder / "summary.json").read_text())["all"]
+    assert (summary["tried"], summary["no_room"]) == (2, 1)
+
+
+def test_another_version_than_the_datasets_is_refused(tmp_path):
+    with DatasetWriter.create(tmp_path / "it", fps=20, features=features(SIZE), version="v3.0"):
+        pass
+    with pytest.raises(SimulationError) as error:
+        open_dataset(tmp_path / "it", SIZE, "v2.1", resume=True)
+    assert "dataset_version v2.1: the dataset is v3.0" in str(error.value)
+    open_dataset(tmp_path / "it", SIZE, "v3.0", resume=True).close()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -163,6 +206,8 @@ def test_a_demonstration_that_was_announced_and_not_written_is_made_again(tmp_pa
         (["--suite", "libero_spatial", "--targets", "all"], "targets 'all'"),
         (["--workers", "0"], "workers 0"),
         (["--max-steps", "0"], "max_steps 0"),
+        (["--noise", "--noise-bursts", "-1"], "noise_bursts -1"),
+        (["--noise", "--noise-sigmas", "0.1", "-0.1"], "noise_sigmas (0.1, -0.1)"),
         (["--tasks", "11"], "task 11"),
         (["--resume"], "no such folder"),
     ],
