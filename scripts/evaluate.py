@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 from commands import StepError, ends_with_one_line, run, server
+from vlascope_server.checkpoints import CheckpointError
+from vlascope_server.policies import Policy
 from vlascope_sim.environment import load_task
 from vlascope_sim.rollout.results import ResultFile, final_rows
 from vlascope_sim.rollout.statistics import wilson_interval
@@ -23,9 +25,6 @@ from vlascope_sim.rollout.told import own_object
 
 SEED = "1007"
 """Not that of the demonstrations: scenes that are perturbed here were never trained on, nor were initial states from 40 on."""
-
-ASKED = "asked.json"
-"""In each condition's folder once it is done: the options that it was made with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,16 +99,16 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if out.exists() and not options.resume:
         raise StepError(f"{out}: exists; expected a new folder, or --resume")
     out.mkdir(parents=True, exist_ok=True)
+    _same_policy(out, options.checkpoint)
     with server("--checkpoint", options.checkpoint, "--seed", "0", log=out / "server.log") as url:
         for name in names:
             folder, asked = out / name, (*_options(known[name], options.tasks), *_asked(options))
-            _same_as_before(folder, asked)
+            _same_as_before(out / f"{name}.asked.json", asked)
             again = (
                 ("--resume", str(folder), "--retry-errors") if folder.exists() else (*asked, "--output", str(folder))
             )
             run("vlascope-sim", "rollout", "--server", url, "--workers", options.workers, *again)
-            (folder / ASKED).write_text(json.dumps(asked) + "\n")
-    there = [condition for condition in CONDITIONS if (out / condition.name / ASKED).exists()]
+    there = [condition for condition in CONDITIONS if _is_whole(out / condition.name)]
     return {
         "about": "Closed loop on stand-in assets; says nothing of LIBERO's published scores.",
         "checkpoint": options.checkpoint,
@@ -134,12 +133,27 @@ def _options(condition: Condition, tasks: str | None) -> tuple[str, ...]:
     return (*options, "--tasks", tasks)
 
 
-def _same_as_before(folder: Path, asked: tuple[str, ...]) -> None:
-    file = folder / ASKED
+def _same_as_before(file: Path, asked: tuple[str, ...]) -> None:
+    """Writes down what is asked of a condition before it begins: an interrupted one goes on with nothing else."""
     if file.exists() and tuple(json.loads(file.read_text())) != asked:
-        raise StepError(
-            f"{folder}: was made with {' '.join(json.loads(file.read_text()))}; ask the same, or give a new --out"
-        )
+        raise StepError(f"{file}: says {' '.join(json.loads(file.read_text()))}; ask the same, or give a new --out")
+    file.write_text(json.dumps(asked) + "\n")
+
+
+def _same_policy(out: Path, checkpoint: str) -> None:
+    """One folder, and one table, is of one policy."""
+    made = {json.loads(file.read_text())["server"]["fingerprint"] for file in out.glob("*/provenance.json")}
+    try:
+        now = Policy.load(checkpoint).fingerprint
+    except CheckpointError as error:
+        raise StepError(str(error)) from None
+    if made and made != {now}:
+        raise StepError(f"{out}: has results of {', '.join(sorted(made))}, {checkpoint} is {now}; give a new --out")
+
+
+def _is_whole(folder: Path) -> bool:
+    summary = folder / "summary.json"
+    return summary.exists() and json.loads(summary.read_text())["suite"]["missing"] == 0
 
 
 def describe(condition: Condition, folder: Path) -> dict[str, Any]:

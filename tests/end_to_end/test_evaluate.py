@@ -39,3 +39,7 @@ def test_conditions_are_run_and_counted(tmp_path):
     refused = evaluate("tiny", *asked)
     assert refused.returncode == 1
     assert "exists; expected a new folder, or --resume" in refused.stderr
+    for policy, episodes, said in (("tiny", "40", "ask the same"), ("tiny-drawn", "40-41", "has results of")):
+        other = evaluate(policy, *asked, "--resume", "--episodes", episodes)
+        assert other.returncode == 1
+        assert said in other.stderr

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TypeVar
 
 import jax
@@ -42,11 +42,13 @@ def parameter_shapes(config: Pi0Config) -> Shapes:
     return dict(sorted(shapes.items()))
 
 
-def init_params(config: Pi0Config, seed: int = 0, dtype: str = "float32") -> dict[str, jax.Array]:
+def init_params(
+    config: Pi0Config, seed: int = 0, dtype: str = "float32", *, names: Collection[str] | None = None
+) -> dict[str, jax.Array]:
     """Random parameters with unit-gain products, the same for a name, a shape and a seed wherever they are drawn.
 
     Small enough to stay finite through any depth, large enough that attention is not uniform: for tests, benchmarks and
-    the start of training from scratch.
+    the start of training from scratch. `names` are those that are wanted; all unless given.
     """
 
     def draw(name: str, shape: tuple[int, ...]) -> jax.Array:
@@ -59,7 +61,8 @@ def init_params(config: Pi0Config, seed: int = 0, dtype: str = "float32") -> dic
         noise *= np.float32(scale)
         return jnp.asarray(noise + np.float32(offset) if offset else noise, dtype)
 
-    return {name: draw(name, shape) for name, shape in parameter_shapes(config).items()}
+    shapes = parameter_shapes(config)
+    return {name: draw(name, shape) for name, shape in shapes.items() if names is None or name in names}
 
 
 def lora_frozen(name: str) -> bool:

@@ -32,8 +32,8 @@ class Frames:
         labelled: false where the label is to be ignored.
         prompt: number in `prompts`.
         prompts: the instructions.
-        targets: model slot -> where the told object is seen, as shares of the picture's side from its left and top; outside
-            of [0, 1] where it is not. For the cameras of which the dataset says so.
+        targets: model slot -> where the told object is seen, as shares of the camera's picture from its left and top; -1
+            where it is not. For the cameras of which the dataset says so.
     """
 
     episode: Int[np.ndarray, " N"]

@@ -35,10 +35,10 @@ class ImageCache:
             dataset: whose images.
             cameras: model slot -> the dataset's camera.
             size: the model's, in pixels.
-            folder: of all caches; a folder in it is this dataset's.
+            folder: of all caches; a folder in it is this dataset's, and grows with it.
         """
         self._dataset, self._cameras, self._size = dataset, dict(cameras), size
-        self.folder = None if folder is None else folder / _fingerprint(dataset, size)
+        self.folder = None if folder is None else folder / _name(dataset, size)
         self._mapped: dict[tuple[str, int], np.ndarray] = {}
         self._lock = threading.Lock()
 
@@ -87,11 +87,29 @@ class ImageCache:
         key = camera, episode
         if key not in self._mapped:
             with self._lock:
-                self._mapped[key] = np.load(self._path(camera, episode), mmap_mode="r", allow_pickle=False)
+                self._mapped[key] = self._load(camera, episode)
         return self._mapped[key][frame]
 
+    def _load(self, camera: str, episode: int) -> np.ndarray:
+        path = self._path(camera, episode)
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, FileNotFoundError):  # a power cut left half of it, or somebody cleared the cache
+            self._write(camera, episode)
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+
     def _path(self, camera: str, episode: int) -> Path:
-        return (self.folder or Path()) / camera / f"episode_{episode:06d}.npy"
+        return (self.folder or Path()) / camera / f"episode_{episode:06d}-{self._source(camera, episode)}.npy"
+
+    def _source(self, camera: str, number: int) -> str:
+        """Of where an episode's images come from, as it looks from outside: changed there, they are resized anew."""
+        episode = self._dataset.episode(number)
+        span = episode.videos.get(camera)
+        file = self._dataset.root / (episode.file if span is None else span.file)
+        where = episode.first_row if span is None else span.start
+        status = file.stat() if file.is_file() else None
+        looks = [status and status.st_size, status and status.st_mtime_ns, where, episode.length]
+        return hashlib.sha256(json.dumps(looks).encode()).hexdigest()[:12]
 
     def _is_there(self, camera: str, episode: int) -> bool:
         return self.folder is not None and self._path(camera, episode).is_file()
@@ -104,19 +122,14 @@ class ImageCache:
             images = resize_with_pad(self._dataset.images(episode, camera), self._size)
             with partial.open("wb") as file:
                 np.save(file, np.ascontiguousarray(images), allow_pickle=False)
+            for stale in path.parent.glob(f"episode_{episode:06d}-*.npy"):
+                stale.unlink(missing_ok=True)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
 
 
-def _fingerprint(dataset: LeRobotDataset, size: int) -> str:
-    """Of where the dataset is, what its metadata say and how its files look from outside; another one has another cache."""
-    digest = hashlib.sha256(json.dumps([str(dataset.root.resolve()), size, dataset.info.to_map()]).encode())
-    files = {episode.file for episode in dataset.episodes}
-    files |= {span.file for episode in dataset.episodes for span in episode.videos.values()}
-    for file in sorted(files):
-        path = dataset.root / file
-        if path.is_file():
-            status = path.stat()
-            digest.update(f"{file} {status.st_size} {status.st_mtime_ns}".encode())
-    return f"{dataset.root.resolve().name}-{size}-{digest.hexdigest()[:16]}"
+def _name(dataset: LeRobotDataset, size: int) -> str:
+    """Readable, and another one for each place of a dataset and size."""
+    root = dataset.root.resolve()
+    return f"{root.name}-{size}-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"

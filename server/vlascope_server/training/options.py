@@ -20,6 +20,7 @@ MAY_CHANGE = frozenset(
         "validate_every",
         "workers",
         "prefetch",
+        "cache_images",
     }
 )
 """Options that a resumed run may be given anew: none but `steps` (the cosine's length) changes a number that it computes."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from vlascope_datasets import LeRobotDataset
 
 from vlascope_server.cache import cache_folder
 from vlascope_server.checkpoints import Checkpoint, Record, load_checkpoint
-from vlascope_server.model import Lora, Pi0Config, init_params, lora_frozen
+from vlascope_server.model import Lora, Pi0Config, init_params, lora_frozen, parameter_shapes
 from vlascope_server.policies.assembly import find_cameras, find_conventions, find_dtype, find_robot, find_tokenizer
 from vlascope_server.prompts import Tokenizer
 from vlascope_server.robots import NormStats, NormStatsError, RobotInputError, RobotIO, RobotPipeline
+from vlascope_server.robots.images import places_with_pad
 from vlascope_server.training.columns import Columns, find_columns
 from vlascope_server.training.errors import TrainingError
 from vlascope_server.training.frames import Frames, choose_episodes, read_frames
@@ -84,7 +85,7 @@ class Prepared:
 
 
 def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
-    """Loads weights and the dataset's numbers; decodes no image.
+    """Loads weights and the dataset's numbers; decodes no image but, with grounding, one of each camera.
 
     Args:
         options: of the run.
@@ -107,10 +108,13 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
             " vlascope-sim demonstrate writes them"
         )
     episodes, held_out = choose_episodes(dataset, options)
-    frames = read_frames(dataset, robot, columns, episodes)
+    parts = [read_frames(dataset, robot, columns, part) for part in (episodes, held_out) if part]
     conventions = find_conventions(checkpoint, robot, options.delta_actions)
     config, params = _architecture(options, checkpoint, robot)
     horizon, pad = config.action_horizon, options.pad
+    if options.grounding:
+        parts = [_targets_as_resized(part, dataset, columns, config.vision.image_size) for part in parts]
+    frames = parts[0]
     # statistics that were drawn with the weights say nothing, and those of a run stay what they were
     measured = not resumed and (drawn or options.norm_stats == "dataset" or checkpoint.norm_stats is None)
     if options.norm_stats == "checkpoint" and measured:
@@ -132,11 +136,13 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
     cache = cache_folder() / "training" if options.cache_images else None
     images = ImageCache(dataset, columns.cameras, config.vision.image_size, cache)
 
-    trimmed = config if state_in_prompt else _trimmed(config, tokenizer, dataset)
+    longest = _longest(config, tokenizer, parts, state_in_prompt)
+    trimmed = config if state_in_prompt else dataclasses.replace(config, max_token_len=longest)
 
     def batches(frames: Frames) -> Batches:
         return Batches(frames, images, pipeline, tokenizer, trimmed, state_in_prompt=state_in_prompt, pad=pad)
 
+    training, *rest = map(batches, parts)
     record = dataclasses.replace(
         checkpoint.record,
         robot=robot.spec.name,
@@ -156,8 +162,8 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
         asset_id=options.asset_id or checkpoint.asset_id or robot.spec.name,
         record=record,
         tokenizer=checkpoint.tokenizer,
-        training=batches(frames),
-        validation=_validation(dataset, robot, columns, held_out, batches),
+        training=training,
+        validation=next((part for part in rest if len(part.rows)), None),
         images=images,
         episodes=episodes,
         held_out=held_out,
@@ -165,17 +171,15 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
     )
 
 
-def _validation(
-    dataset: LeRobotDataset,
-    robot: RobotIO,
-    columns: Columns,
-    held_out: list[int],
-    batches: Callable[[Frames], Batches],
-) -> Batches | None:
-    if not held_out:
-        return None
-    made = batches(read_frames(dataset, robot, columns, held_out))
-    return made if len(made.rows) else None
+def _targets_as_resized(frames: Frames, dataset: LeRobotDataset, columns: Columns, size: int) -> Frames:
+    """Places are shares of what a camera saw; the model sees it between black bars, where it was not square."""
+    targets = {}
+    for slot, places in frames.targets.items():
+        first = int(frames.episode[0]), int(frames.frame[0])
+        height, width = dataset.image(*first, columns.cameras[slot]).shape[:2]
+        there = ((places >= 0) & (places <= 1)).all(axis=-1, keepdims=True)
+        targets[slot] = np.where(there, places_with_pad(places, height, width, size), -1.0).astype(np.float32)
+    return dataclasses.replace(frames, targets=targets)
 
 
 def _load(options: TrainOptions) -> Checkpoint:
@@ -201,26 +205,35 @@ def _architecture(
     if options.lora is None:
         return config, params
     found = config.vlm.attn_lora
+    if found is not None:  # they are trained on as they are
+        for option, has, asked in (("lora", found.rank, options.lora), ("lora_alpha", found.alpha, options.lora_alpha)):
+            if asked not in (None, has):
+                raise TrainingError(f"{option}: the adapters of {options.init} have {has:g}, not {asked:g}; give that")
+        return config, params
     lora = Lora(options.lora, float(options.lora if options.lora_alpha is None else options.lora_alpha))
-    if found is not None and found.rank != lora.rank:
-        raise TrainingError(f"lora: {options.init} has adapters of rank {found.rank}, not {lora.rank}; give that rank")
     vlm, action = (dataclasses.replace(g, attn_lora=lora, ffn_lora=lora) for g in (config.vlm, config.action))
     config = dataclasses.replace(config, vlm=vlm, action=action)
-    # what is drawn for a name depends on nothing but its shape and the seed; the second factors are zero
-    return config, init_params(config, options.seed) | params
+    # their second factors are zero: at first the policy is what it was
+    return config, params | init_params(config, options.seed, names=parameter_shapes(config).keys() - params.keys())
 
 
-def _trimmed(config: Pi0Config, tokenizer: Tokenizer, dataset: LeRobotDataset) -> Pi0Config:
-    """Padding changes nothing that a model computes, and costs as much as text."""
-    encoded = {text: tokenizer.encode(text, config.max_token_len) for text in dataset.tasks.values()}
+def _longest(config: Pi0Config, tokenizer: Tokenizer, parts: Sequence[Frames], state_in_prompt: bool) -> int:
+    """Tokens of the longest instruction, in eights: padding changes nothing that a model computes, and costs as much as text.
+
+    Raises:
+        TrainingError: one does not fit; a policy that reads its state has to have room for three digits a number.
+    """
+    state = np.ones(parts[0].state.shape[1]) if state_in_prompt else None
+    texts = {part.prompts[number] for part in parts for number in np.unique(part.prompt)}
+    encoded = {text: tokenizer.encode(text, config.max_token_len, state) for text in sorted(texts)}
     for text, tokens in encoded.items():
         if tokens.truncated:
             raise TrainingError(
-                f"max_token_len: {config.max_token_len} tokens; {text!r} takes {tokens.truncated} more: give more to"
-                " weights that are drawn, or leave the instruction out with --tasks"
+                f"max_token_len: {config.max_token_len} tokens; {text!r}{' and the state' if state_in_prompt else ''} takes"
+                f" {tokens.truncated} more: give more to weights that are drawn, or leave the instruction out with --tasks"
             )
     longest = max(tokens.mask.sum() for tokens in encoded.values())
-    return dataclasses.replace(config, max_token_len=min(config.max_token_len, -int(-longest // 8) * 8))
+    return min(config.max_token_len, -int(-longest // 8) * 8)
 
 
 def _trained_on(dataset: LeRobotDataset, options: TrainOptions, begun_with: Record) -> dict[str, str]:

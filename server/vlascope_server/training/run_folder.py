@@ -45,8 +45,11 @@ def opened(options: TrainOptions) -> Iterator[RunFolder]:
     try:
         with filelock.FileLock(run / ".lock", timeout=0):
             sweep(run)
-            if begun:
+            if begun and steps_in(run):
                 _check_same(run, options)
+            elif begun:  # nothing came of it: it begins anew, with what is asked for now
+                for name in (CONFIGURATION, METRICS, TOKENIZER_FILE):
+                    (run / name).unlink(missing_ok=True)
             yield RunFolder(run)
     except filelock.Timeout:
         raise TrainingError(f"{run}: another process trains in it; wait for it to end") from None

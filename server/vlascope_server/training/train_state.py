@@ -21,7 +21,7 @@ from vlascope_server.training.errors import TrainingError
 from vlascope_server.training.objective import TrainState
 
 _SAVING = "saving"
-"""Folder of the run in which a checkpoint is put together."""
+"""Folder of the run in which a checkpoint is put together, and taken apart."""
 _STATE = "train_state"
 
 
@@ -33,7 +33,7 @@ def steps_in(run: Path) -> list[int]:
 
 
 def sweep(run: Path) -> None:
-    """Removes what a killed save left behind."""
+    """Removes what a save or a removal left behind that was killed."""
     shutil.rmtree(run / _SAVING, ignore_errors=True)
 
 
@@ -115,7 +115,10 @@ def restore(run: Path, step: int, like: TrainState) -> tuple[TrainState, int | N
 def prune(run: Path, keep: int) -> None:
     """Removes all but the last `keep` checkpoints; 0 keeps all."""
     for step in steps_in(run)[:-keep] if keep else []:
-        shutil.rmtree(run / str(step))
+        # out of sight first: half of a checkpoint must not pass for one
+        (run / _SAVING).mkdir(exist_ok=True)
+        (run / str(step)).rename(run / _SAVING / str(step))
+    sweep(run)
 
 
 def _tree(step: int, steps: int | None, state: TrainState) -> dict[str, Any]:

@@ -45,7 +45,7 @@ from vlascope_server.training.options import TrainOptions
 from vlascope_server.training.prepare import Prepared, prepare
 from vlascope_server.training.progress import TrainingProgress
 from vlascope_server.training.run_folder import RunFolder, opened
-from vlascope_server.training.train_state import prune, restore, save
+from vlascope_server.training.train_state import prune, restore, save, steps_in
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Trained:
     @property
     def finished(self) -> bool:
         """Nothing is left to resume."""
-        return self.step == self.steps
+        return self.steps is not None and self.step >= self.steps
 
 
 def train(options: TrainOptions) -> Trained:
@@ -87,9 +87,9 @@ def train(options: TrainOptions) -> Trained:
         CheckpointError: the checkpoint to begin with cannot be loaded.
         DatasetError: the dataset cannot be read.
     """
-    with opened(options) as folder, TrainingProgress() as progress:
-        prepared = prepare(options, folder.path / str(folder.last) if folder.last else None)
-        trainer = _Trainer(options, folder, prepared, progress)
+    with opened(options) as folder, TrainingProgress() as progress, _room_on_the_device(options):
+        newest = folder.path / str(folder.last) if folder.last else None
+        trainer = _Trainer(options, folder, prepare(options, newest), progress)
         with _asked_to_stop() as stop:
             return trainer.run(stop)
 
@@ -97,7 +97,8 @@ def train(options: TrainOptions) -> Trained:
 class _Trainer:
     def __init__(self, options: TrainOptions, folder: RunFolder, prepared: Prepared, progress: TrainingProgress):
         self._options, self._folder, self._prepared, self._progress = options, folder, prepared, progress
-        folder.check_data(prepared.facts())
+        self._facts = prepared.facts()
+        folder.check_data(self._facts)
         devices = np.array(jax.devices())
         if options.batch_size % (shares := len(devices) * options.accumulate):
             raise TrainingError(
@@ -113,6 +114,7 @@ class _Trainer:
         self._tokenizer: Path | None = None
         self._frozen = self._put({n: v for n, v in prepared.params.items() if n not in prepared.trained})
         counted = counted_dimensions(prepared.params, prepared.carrying)
+        self._prepared = dataclasses.replace(prepared, params={})  # the device has no room for them twice
         remat = jax.default_backend() != "cpu" if options.remat is None else options.remat
         self._advance = make_step(prepared.trimmed, counted, Recipe.of(options), remat=remat)
         self._evaluate = make_evaluation(
@@ -121,9 +123,11 @@ class _Trainer:
 
     def run(self, stop: threading.Event) -> Trained:
         options, prepared, begun = self._options, self._prepared, time.monotonic()
-        self._check_room()
         if self._steps is not None and self._step >= self._steps:
+            self._steps = self._step
+            self._describe()  # who was killed just after the last save could not
             return Trained(self._folder.path / str(self._saved), self._step, self._steps)
+        self._check_room()
         self._describe()
         self._tokenizer = self._folder.keep(prepared.tokenizer)
         episodes = [*prepared.episodes, *prepared.held_out]
@@ -131,7 +135,8 @@ class _Trainer:
             for count, _ in enumerate(prepared.images.fill(episodes), 1):
                 done(count)
                 if stop.is_set():  # what is resized stays
-                    return Trained(self._folder.path, self._step, self._steps)
+                    newest = self._folder.path / str(self._saved) if self._saved else self._folder.path
+                    return Trained(newest, self._step, self._steps)
         pending: tuple[int, float, dict[str, jax.Array]] | None = None
         window, clock, saved_at = _Window(options), _Clock(self._step), time.monotonic()
         loader = Loader(
@@ -179,7 +184,8 @@ class _Trainer:
             state, steps = restore(self._folder.path, self._step, state)
             self._steps = self._options.steps or steps
         # copies: a state is given up with every step, and the parameters that were loaded are not
-        return self._put(jax.tree.map(np.array, state))
+        state = jax.tree.map(np.array, state)
+        return self._put(state)
 
     def _look(self, pending: tuple[int, float, dict[str, jax.Array]], window: _Window) -> None:
         """Waits for a step's metrics, and stops where they are not finite."""
@@ -249,21 +255,23 @@ class _Trainer:
         _log.info("saved %s", self._folder.path / str(self._step))
 
     def _check_room(self) -> None:
-        """Says what a checkpoint takes, and refuses to begin where not even two of them fit."""
-        every = sum(array.size for array in self._prepared.params.values())
-        trained = sum(array.size for array in self._state.params.values())
-        size = 4 * (every + 3 * trained)  # float32: averages and frozen; weights and Adam's two moments
+        """Says what a checkpoint takes, and refuses to begin where those to come do not fit."""
+        facts, keep = self._facts, self._options.keep
+        # float32: averages and frozen; weights and Adam's two moments
+        size = 4 * (facts["parameters"] + 3 * facts["trained_parameters"])
         free = shutil.disk_usage(self._folder.path).free
-        kept = "all are kept" if not self._options.keep else f"{self._options.keep} are kept"
+        kept = f"{keep} are kept" if keep else "all are kept"
         _log.info("a checkpoint takes up to %.2f GB, %s; %.2f GB are free", size / 1e9, kept, free / 1e9)
-        if 2 * size > free:
+        # one is removed only after the next is whole
+        more = max(1, (keep or 1) + 1 - len(steps_in(self._folder.path)))
+        if more * size > free:
             raise TrainingError(
-                f"{self._folder.path}: two checkpoints take {2 * size / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free:"
-                " make room, or choose another --output"
+                f"{self._folder.path}: {more} more of {size / 1e9:.2f} GB each come, the disk has {free / 1e9:.2f} GB free:"
+                " make room, --keep fewer checkpoints, or choose another --output"
             )
 
     def _describe(self) -> None:
-        facts = self._prepared.facts() | {"learning_rate": self._peak, "steps": self._steps, "taken": self._step}
+        facts = self._facts | {"learning_rate": self._peak, "steps": self._steps, "taken": self._step}
         made = provenance()
         made["versions"] |= versions(_PACKAGES)
         made["devices"] = [str(device) for device in jax.devices()]
@@ -321,6 +329,20 @@ class _Clock:
         now = time.monotonic()
         pace = (now - self._at) / (_TIMED[1] - _TIMED[0])
         return step + max(1, int((60 * minutes - (now - begun)) / pace))
+
+
+@contextlib.contextmanager
+def _room_on_the_device(options: TrainOptions) -> Iterator[None]:
+    """Turns a device's lack of memory into one line."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TrainingError(
+            f"the device's memory is too small for this: {str(error).splitlines()[0][:200]}; try a smaller --batch-size than"
+            f" {options.batch_size}, more parts with --accumulate, --remat True, or adapters with --lora"
+        ) from error
 
 
 @contextlib.contextmanager

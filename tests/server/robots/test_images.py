@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from vlascope_server.robots.images import resize_with_pad
+from vlascope_server.robots.images import places_with_pad, resize_with_pad
 from vlascope_server.robots.resample import resample_with_pad
 
 
@@ -54,3 +54,13 @@ def test_resampling_to_the_same_size_changes_nothing():
 def test_resample_refuses_other_dtypes():
     with pytest.raises(ValueError, match="found float64"):
         resample_with_pad(np.zeros((4, 4, 3)), 8)
+
+
+def test_places_go_where_the_image_goes():
+    image = np.zeros((60, 80, 3), np.uint8)
+    image[40:44, 8:12] = 255
+    row, column = np.argwhere(resize_with_pad(image, 40)[..., 0] > 128).mean(axis=0) + 0.5
+    np.testing.assert_allclose(
+        places_with_pad(np.array([10 / 80, 42 / 60]), 60, 80, 40), [column / 40, row / 40], atol=0.01
+    )
+    np.testing.assert_array_equal(places_with_pad(np.array([[0.2, 0.9]]), 32, 32, 32), [[0.2, 0.9]])

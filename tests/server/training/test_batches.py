@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from vlascope_datasets import LeRobotDataset
+from vlascope_datasets import DatasetWriter, LeRobotDataset
 from vlascope_server.model import draw_noise_and_time, flow_errors, flow_loss
 from vlascope_server.robots import Conventions, Libero, RobotPipeline
 from vlascope_server.robots.normalise import normalise
@@ -20,7 +22,7 @@ from vlascope_server.training.statistics import carrying, measure
 
 from tests.server.small_models import noisy_params, random_inputs, small_config
 
-from .conftest import CAMERAS, episode
+from .conftest import CAMERAS, EPISODES, LENGTH, TASKS, episode
 
 
 def frames(actions: np.ndarray, **changes) -> Frames:
@@ -86,6 +88,30 @@ def test_images_are_the_same_cached_or_not(dataset, tmp_path):
     episodes, numbers = np.array([2, 1, 2]), np.array([0, 5, 11])
     jax.tree.map(np.testing.assert_array_equal, cached.gather(episodes, numbers), plain.gather(episodes, numbers))
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_cache_grows_with_its_dataset_and_mends_itself(dataset, tmp_path):
+    grown = tmp_path / "grown"
+    shutil.copytree(dataset, grown)
+    cameras = {"base_0_rgb": "image"}
+
+    def cache():
+        return ImageCache(LeRobotDataset.open(grown), cameras, 14, tmp_path / "caches")
+
+    one = np.array([1]), np.array([3])
+    list(cache().fill([0, 1]))
+    before = cache().gather(*one)["base_0_rgb"]
+    with DatasetWriter.resume(grown) as writer:
+        writer.add_episode(*episode(9), TASKS[0])
+    assert cache().missing_bytes([0, 1, EPISODES]) == LENGTH * 14 * 14 * 3
+    file = next((tmp_path / "caches").rglob("episode_000001-*.npy"))
+    file.write_bytes(file.read_bytes()[:40])
+    np.testing.assert_array_equal(cache().gather(*one)["base_0_rgb"], before)
+    table = grown / LeRobotDataset.open(grown).episode(1).file
+    table.touch()
+    assert cache().missing_bytes([0, 1]) == LENGTH * 14 * 14 * 3
+    list(cache().fill([1]))
+    assert len(list((tmp_path / "caches").rglob("episode_000001-*.npy"))) == 1
 
 
 @pytest.mark.parametrize("kind", ["zscore", "quantile"])

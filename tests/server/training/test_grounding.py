@@ -12,14 +12,15 @@ import pytest
 from vlascope_datasets import DatasetWriter
 from vlascope_server.checkpoints import load_checkpoint
 from vlascope_server.model import init_params
-from vlascope_server.training import TrainingError, train
+from vlascope_server.training import TrainingError, objective, train
 from vlascope_server.training.augment import shift
-from vlascope_server.training.grounding import PARTS, capture_of, locate, seen
+from vlascope_server.training.grounding import PARTS, Places, capture_of, locate, seen
+from vlascope_server.training.loader import Batch
 from vlascope_server.training.prepare import prepare
 
-from tests.server.small_models import small_config
+from tests.server.small_models import random_inputs, small_config
 
-from .conftest import CAMERAS, FEATURES, TASKS
+from .conftest import CAMERAS, FEATURES, TASKS, episode
 
 SIDE = 14
 TARGET = {"dtype": "float32", "shape": (2,)}
@@ -97,6 +98,44 @@ def test_labels_move_with_the_picture():
     place = (np.array([17, 12]) + 0.5) / 28 - np.asarray(by)
     for picture, (left, top) in zip(np.asarray(moved), place, strict=True):
         assert picture[int(top * 28), int(left * 28)].all()
+
+
+def test_labels_are_of_the_picture_that_the_model_sees(options, tmp_path):
+    """20 x 16 pixels become 14 x 11 between black bars, one column of which is to the left."""
+    path = tmp_path / "upright"
+    features = FEATURES | {"image_target": TARGET, "wrist_image_target": TARGET}
+    columns, images = episode(0)
+    nowhere = np.full((len(columns["state"]), 2), -1, np.float32)
+    with DatasetWriter.create(path, 10, features, "panda") as writer:
+        targets = {"image_target": np.broadcast_to(np.float32([1, 0.5]), nowhere.shape), "wrist_image_target": nowhere}
+        writer.add_episode(columns | targets, images, TASKS[0])
+    prepared = prepare(options(dataset=path, grounding=1.0, validation=0.0), None)
+    list(prepared.images.fill([0]))
+    batch = prepared.training.make(np.array([0]), 2, None, 0.0)
+    np.testing.assert_allclose(batch.targets, [[[12 / 14, 0.5], [-1, -1]], [[-1, -1]] * 2], atol=1e-6)
+
+
+def test_labels_go_where_the_step_moves_the_pictures(options, monkeypatch):
+    config, told = small_config(cameras=CAMERAS), []
+    moves = {CAMERAS[0]: jnp.full((2, 2), 0.25), CAMERAS[1]: jnp.full((2, 2), -0.125)}
+
+    def errors(params, config, part, draws, counted, **_):
+        jax.debug.callback(lambda targets: told.append(np.asarray(targets)), part.targets)
+        return objective.Errors(jnp.sum(params["w"]), Places(jnp.float32(0), jnp.float32(0)))
+
+    monkeypatch.setattr(objective, "augment_images", lambda key, images, by: (images, moves))
+    monkeypatch.setattr(objective, "summed_errors", errors)
+    recipe = objective.Recipe.of(options(grounding=1.0))
+    step = objective.make_step.__wrapped__(config, (True,) * config.action_dim, recipe, remat=False)
+    observation, actions = random_inputs(config, 2)
+    targets = np.array([[[0.5, 0.75], [0.25, 0.5]], [[-1, -1], [0.5, 0.5]]], np.float32)
+    batch = Batch(observation, actions, np.ones(actions.shape[:2], bool), targets)
+    params = {"w": jnp.ones(3)}
+    state = objective.TrainState(params, {"w": jnp.ones(3)}, objective.make_optimiser(recipe).init(params))
+    jax.block_until_ready(step(state, {}, batch, np.int32(0), np.float32(0)))
+    jax.effects_barrier()
+    moved = [[[0.25, 0.5], [0.375, 0.625]], [[-1, -1], [0.625, 0.625]]]
+    np.testing.assert_allclose(np.concatenate(told), moved, atol=1e-6)
 
 
 def test_the_best_part_of_a_picture_is_what_the_residual_stream_says():

@@ -9,14 +9,16 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 
+import jax
 import numpy as np
 import pytest
 from vlascope_server.checkpoints import load_checkpoint
 from vlascope_server.commands import main
 from vlascope_server.model import lora_frozen, sample_actions
 from vlascope_server.policies import Policy, PolicyOptions, draw_noise
-from vlascope_server.training import TrainingError, prepare, train, trainer
+from vlascope_server.training import TrainingError, prepare, train, train_state, trainer
 from vlascope_server.training.run_folder import METRICS
 
 from .conftest import EPISODES, TASKS, episode, write_dataset
@@ -206,6 +208,12 @@ def test_lora(options, tmp_path):
     assert stats[0] is not None
     assert stats[1] is not None
     np.testing.assert_array_equal(stats[0]["state"].mean, stats[1]["state"].mean)
+    # adapters that are there are trained on with the scale they have
+    more = train(options(output=tmp_path / "more", init=str(tuned.checkpoint), steps=1, lora=2))
+    again = load_checkpoint(more.checkpoint).config.vlm.attn_lora
+    assert again == config.vlm.attn_lora
+    with pytest.raises(TrainingError, match=r"lora_alpha: the adapters of .* have 4, not 2; give that"):
+        train(options(output=tmp_path / "other", init=str(tuned.checkpoint), steps=1, lora=2, lora_alpha=2.0))
     facts = json.loads((tmp_path / "lora" / "train.json").read_text())
     trained = sum(after[name].size for name in after if name not in frozen)
     assert facts["trained_parameters"] == trained < facts["parameters"]
@@ -247,8 +255,6 @@ def test_a_loss_that_is_no_number_stops(options, monkeypatch):
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(options, monkeypatch):
-    from vlascope_server.training import train_state
-
     run, write = options().output, train_state._write_tree
 
     def full(folder, tree):
@@ -264,6 +270,71 @@ def test_a_full_disk_leaves_the_last_checkpoint(options, monkeypatch):
     monkeypatch.undo()
     assert train(options(steps=6, save_every=2, validation=0.0, resume=True, keep=1)).finished
     assert sorted(p.name for p in run.iterdir() if p.is_dir()) == ["6"]
+
+
+def test_what_left_no_checkpoint_begins_anew_with_other_options(options, monkeypatch):
+    """So that the remedy that an error names can be taken."""
+
+    def too_big(*args, **kwargs):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore lines")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "make_step", lambda *args, **kwargs: too_big)
+        with pytest.raises(
+            TrainingError, match=r"Out of memory allocating 9 bytes\.; try a smaller --batch-size than 8"
+        ) as e:
+            train(options(steps=1))
+    assert "\n" not in str(e.value)
+    done = train(options(steps=1, batch_size=4, resume=True))
+    assert done.finished
+    assert json.loads((done.checkpoint.parent / "train.json").read_text())["options"]["batch_size"] == 4
+
+
+def test_a_finished_run_is_described_and_needs_no_room(options, monkeypatch):
+    done = train(options(steps=2, keep=1))
+    file = done.checkpoint.parent / "train.json"
+    said = json.loads(file.read_text())
+    file.write_text(json.dumps(said | {"taken": 1}))  # killed between saving and saying so
+    monkeypatch.setattr(trainer.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=0))
+    for steps in (2, 1):
+        assert train(options(steps=steps, keep=1, resume=True)).finished
+        assert json.loads(file.read_text())["taken"] == 2
+    with pytest.raises(TrainingError, match=r"1 more of .* GB each come, the disk has 0\.00 GB free"):
+        train(options(steps=4, keep=1, resume=True))
+
+
+def test_half_a_removal_leaves_no_half_checkpoint(options, monkeypatch):
+    run = options().output
+    train(options(steps=4, save_every=2, keep=0, validation=0.0))
+
+    def killed(path, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_state.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_state.prune(run, 1)
+    assert [p.name for p in run.iterdir() if p.name.isdigit()] == ["4"]
+    train_state.sweep(run)
+    assert not (run / "saving").exists()
+
+
+def test_the_rate_rises_and_falls(options):
+    asked = options(warmup=10, final_share=0.1)
+    rates = [trainer.learning_rate(asked, 2.0, step, 110) for step in (0, 9, 10, 60, 110, 200)]
+    assert rates == pytest.approx([0.2, 2.0, 2.0, 1.1, 0.2, 0.2])
+
+
+def test_minutes_alone_become_steps(monkeypatch):
+    """Begun at second 0, slow while it compiles; 3 s a step leave 20 steps of the 4 minutes at second 180."""
+    clock, now = trainer._Clock(0), 0.0
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: now)
+    for step in range(1, 26):
+        now = 120.0 + 3.0 * (step - 5)
+        assert clock.steps(step, None, 0.0) is None
+        found = clock.steps(step, 4.0, 0.0)
+        assert (found is None) == (step < 25)
+    assert found == 25 + 20
 
 
 def test_sigterm_saves(options, monkeypatch):
@@ -339,9 +410,11 @@ def test_errors_are_one_line(dataset, tmp_path, capsys):
     assert "no episode 8; it has 0 to 7" in told("--episodes", "6-8")
     assert "--episodes: '5-2'" in told("--episodes", "5-2")
     assert "ema: expected at least 0 and less than 1" in told("--ema", "1")
-    assert "none that could be kept" not in told("--norm-stats", "checkpoint", "--lora", "0")
+    assert "small has none that could be kept; measure them" in told("--norm-stats", "checkpoint")
     line = told("--max-token-len", "2")
-    assert "max_token_len: 2 tokens; 'pick up the bowl' takes" in line or "'open the drawer' takes" in line
+    assert "max_token_len: 2 tokens; 'open the drawer' takes" in line
+    line = told("--init", "tiny-pi05", "--max-token-len", "16", "--tasks", TASKS[0])
+    assert f"max_token_len: 16 tokens; {TASKS[0]!r} and the state takes" in line
     damaged = shutil.copytree(dataset, tmp_path / "damaged")
     lines = (damaged / "meta" / "tasks.jsonl").read_text().splitlines()
     (damaged / "meta" / "tasks.jsonl").write_text(lines[0] + "\n")
