@@ -145,7 +145,7 @@ def test_a_batch_in_parts_is_the_batch(options, tmp_path):
 def test_padding_of_the_text_is_not_computed(options, tmp_path, monkeypatch):
     """The longest instruction decides how much text there is, and the loss is what it is with all the padding."""
     train(options(output=tmp_path / "trimmed", steps=2))
-    monkeypatch.setattr(prepare, "_trimmed", lambda config, tokenizer, dataset: config)
+    monkeypatch.setattr(prepare, "_longest", lambda config, *_: config.max_token_len)
     train(options(output=tmp_path / "padded", steps=2))
     for key in ("loss", "validation_loss"):
         trimmed, padded = (rows(tmp_path / run, key) for run in ("trimmed", "padded"))
