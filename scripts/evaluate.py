@@ -16,8 +16,7 @@ from typing import Any
 
 import yaml
 from commands import StepError, ends_with_one_line, run, server
-from vlascope_server.checkpoints import CheckpointError
-from vlascope_server.policies import Policy
+from vlascope_client import PolicyClient
 from vlascope_sim.environment import load_task
 from vlascope_sim.rollout.results import ResultFile, final_rows
 from vlascope_sim.rollout.statistics import wilson_interval
@@ -99,8 +98,8 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if out.exists() and not options.resume:
         raise StepError(f"{out}: exists; expected a new folder, or --resume")
     out.mkdir(parents=True, exist_ok=True)
-    _same_policy(out, options.checkpoint)
     with server("--checkpoint", options.checkpoint, "--seed", "0", log=out / "server.log") as url:
+        _same_policy(out, url)
         for name in names:
             folder, asked = out / name, (*_options(known[name], options.tasks), *_asked(options))
             _same_as_before(out / f"{name}.asked.json", asked)
@@ -140,15 +139,13 @@ def _same_as_before(file: Path, asked: tuple[str, ...]) -> None:
     file.write_text(json.dumps(asked) + "\n")
 
 
-def _same_policy(out: Path, checkpoint: str) -> None:
+def _same_policy(out: Path, url: str) -> None:
     """One folder, and one table, is of one policy."""
     made = {json.loads(file.read_text())["server"]["fingerprint"] for file in out.glob("*/provenance.json")}
-    try:
-        now = Policy.load(checkpoint).fingerprint
-    except CheckpointError as error:
-        raise StepError(str(error)) from None
-    if made and made != {now}:
-        raise StepError(f"{out}: has results of {', '.join(sorted(made))}, {checkpoint} is {now}; give a new --out")
+    with PolicyClient(url) as policy:
+        now = policy.metadata.fingerprint
+    if made - {now}:
+        raise StepError(f"{out}: has results of {', '.join(sorted(made))}, the checkpoint is {now}; give a new --out")
 
 
 def _is_whole(folder: Path) -> bool:

@@ -135,9 +135,7 @@ def _packets(container: Any, stream: Any, start: float, stop: float | None, fps:
     return [packet for inside, packet in _around(container, stream, start, stop, fps) if inside]
 
 
-def _around(
-    container: Any, stream: Any, start: float, stop: float | None, fps: float
-) -> Iterator[tuple[bool, Any]]:  # fmt: skip
+def _around(container: Any, stream: Any, start: float, stop: float | None, fps: float) -> Iterator[tuple[bool, Any]]:
     """Whether a packet is from `start` up to `stop` seconds, and the packet: those and some around, as the file has them."""
     half = 0.5 / fps
     if start:

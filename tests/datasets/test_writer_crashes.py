@@ -55,6 +55,15 @@ def check(path: Path, at_least: int) -> int:
     return len(dataset.episodes)
 
 
+def wrap_steps(monkeypatch, wrapper) -> None:
+    """Puts a wrapper around every function by which a writer changes the disk."""
+    for name in ("move", "append_line", "write_json"):
+        wrapped = wrapper(getattr(files_module, name))
+        for module in (write_v2, write_v3):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, wrapped)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_failure_at_every_step(version, tmp_path, monkeypatch):
     """The writer dies before its k-th change on disk, for every k until it gets through; each time another takes over."""
@@ -70,11 +79,7 @@ def test_a_failure_at_every_step(version, tmp_path, monkeypatch):
 
         return step
 
-    for name in ("move", "append_line", "write_json"):
-        wrapped = counted(getattr(files_module, name))
-        for module in (write_v2, write_v3):
-            if hasattr(module, name):
-                monkeypatch.setattr(module, name, wrapped)
+    wrap_steps(monkeypatch, counted)
     cut_back = write_v2.WriterV2._cut_back
     # who is dead does not tidy up either
     monkeypatch.setattr(write_v2.WriterV2, "_cut_back", lambda self: None if steps["dead"] else cut_back(self))
@@ -131,11 +136,7 @@ def test_an_interrupt_at_every_step(version, goes_on, after, tmp_path, monkeypat
 
         return step
 
-    for name in ("move", "append_line", "write_json"):
-        wrapped = counted(getattr(files_module, name))
-        for module in (write_v2, write_v3):
-            if hasattr(module, name):
-                monkeypatch.setattr(module, name, wrapped)
+    wrap_steps(monkeypatch, counted)
     for k in range(60):
         path, interrupted = tmp_path / str(k), 0
         steps["left"] = 10**9

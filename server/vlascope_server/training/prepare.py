@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 from vlascope_datasets import LeRobotDataset
@@ -26,6 +27,7 @@ from vlascope_server.robots.images import places_with_pad
 from vlascope_server.training.columns import Columns, find_columns
 from vlascope_server.training.errors import TrainingError
 from vlascope_server.training.frames import Frames, choose_episodes, read_frames
+from vlascope_server.training.grounding import seen
 from vlascope_server.training.image_cache import ImageCache
 from vlascope_server.training.loader import Batches
 from vlascope_server.training.objective import blind_to
@@ -177,7 +179,7 @@ def _targets_as_resized(frames: Frames, dataset: LeRobotDataset, columns: Column
     for slot, places in frames.targets.items():
         first = int(frames.episode[0]), int(frames.frame[0])
         height, width = dataset.image(*first, columns.cameras[slot]).shape[:2]
-        there = ((places >= 0) & (places <= 1)).all(axis=-1, keepdims=True)
+        there = np.asarray(seen(jnp.asarray(places)))[:, None]
         targets[slot] = np.where(there, places_with_pad(places, height, width, size), -1.0).astype(np.float32)
     return dataclasses.replace(frames, targets=targets)
 

@@ -73,7 +73,7 @@ class Trained:
     @property
     def finished(self) -> bool:
         """Nothing is left to resume."""
-        return self.steps is not None and self.step >= self.steps
+        return self.step == self.steps
 
 
 def train(options: TrainOptions) -> Trained:
@@ -124,7 +124,7 @@ class _Trainer:
     def run(self, stop: threading.Event) -> Trained:
         options, prepared, begun = self._options, self._prepared, time.monotonic()
         if self._steps is not None and self._step >= self._steps:
-            self._steps = self._step
+            self._steps = self._step  # fewer may have been asked for than were taken
             self._describe()  # who was killed just after the last save could not
             return Trained(self._folder.path / str(self._saved), self._step, self._steps)
         self._check_room()

@@ -24,10 +24,6 @@ LIST_FILE, RUNS_FILE, SUMMARY_FILE = "demonstrations.jsonl", "collections.jsonl"
 class DemonstrationList:
     """`demonstrations.jsonl`, read when opened, then appended to by this process alone.
 
-    Attributes:
-        rows: every line, as a map: `id`, `collection` (line of `collections.jsonl`), `dataset_episode` (None where it was not
-            kept), `demonstration`, `outcome`. One a demonstration: where it was made again, the later line counts.
-
     Raises:
         SimulationError: a line other than the last is no such map.
     """
@@ -36,25 +32,30 @@ class DemonstrationList:
         """Opens the list of a dataset that has so many episodes."""
         self._path = folder / LIST_FILE
         lines = self._path.read_text().splitlines() if self._path.exists() else []
-        rows: dict[str, dict[str, Any]] = {}
+        self._by_id: dict[str, dict[str, Any]] = {}
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
-                kept, name = row["dataset_episode"], row["id"]
+                kept = row["dataset_episode"]
+                if kept is None or kept < episodes:
+                    self._put(row)
             except (ValueError, KeyError, TypeError) as error:
                 if number == len(lines):
                     break
                 raise SimulationError(f"{self._path}, line {number}: no demonstration ({error})") from error
-            if kept is None or kept < episodes:
-                rows.pop(name, None)
-                rows[name] = row
-        self.rows = list(rows.values())
         self._rewrite()
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Every line, as a map: `id`, `collection` (line of `collections.jsonl`), `dataset_episode` (None where it was not
+        kept), `demonstration`, `outcome`. One a demonstration: where it was made again, the later line counts.
+        """
+        return list(self._by_id.values())
 
     @property
     def done(self) -> set[str]:
         """Ids of the demonstrations that were tried."""
-        return {row["id"] for row in self.rows}
+        return set(self._by_id)
 
     @property
     def left_out(self) -> set[str]:
@@ -75,7 +76,11 @@ class DemonstrationList:
             "outcome": dataclasses.asdict(outcome),
         }
         append_line(self._path, row)
-        self.rows = [other for other in self.rows if other["id"] != row["id"]] + [row]
+        self._put(row)
+
+    def _put(self, row: dict[str, Any]) -> None:
+        self._by_id.pop(row["id"], None)  # it takes its place at the end
+        self._by_id[row["id"]] = row
 
     def _rewrite(self) -> None:
         partial = self._path.with_suffix(".partial")
