@@ -162,6 +162,19 @@ def test_ten_steps_settle_what_one_leaves_falling(fast):
     assert fast.settle_speed < 0.05 < falling
 
 
+def test_only_a_rotation_of_exactly_zero_holds_the_gripper_straight(fast):
+    def turned(rotation: float) -> float:
+        """How far the gripper has turned after waving about, rad."""
+        begun = fast.reset(0, 0, render=False).state[3:6]
+        for step in range(80):
+            way = 1.0 if step // 10 % 2 else -1.0
+            seen, _ = fast.step(np.array([way, way, 0, rotation, rotation, rotation, -1]), render=False)
+        return float(np.abs(seen.state[3:6] - begun).max())
+
+    assert turned(0.0) < 0.1
+    assert turned(1e-6) > 0.2
+
+
 @pytest.mark.parametrize("action", [np.zeros(6), np.array([0, 0, 0, 0, 0, 0, np.nan])])
 def test_a_wrong_action_is_named(fast, action):
     with pytest.raises(SimulationError, match="expected 7 finite numbers"):

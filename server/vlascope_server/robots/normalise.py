@@ -13,7 +13,12 @@ from vlascope_server.robots.contract import Normalisation
 from vlascope_server.robots.norm_stats import NormStats, NormStatsError
 
 _MARGIN = 1e-6
-"""Keeps a dimension that never moved from dividing by zero."""
+"""Keeps a dimension that never moved from dividing by zero.
+
+On the way back such a dimension is its constant, where the reference adds a millionth of what the model says. To a controller
+that is no rounding: robosuite's holds an orientation while it is told to turn by 0; told to turn by a millionth, it takes up
+whatever the arm has slipped to, step by step.
+"""
 
 
 def normalise(x: Float[np.ndarray, "*lead d"], stats: NormStats, kind: Normalisation) -> Float[np.ndarray, "*lead d"]:
@@ -34,7 +39,7 @@ def normalise(x: Float[np.ndarray, "*lead d"], stats: NormStats, kind: Normalisa
 
 
 def unnormalise(x: Float[np.ndarray, "*lead d"], stats: NormStats, kind: Normalisation) -> Float[np.ndarray, "*lead d"]:
-    """Inverse of `normalise`.
+    """Inverse of `normalise`; a dimension that never moved is its constant again, exactly.
 
     `x` may be wider than the statistics (the model pads): beyond them `zscore` takes mean 0 and deviation 1, so that
     such a number is multiplied by 1 + 1e-6, and `quantile` leaves it alone. Statistics wider than `x` are cut.
@@ -45,11 +50,12 @@ def unnormalise(x: Float[np.ndarray, "*lead d"], stats: NormStats, kind: Normali
     d = min(x.shape[-1], stats.width)
     out = x.astype(np.float64)
     if kind == "zscore":
-        out[..., :d] = x[..., :d] * (stats.std[:d] + _MARGIN) + stats.mean[:d]
+        std, mean = stats.std[:d], stats.mean[:d]
+        out[..., :d] = np.where(std == 0, mean, x[..., :d] * (std + _MARGIN) + mean)
         out[..., d:] *= 1.0 + _MARGIN
     else:
-        q01, q99 = quantiles(stats)
-        out[..., :d] = (x[..., :d] + 1.0) / 2.0 * (q99[:d] - q01[:d] + _MARGIN) + q01[:d]
+        low, high = (bound[:d] for bound in quantiles(stats))
+        out[..., :d] = np.where(low == high, low, (x[..., :d] + 1.0) / 2.0 * (high - low + _MARGIN) + low)
     return out
 
 

@@ -24,6 +24,8 @@ What LIBERO and robosuite do that nobody expects, and what happens here:
     See `package.py`; tasks and initial states are read from their files.
 12. After 1000 steps robosuite refuses to go on; the limit of steps is the caller's business here.
 13. MuJoCo 3.4 and later settle some scenes differently; `settle_speed` says how fast objects still move after settling.
+14. A rotation of exactly 0 holds the gripper's orientation. Any other, were it a millionth, is added to the orientation of the
+    moment and makes that the new goal: the arm keeps what it has slipped by, and turns away within an episode.
 """
 
 from __future__ import annotations

@@ -31,10 +31,14 @@ def test_normalise_cuts_wider_statistics(golden, kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("key", ["state", "actions"])
 def test_unnormalise_of_padded_arrays_equals_the_reference(golden, key, kind):
-    x = golden[f"unnormalize/{key}_in"]
-    before = x.copy()
-    found = unnormalise(x, _stats(golden, key), kind)
-    np.testing.assert_array_equal(found, golden[f"unnormalize/{kind}/{key}_out"])
+    x, stats = golden[f"unnormalize/{key}_in"], _stats(golden, key)
+    before, expected = x.copy(), golden[f"unnormalize/{kind}/{key}_out"].copy()
+    found = unnormalise(x, stats, kind)
+    # on purpose: the reference leaves a millionth of x in what never moved
+    still = np.flatnonzero(stats.std == 0)
+    np.testing.assert_allclose(found[..., still], expected[..., still], rtol=0, atol=2e-6 * np.abs(x).max())
+    expected[..., still] = found[..., still]
+    np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(x, before)
 
 
@@ -44,6 +48,18 @@ def test_unnormalise_inverts_normalise(kind):
     stats = NormStats(rng.normal(size=5), rng.random(5), -1 - rng.random(5), rng.random(5))
     x = rng.normal(size=(4, 5))
     np.testing.assert_allclose(unnormalise(normalise(x, stats, kind), stats, kind), x, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_never_moved_comes_back_exactly(kind):
+    """Whatever the model says of it: to a controller a millionth is not nothing."""
+    still, moving = np.array([0.3, 0.0]), np.ones(1)
+    stats = NormStats(
+        np.append(still, 0), np.append([0, 0], moving), np.append(still, -moving), np.append(still, moving)
+    )
+    found = unnormalise(np.random.default_rng(0).normal(size=(5, 3)) * 100, stats, kind)
+    np.testing.assert_array_equal(found[:, :2], np.broadcast_to(still, (5, 2)))
+    assert np.unique(found[:, 2]).size == 5
 
 
 def test_statistics_that_do_not_fit():
