@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from vlascope_server.checkpoints.errors import CheckpointError
+from vlascope_server.presets import PRESETS, SEEDED
 
 Kind = Literal["orbax", "safetensors"]
 TORCH_FILE = "model.safetensors"
@@ -94,7 +95,8 @@ def _refuse_unfinished(path: Path) -> None:
             raise CheckpointError(
                 f"{path}: missing, but {begun[0]} is beside it: a download that never finished; repeat it"
             )
-        raise CheckpointError(f"{path}: no such file or folder; expected a checkpoint: check the path")
+        meant = f", or name a preset: {', '.join([*PRESETS, *SEEDED])}" if path.name == str(path) else ""
+        raise CheckpointError(f"{path}: no such file or folder; expected a checkpoint: check the path{meant}")
     for file in sorted(path.rglob("*")) if path.is_dir() else ():
         if file.name.endswith(_UNFINISHED):
             raise CheckpointError(f"{file}: left by a download that never finished; repeat the download, or remove it")

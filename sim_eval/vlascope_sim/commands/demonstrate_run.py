@@ -27,10 +27,9 @@ from vlascope_sim.demonstrations.noise import NO_NOISE, NoiseOptions
 from vlascope_sim.demonstrations.plan import Demonstration, plan
 from vlascope_sim.demonstrations.records import (
     LIST_FILE,
-    RUNS_FILE,
     SUMMARY_FILE,
     DemonstrationList,
-    append_line,
+    append_run,
     summarise,
 )
 from vlascope_sim.environment import SimulationError, suite_tasks
@@ -103,7 +102,7 @@ def _collect(options: Demonstrate, wanted: tuple[Demonstration, ...], assets: As
         done = listed.done - (listed.left_out if options.keep_failures and writer is not None else set())
         missing = [demonstration for demonstration in wanted if demonstration.id not in done]
         provenance = _provenance(options, assets)
-        run = append_line(folder / RUNS_FILE, provenance)
+        run = append_run(folder, provenance)
         begun, frames_made = time.monotonic(), 0
         made = collect(
             missing, assets.path, workers=options.workers, render=options.render, image_size=options.image_size,

@@ -88,14 +88,20 @@ class DemonstrationList:
         partial.replace(self._path)
 
 
-def append_line(path: Path, content: Any) -> int:
-    """Appends one JSON line and syncs it; the number of lines before."""
-    before = len(path.read_text().splitlines()) if path.exists() else 0
+def append_run(folder: Path, provenance: dict[str, Any]) -> int:
+    """Notes how a collection is made; its line, from 0."""
+    path = folder / RUNS_FILE
+    line = len(path.read_text().splitlines()) if path.exists() else 0
+    append_line(path, provenance)
+    return line
+
+
+def append_line(path: Path, content: Any) -> None:
+    """Appends one JSON line and syncs it."""
     with path.open("a") as file:
         file.write(json.dumps(content, default=str) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    return before
 
 
 def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -123,6 +123,7 @@ def test_the_bundled_policy_is_trained_and_small():
 
 def test_missing_folder(tmp_path):
     refuses(f"{tmp_path}/nothing: no such file or folder; expected a checkpoint", tmp_path / "nothing")
+    refuses("tinny: no such file or folder; .* check the path, or name a preset: tiny, pi0_base, .*tiny-drawn", "tinny")
 
 
 def test_unfinished_saves(saved, tmp_path):
