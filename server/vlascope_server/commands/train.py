@@ -32,8 +32,8 @@ class Train:
     flow_samples: int = 4
     """Draws of noise and flow time on each observation; they share the pass over images and text, which costs most."""
     grounding: float = 0.0
-    """Weight of saying where in the images the told object is, beside the actions; for datasets of which the columns
-    `image_target` and `wrist_image_target` know it. With --flow-samples 0, of that alone."""
+    """Weight of saying where in the images the told object is, and its place, beside the actions; for datasets of which
+    columns such as `image_target` and `image_place` know it. With --flow-samples 0, of that alone."""
     accumulate: int = 1
     """Parts that a batch is taken through the model in, one after the other: less memory, and on a CPU sooner done."""
     learning_rate: float | None = None

@@ -16,8 +16,9 @@ FOLLOWED, LABELLED = "action_mask", "label_mask"
 """Columns that need not be there. `action_mask` is false where something else than the label was done, so that later labels
 of a chunk answer what nobody could foresee at its start; `label_mask` is false where the label itself is to be ignored."""
 
-_TARGET = "_target"
-"""Behind a camera's column: where the told object is seen in it, as shares of the side from its left and top; -1 is nowhere."""
+QUESTIONS = "target", "place"
+"""Behind a camera's column and a `_`: where the told object is seen in it, and where it is to be brought, as shares of the side
+from its left and top; -1 is nowhere."""
 
 _STATE = {
     "libero": ("observation/state",),
@@ -50,7 +51,7 @@ class Columns:
         state: observation key -> column.
         actions: the column of actions.
         followed, labelled: columns of masks, where there are any.
-        targets: model slot -> column of where the told object is seen, for the cameras that have one.
+        targets: one of `QUESTIONS` and model slot -> column of the answer, for those that have one.
     """
 
     cameras: Mapping[str, str]
@@ -58,7 +59,7 @@ class Columns:
     actions: str
     followed: str | None
     labelled: str | None
-    targets: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    targets: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
 
     def observation(self, state: Mapping[str, Any], images: Mapping[str, Any], prompt: str) -> dict[str, Any]:
         """As a client would send it: `state` and `images` by observation key; `images/x` is `x` inside of `images`."""
@@ -109,7 +110,12 @@ def find_columns(info: DatasetInfo, where: str, spec: RobotSpec, told: Mapping[s
         find(ACTIONS, numbers, "column"),
         followed,
         labelled,
-        {slot: column + _TARGET for slot, column in seen.items() if column + _TARGET in pairs},
+        {
+            (question, slot): f"{column}_{question}"
+            for question in QUESTIONS
+            for slot, column in seen.items()
+            if f"{column}_{question}" in pairs
+        },
     )
     _check_width(info, where, spec, list(found.state.values()), spec.state_dim, "state")
     _check_width(info, where, spec, [found.actions], spec.action_dim, "an action")

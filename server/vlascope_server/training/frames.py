@@ -32,8 +32,8 @@ class Frames:
         labelled: false where the label is to be ignored.
         prompt: number in `prompts`.
         prompts: the instructions.
-        targets: model slot -> where the told object is seen, as shares of the camera's picture from its left and top; -1
-            where it is not. For the cameras of which the dataset says so.
+        targets: one of `columns.QUESTIONS` and model slot -> where that is seen, as shares of the camera's picture from its
+            left and top; -1 where it is not. For those of which the dataset says so.
     """
 
     episode: Int[np.ndarray, " N"]
@@ -45,7 +45,7 @@ class Frames:
     labelled: Bool[np.ndarray, " N"]
     prompt: Int[np.ndarray, " N"]
     prompts: tuple[str, ...]
-    targets: Mapping[str, Float[np.ndarray, "N 2"]] = dataclasses.field(default_factory=dict)
+    targets: Mapping[tuple[str, str], Float[np.ndarray, "N 2"]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         """Frames."""
@@ -83,7 +83,7 @@ def read_frames(dataset: LeRobotDataset, robot: RobotIO, columns: Columns, episo
     )
     prompts = {number: place for place, number in enumerate(sorted(dataset.tasks))}
     parts: list[tuple[np.ndarray, ...]] = []
-    places: dict[str, list[np.ndarray]] = {slot: [] for slot in columns.targets}
+    places: dict[tuple[str, str], list[np.ndarray]] = {asked: [] for asked in columns.targets}
     start = 0
     for number in episodes:
         table = dataset.frames(number, keys)
@@ -114,8 +114,8 @@ def read_frames(dataset: LeRobotDataset, robot: RobotIO, columns: Columns, episo
                 " repair the dataset, or leave the episode out with --episodes"
             )
         tasks = np.array([prompts[int(task)] for task in told])
-        for slot, column in columns.targets.items():
-            places[slot].append(table[column].astype(np.float32))
+        for asked, column in columns.targets.items():
+            places[asked].append(table[column].astype(np.float32))
         start += length
         parts.append(
             (
@@ -125,7 +125,7 @@ def read_frames(dataset: LeRobotDataset, robot: RobotIO, columns: Columns, episo
         )  # fmt: skip
     episode, frame, end, state, acted, follow, label, prompt = map(np.concatenate, zip(*parts, strict=True))
     instructions = tuple(dataset.tasks[number] for number in sorted(dataset.tasks))
-    targets = {slot: np.concatenate(parts) for slot, parts in places.items()}
+    targets = {asked: np.concatenate(parts) for asked, parts in places.items()}
     return Frames(episode, frame, end, state, acted, follow, label, prompt, instructions, targets)
 
 

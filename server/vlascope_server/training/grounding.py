@@ -8,7 +8,10 @@ layer in the middle: a logit lens (nostalgebraist 2020), trained. Reserved for t
 PaliGemma has its location and segmentation tokens (Beyer et al. 2024). So the model gets no new parameter, and the layers above
 hand on to the action expert what is found.
 
-B batch, C cameras, S tokens of a camera, D width. Knows nothing of optimisers or datasets.
+A second question, with rows of its own before those, is where the object is to be brought: once it is held, that is what the
+instruction decides.
+
+B batch, Q questions, C cameras. Knows nothing of optimisers or datasets.
 """
 
 from __future__ import annotations
@@ -32,12 +35,12 @@ _NEAR = 0.75
 
 
 class Places(NamedTuple):
-    """Sums over the places of a batch that are seen."""
+    """Sums over what is seen of each question's in a batch."""
 
-    loss: Float[Array, ""]
+    loss: Float[Array, " Q"]
     """Cross entropy, in nats; nothing learnt is the logarithm of the number of parts of a picture."""
-    found: Float[Array, ""]
-    """Places that the best part is at most three quarters of a patch away from."""
+    found: Float[Array, " Q"]
+    """Those that the best part is at most three quarters of a patch away from."""
 
 
 def capture_of(config: Pi0Config) -> CaptureSpec:
@@ -49,13 +52,15 @@ def capture_of(config: Pi0Config) -> CaptureSpec:
     return CaptureSpec(experts=("vlm",), layers=(layer,), spans=("image",), dtype="float32")
 
 
-def seen(targets: Float[Array, "B C 2"]) -> Bool[Array, "B C"]:
-    """Whether a camera sees the told object."""
+def seen(targets: Float[Array, "*shape 2"]) -> Bool[Array, "*shape"]:
+    """Whether a camera sees what is asked for."""
     return jnp.all((targets >= 0) & (targets <= 1), axis=-1)
 
 
-def locate(params: Params, config: Pi0Config, latents: dict[str, jax.Array], targets: Float[Array, "B C 2"]) -> Places:
-    """How well the captured residual stream says where the told object is.
+def locate(
+    params: Params, config: Pi0Config, latents: dict[str, jax.Array], targets: Float[Array, "B Q C 2"]
+) -> Places:
+    """How well the captured residual stream says where the told object is, and its place.
 
     Args:
         params: all parameters.
@@ -64,14 +69,16 @@ def locate(params: Params, config: Pi0Config, latents: dict[str, jax.Array], tar
         targets: as `Batch.targets`.
     """
     side = config.vision.image_size // config.vision.patch_size
-    B, C = targets.shape[:2]
+    B, Q, C = targets.shape[:3]
     hidden = latents[_PATH].reshape(B, C * side * side, -1)
     normed, _, _ = rms_norm(under(params, "PaliGemma/llm"), "final_norm", hidden)
-    rows = params["PaliGemma/llm/embedder/input_embedding"][-(PARTS**2) :].astype(jnp.float32)
-    scores = (normed @ rows.T).reshape(B, C, side, side, PARTS, PARTS)
+    rows = params["PaliGemma/llm/embedder/input_embedding"][-Q * PARTS**2 :].astype(jnp.float32)
+    # the first question's rows are the last
+    rows = rows.reshape(Q, PARTS**2, -1)[::-1]
+    scores = jnp.einsum("bnw,qpw->bqnp", normed, rows).reshape(B, Q, C, side, side, PARTS, PARTS)
     # row of patches, row of parts, column of patches, column of parts: parts of the picture as they lie in it
     cells = side * PARTS
-    scores = scores.transpose(0, 1, 2, 4, 3, 5).reshape(B, C, cells * cells)
+    scores = scores.transpose(0, 1, 2, 3, 5, 4, 6).reshape(B, Q, C, cells * cells)
     cell = jnp.clip(jnp.floor(targets * cells), 0, cells - 1).astype(jnp.int32)
     right = (cell[..., 1] * cells + cell[..., 0])[..., None]
     loss = -jnp.take_along_axis(jax.nn.log_softmax(scores), right, axis=-1)[..., 0]
@@ -79,4 +86,6 @@ def locate(params: Params, config: Pi0Config, latents: dict[str, jax.Array], tar
     guess = (jnp.stack([best % cells, best // cells], axis=-1).astype(jnp.float32) + 0.5) / cells
     near = jnp.max(jnp.abs(guess - targets), axis=-1) * side <= _NEAR
     there = seen(targets)
-    return Places(jnp.sum(jnp.where(there, loss, 0.0)), jnp.sum((there & near).astype(jnp.float32)))
+    return Places(
+        jnp.sum(jnp.where(there, loss, 0.0), axis=(0, 2)), jnp.sum((there & near).astype(jnp.float32), axis=(0, 2))
+    )

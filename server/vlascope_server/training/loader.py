@@ -19,6 +19,7 @@ from vlascope_server.prompts import Tokenizer
 from vlascope_server.robots import RobotPipeline
 from vlascope_server.robots.actions import pad as pad_to_width
 from vlascope_server.robots.normalise import normalise
+from vlascope_server.training.columns import QUESTIONS
 from vlascope_server.training.frames import Frames
 from vlascope_server.training.image_cache import ImageCache
 
@@ -30,8 +31,9 @@ class Batch(NamedTuple):
     actions: Float[Array, "B A a"]
     mask: Bool[Array, "B A"]
     """Which actions count."""
-    targets: Float[Array, "B C 2"]
-    """Where each camera's picture shows the told object, as `Frames.targets`; outside of [0, 1] where nothing is known."""
+    targets: Float[Array, "B Q C 2"]
+    """Where each camera's picture shows the told object, and its place too where the dataset says so; as `Frames.targets`,
+    outside of [0, 1] where nothing is known."""
 
 
 class Batches:
@@ -95,8 +97,12 @@ class Batches:
         }
         actions: Any = pipeline.training_actions(chunks, robot_state).astype(np.float32)
         nowhere = np.full((size, 2), -1, np.float32)
-        targets = [frames.targets[c][used] if c in frames.targets else nowhere for c in config.cameras]
-        targets = np.stack(targets, axis=1)
+        # the place is the second question: with it, the first is asked too
+        asked = QUESTIONS if any(question == QUESTIONS[1] for question, _ in frames.targets) else QUESTIONS[:1]
+        answers = [[frames.targets.get((q, c)) for c in config.cameras] for q in asked]
+        targets = np.stack(
+            [np.stack([nowhere if a is None else a[used] for a in each], axis=1) for each in answers], axis=1
+        )
         targets[len(rows) :] = -1
         rest: Any = mask, targets
         return Batch(Observation(**fields), actions, *rest)

@@ -1,6 +1,6 @@
 """One step of training: loss, gradients, optimiser, averaged weights. Knows nothing of datasets or files.
 
-B batch, K draws of noise and time on each observation, A action horizon, a the model's action width.
+B batch, K draws of noise and time on each observation, A action horizon, a the model's action width, Q questions of grounding.
 
 An action dimension that carries nothing (padding, or constant in the data) is left out where the model cannot see it: weights
 that were drawn have its row of `action_in_proj` set to zero, and a small model then spends nothing on passing its noise on.
@@ -28,6 +28,7 @@ from vlascope_server.training.options import TrainOptions
 
 _IN, _OUT = "action_in_proj/kernel", ("action_out_proj/kernel", "action_out_proj/bias")
 _UNDECAYED = ("bias", "scale", "pos_embedding")
+_GROUNDED = "flow_loss", "grounding_loss", "located", "place_located"
 _BETAS = 0.9, 0.95
 """Of Adam; the reference's."""
 
@@ -68,7 +69,7 @@ class Counts(NamedTuple):
     """What the sums are over."""
 
     actions: Float[Array, ""]
-    places: Float[Array, ""]
+    places: Float[Array, " Q"]
 
 
 StepFunction = Callable[[TrainState, Params, Batch, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
@@ -146,7 +147,7 @@ def make_step(config: Pi0Config, counted: tuple[bool, ...], recipe: Recipe, *, r
             images, moves = augment_images(image_key, dict(batch.observation.images), recipe.shift)
             moved = jnp.stack([moves[camera] for camera in config.cameras], axis=1)
             # a place that is not seen is not to be moved into the picture
-            targets = jnp.where(seen(batch.targets)[..., None], batch.targets - moved, -1.0)
+            targets = jnp.where(seen(batch.targets)[..., None], batch.targets - moved[:, None], -1.0)
             batch = batch._replace(observation=dataclasses.replace(batch.observation, images=images), targets=targets)
         actions, places = (jnp.maximum(total, 1.0) for total in count(batch, recipe.flow_samples))
 
@@ -161,7 +162,7 @@ def make_step(config: Pi0Config, counted: tuple[bool, ...], recipe: Recipe, *, r
             return jax.tree.map(jnp.add, sums, (metrics, gradients)), None
 
         nothing = (
-            dict.fromkeys(figure_names(recipe.grounding), jnp.float32(0)),
+            dict.fromkeys(figure_names(recipe.grounding, batch.targets.shape[1]), jnp.float32(0)),
             jax.tree.map(jnp.zeros_like, state.params),
         )
         parts = _in_parts((batch, draw(flow_key, len(batch.actions), recipe.flow_samples, config)), recipe.accumulate)
@@ -206,25 +207,25 @@ def _in_parts(tree: Any, parts: int) -> Any:
     return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(len(x) // parts, parts, *x.shape[1:]), 0, 1), tree)
 
 
-def figure_names(grounding: float) -> tuple[str, ...]:
-    """What `figures` gives."""
-    return ("loss", "flow_loss", "grounding_loss", "located") if grounding else ("loss",)
+def figure_names(grounding: float, questions: int) -> tuple[str, ...]:
+    """What `figures` gives, with so many of the questions where something is."""
+    return "loss", *(_GROUNDED[: 2 + questions] if grounding else ())
 
 
 def figures(errors: Errors, counts: Counts, grounding: float) -> dict[str, Any]:
-    """`loss`, which is minimised, and where there are two parts of it, each; and the share of places that were found."""
+    """`loss`, which is minimised; where it has two parts, each, and the shares of objects and places that were found."""
     flow = errors.flow / counts.actions
     if errors.places is None:
         return {"loss": flow}
-    where = errors.places.loss / counts.places
-    values = flow + grounding * where, flow, where, errors.places.found / counts.places
-    return dict(zip(figure_names(grounding), values, strict=True))
+    where = (errors.places.loss / counts.places).sum()
+    found = errors.places.found / counts.places
+    return dict(zip(figure_names(grounding, len(found)), (flow + grounding * where, flow, where, *found), strict=True))
 
 
 def count(batch: Batch, draws: int) -> Counts:
     """What the errors of a batch are summed over."""
     actions = draws * jnp.sum(batch.mask.astype(jnp.float32))
-    return Counts(actions, jnp.sum(seen(batch.targets).astype(jnp.float32)))
+    return Counts(actions, jnp.sum(seen(batch.targets).astype(jnp.float32), axis=(0, 2)))
 
 
 def summed_errors(
@@ -237,7 +238,7 @@ def summed_errors(
     remat: bool,
     grounding: bool,
 ) -> Errors:
-    """Errors of a batch; with `grounding`, also those of where the told object is seen."""
+    """Errors of a batch; with `grounding`, also those of where the told object, and its place, are seen."""
     visible = jnp.asarray(counted, jnp.float32)
     # noise in a dimension that is left out must not teach the model to see it
     blind = {**params, _IN: params[_IN] * visible[:, None]}

@@ -39,7 +39,8 @@ class TrainOptions:
         batch_size: observations a step, over all devices.
         flow_samples: draws of noise and flow time on each observation; they share the pass over images and text.
             With grounding, 0 trains on that alone.
-        grounding: weight of saying where in the images the told object is, beside the actions; see `grounding.py`.
+        grounding: weight of saying where in the images the told object is, and its place, beside the actions; see
+            `grounding.py`.
         accumulate: parts that a batch is taken through the model in, one after the other: memory for one of them, and the
             same gradient but for rounding.
         learning_rate: at its peak; None is 1e-3 for drawn weights and 2.5e-5, the reference's, for loaded ones.

@@ -176,11 +176,11 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
 def _targets_as_resized(frames: Frames, dataset: LeRobotDataset, columns: Columns, size: int) -> Frames:
     """Places are shares of what a camera saw; the model sees it between black bars, where it was not square."""
     targets = {}
-    for slot, places in frames.targets.items():
+    for (question, slot), places in frames.targets.items():
         first = int(frames.episode[0]), int(frames.frame[0])
         height, width = dataset.image(*first, columns.cameras[slot]).shape[:2]
         there = np.asarray(seen(jnp.asarray(places)))[:, None]
-        targets[slot] = np.where(there, places_with_pad(places, height, width, size), -1.0).astype(np.float32)
+        targets[question, slot] = np.where(there, places_with_pad(places, height, width, size), -1.0).astype(np.float32)
     return dataclasses.replace(frames, targets=targets)
 
 

@@ -62,5 +62,8 @@ def _loss(row: Mapping[str, Any], prefix: str) -> str:
     text = f"loss {row[prefix + 'loss']:.4f}"
     if prefix + "located" in row:
         flow, where = row[prefix + "flow_loss"], row[prefix + "grounding_loss"]
-        text += f" (actions {flow:.4f}, grounding {where:.3f}, {row[prefix + 'located']:.0%} located)"
+        found = f"{row[prefix + 'located']:.0%} located"
+        if prefix + "place_located" in row:
+            found += f", {row[prefix + 'place_located']:.0%} of places"
+        text += f" (actions {flow:.4f}, grounding {where:.3f}, {found})"
     return text

@@ -217,10 +217,10 @@ class _Trainer:
         for number, start in enumerate(range(0, count, size)):
             batch = self._split(batches.make(chosen[start : start + size], size, None, 0.0))
             sums.append(jax.device_get(self._evaluate(params, batch, np.int32(number))))
-        errors, counts = jax.tree.map(lambda *each: float(np.sum(each)), *sums)
-        counts = Counts(*(max(number, 1.0) for number in counts))
+        errors, counts = jax.tree.map(lambda *each: np.sum(each, axis=0), *sums)
+        counts = Counts(*(np.maximum(number, 1.0) for number in counts))
         found = figures(errors, counts, self._options.grounding)
-        row = {"step": self._step, **{f"validation_{name}": value for name, value in found.items()}}
+        row = {"step": self._step, **{f"validation_{name}": float(value) for name, value in found.items()}}
         self._folder.log(row)
         self._progress.line(row, self._steps)
         self._folder.draw()

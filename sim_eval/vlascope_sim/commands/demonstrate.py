@@ -16,7 +16,8 @@ class Demonstrate:
     The result is a LeRobot dataset (`image`, `wrist_image`, `state`, `actions`, `action_mask`) with the list of everything that
     was tried (`demonstrations.jsonl`) and success rates (`summary.json`) beside it. Labels are the expert's, whatever noise is
     put on what is done; `action_mask` is false where something else was done. `image_target` and `wrist_image_target` say
-    where in the picture the told object is (`vlascope-server train --grounding`).
+    where in the picture the told object is, `image_place` and `wrist_image_place` where it is to be brought (`vlascope-server
+    train --grounding`).
     """
 
     output: Path

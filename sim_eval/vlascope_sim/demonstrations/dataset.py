@@ -29,6 +29,8 @@ def features(image_size: int) -> dict[str, dict[str, Any]]:
         "action_mask": {"dtype": "bool", "shape": (1,), "names": None},
         "image_target": target,
         "wrist_image_target": target,
+        "image_place": target,
+        "wrist_image_place": target,
     }
 
 
@@ -67,6 +69,8 @@ def add(writer: DatasetWriter, frames: Frames, instruction: str) -> int:
             "action_mask": frames.action_mask,
             "image_target": frames.image_target,
             "wrist_image_target": frames.wrist_image_target,
+            "image_place": frames.image_place,
+            "wrist_image_place": frames.wrist_image_place,
         },
         {"image": frames.image, "wrist_image": frames.wrist_image},
         task=instruction,

@@ -31,6 +31,7 @@ class Frames:
         actions: the expert's answer, float32 [n, 7].
         image_target, wrist_image_target: before the step, float32 [n, 2]: where the middle of the told object is seen, as
             shares of the picture's side from its left and top, hidden or not; -1 where it is out of the picture.
+        image_place, wrist_image_place: the same of where the object is to be brought.
         action_mask: bool [n], False where something else was done; see `noise.chunk_mask`.
     """
 
@@ -41,6 +42,8 @@ class Frames:
     action_mask: np.ndarray
     image_target: np.ndarray
     wrist_image_target: np.ndarray
+    image_place: np.ndarray
+    wrist_image_place: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,8 +113,9 @@ def demonstrate(
         action, followed = noise.executed(label, steps)
         if record:
             target = environment.seen_at(np.mean(scene.extent(demonstration.goal.target), axis=0))
-            places = (place or _OUT for place in (target["image"], target["wrist_image"]))
-            rows.append((seen.image, seen.wrist_image, seen.state, label, followed, *places))
+            place = environment.seen_at(scene.position(demonstration.goal.place))
+            seen_at = (at[camera] or _OUT for at in (target, place) for camera in ("image", "wrist_image"))
+            rows.append((seen.image, seen.wrist_image, seen.state, label, followed, *seen_at))
         seen, _ = environment.step(action, render=record)
         steps += 1
         if watch.look() and reached is None:

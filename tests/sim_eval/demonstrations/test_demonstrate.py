@@ -114,6 +114,9 @@ def test_the_command_writes_a_dataset_that_can_be_added_to(assets, tmp_path, cap
     assert frames["actions"].shape == (row["frames"], 7)
     assert set(np.unique(frames["actions"][:, 6])) == {-1, 1}
     assert frames["action_mask"].dtype == bool
+    away = np.linalg.norm(frames["image_target"] - frames["image_place"], axis=-1)
+    assert away[0] > 0.2
+    assert away[-1] < 0.15
     with LiberoEnvironment(load_task("libero_object", 1), assets.folder, render="fast", image_size=SIZE) as environment:
         made = rows[0]["demonstration"]
         seen = environment.reset(made["init_state"], made["environment_seed"])
@@ -143,6 +146,10 @@ def test_starts_of_every_goal_in_one_scene(assets, tmp_path):
     places = np.stack([dataset.frames(number)["image_target"][0] for number in range(count)])
     assert ((places > 0.2) & (places < 0.9)).all()
     assert np.linalg.norm(places[:, None] - places[None], axis=-1)[~np.eye(count, dtype=bool)].min() > 0.03
+    # the basket stays where it is, whatever is told
+    baskets = np.stack([dataset.frames(number)["image_place"] for number in range(count)])
+    assert np.ptp(baskets, axis=(0, 1)).max() < 1e-3
+    assert np.linalg.norm(places - baskets[:, 0], axis=-1).min() > 0.03
     ways = np.stack([dataset.frames(number)["actions"][:, :3].mean(axis=0) for number in range(count)])
     assert len(np.unique(ways.round(2), axis=0)) == count
 
@@ -168,7 +175,7 @@ def test_failures_that_were_left_out_are_made_again_where_they_are_to_be_kept(as
             else:
                 pictures = np.zeros((3, SIZE, SIZE, 3), np.uint8)
                 state, actions, target = (np.zeros((3, n), np.float32) for n in (8, 7, 2))
-                frames = Frames(pictures, pictures, state, actions, np.ones(3, bool), target, target)
+                frames = Frames(pictures, pictures, state, actions, np.ones(3, bool), *[target] * 4)
                 yield demonstration, Outcome(success=False, steps=3, frames=3), frames
 
     monkeypatch.setattr(demonstrate_run, "collect", failing)
