@@ -67,8 +67,8 @@ def seen_dataset(tmp_path_factory):
 def test_a_policy_learns_to_look_where_it_is_told(options, seen_dataset):
     """Neither image nor instruction alone says which square; the action expert and its weights are not touched."""
     asked = options(
-        dataset=seen_dataset, steps=400, flow_samples=0, grounding=1.0, batch_size=16, learning_rate=3e-3,
-        validate_every=400, log_every=10, augment=False,
+        dataset=seen_dataset, steps=120, flow_samples=0, grounding=1.0, batch_size=16, learning_rate=3e-3,
+        validate_every=120, log_every=10, augment=False,
     )  # fmt: skip
     run = train(asked)
     lines = [json.loads(line) for line in (asked.output / "metrics.jsonl").read_text().splitlines()]
