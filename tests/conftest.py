@@ -1,9 +1,16 @@
 """What holds for every test: strict numerics, for mixing dtypes without saying so is an error, and a cache of its own."""
 
 import os
+import tempfile
 
 # set before JAX is imported: tests run where it is fastest to start, and never on a GPU by accident
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# half of what tests wait for is XLA: what one test has compiled, no other compiles again, in whatever process; gone at the end
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="vlascope-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import pytest

@@ -123,12 +123,14 @@ class Train:
         try:
             from vlascope_datasets import DatasetError
 
+            from vlascope_server.cache import use_compilation_cache
             from vlascope_server.training import TrainingError, TrainOptions, train
         except ModuleNotFoundError as error:
             raise CommandError(f"train needs {error.name}: install vlascope-server[train]") from error
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del given["log_level"]
         given["episodes"] = None if self.episodes is None else _numbers(self.episodes)
+        use_compilation_cache()  # a step takes a minute to compile, and a run that is resumed would wait for it again
         try:
             trained = train(TrainOptions(**given))
         except (DatasetError, TrainingError) as error:

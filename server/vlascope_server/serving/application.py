@@ -19,7 +19,7 @@ import jax
 from vlascope_latents import CapturePlan, CaptureSpec, CaptureSpecError, plan_capture
 from vlascope_latents.store import RunWriter, StoreError
 
-from vlascope_server.cache import cache_folder
+from vlascope_server.cache import use_compilation_cache
 from vlascope_server.policies import Policy, PolicyOptions, Programs
 from vlascope_server.provenance import provenance
 from vlascope_server.serving.access import Access, check_host, read_key, tls_context
@@ -121,7 +121,7 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
     _check(options)
     if options.store is not None:
         check_writable(options.store)
-    _use_compilation_cache()
+    use_compilation_cache()
     policy = Policy.load(options.checkpoint, options.policy)
     try:
         plan = plan_capture(options.capture, policy.layout)
@@ -250,12 +250,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _use_compilation_cache() -> None:
-    """A second start compiles nothing that the first one compiled."""
-    if jax.config.values.get("jax_compilation_cache_dir") is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
 
 
 def _on_signals() -> asyncio.Event:
