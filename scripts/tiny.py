@@ -27,6 +27,12 @@ DEMONSTRATIONS = (
     ("--suite", "libero_object", "--episodes", "30-39", *PERTURBED),
     ("--suite", "libero_goal", "--episodes", "30-33", *PERTURBED),
 )
+FINE_DEMONSTRATIONS = (
+    ("--suite", "libero_goal", "--episodes", "0-1", *PERTURBED[:2], *FRESH),
+    ("--suite", "libero_goal", "--episodes", "2-9", "--targets", "told", *FRESH),
+    ("--suite", "libero_goal", "--episodes", "30", *PERTURBED, *FRESH),
+    ("--suite", "libero_object", "--episodes", "30-32", *PERTURBED, *FRESH),
+)
 UNVARIED = (("--suite", "libero_object", "--episodes", "0-19", "--targets", "told", "--noise"),)
 """Ten scenes, and one instruction in each: a policy can do without reading it."""
 USUAL = ("--batch-size", "32", "--accumulate", "2", "--delta-actions", "False", "--seed", "0")

@@ -49,8 +49,8 @@ class Grasp:
 def choose_grasp(scene: Scene, target: str, holder: str, attempt: int) -> Grasp:
     """Round the middle where the object is narrow enough, else by its rim at -y or +y.
 
-    A policy has to see which side it will be: -y wherever there is room, which is nearly everywhere in the shipped scenes. In
-    those of libero_goal a choice of the roomier side would turn on millimetres, and a policy trained on it aims between the two.
+    A policy has to see which side it will be: -y wherever there is room, which is nearly everywhere in the shipped scenes.
+    The roomier side would turn on millimetres in those of libero_goal, and a policy trained on that aims between the two.
 
     Args:
         scene: as it is now.
