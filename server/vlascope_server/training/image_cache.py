@@ -1,4 +1,4 @@
-"""A dataset's images at the model's size: on disk, decoded once and mapped, or decoded each time.
+"""A dataset's images at the model's size: on disk, decoded once and read one by one, or decoded each time.
 
 Runs over the same dataset share what is on disk, whichever episodes they use. Knows nothing of the robot's numbers.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import threading
@@ -39,7 +40,7 @@ class ImageCache:
         """
         self._dataset, self._cameras, self._size = dataset, dict(cameras), size
         self.folder = None if folder is None else folder / _name(dataset, size)
-        self._mapped: dict[tuple[str, int], np.ndarray] = {}
+        self._paths: dict[tuple[str, int], Path] = {}
         self._lock = threading.Lock()
 
     def missing_bytes(self, episodes: Sequence[int]) -> int:
@@ -84,19 +85,15 @@ class ImageCache:
     def _image(self, camera: str, episode: int, frame: int) -> np.ndarray:
         if self.folder is None:
             return resize_with_pad(self._dataset.image(episode, frame, camera), self._size)
-        key = camera, episode
-        if key not in self._mapped:
-            with self._lock:
-                self._mapped[key] = self._load(camera, episode)
-        return self._mapped[key][frame]
-
-    def _load(self, camera: str, episode: int) -> np.ndarray:
-        path = self._path(camera, episode)
+        path = self._paths.get((camera, episode)) or self._paths.setdefault(
+            (camera, episode), self._path(camera, episode)
+        )
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, FileNotFoundError):  # a power cut left half of it, or somebody cleared the cache
-            self._write(camera, episode)
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            return _read_one(path, frame)
+        except (ValueError, FileNotFoundError):  # a power cut left half of it, or somebody cleared the cache
+            with self._lock:
+                self._write(camera, episode)
+            return _read_one(path, frame)
 
     def _path(self, camera: str, episode: int) -> Path:
         return (self.folder or Path()) / camera / f"episode_{episode:06d}-{self._source(camera, episode)}.npy"
@@ -133,3 +130,12 @@ def _name(dataset: LeRobotDataset, size: int) -> str:
     """Readable, and another one for each place of a dataset and size."""
     root = dataset.root.resolve()
     return f"{root.name}-{size}-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
+
+
+def _read_one(path: Path, frame: int) -> np.ndarray:
+    """One image of an episode's file. Nothing stays open: a dataset has more episodes than a process may have files."""
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        file.seek(frame * math.prod(shape[1:]) * dtype.itemsize, os.SEEK_CUR)
+        return np.fromfile(file, dtype, math.prod(shape[1:])).reshape(shape[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import jax
@@ -88,6 +89,16 @@ def test_images_are_the_same_cached_or_not(dataset, tmp_path):
     episodes, numbers = np.array([2, 1, 2]), np.array([0, 5, 11])
     jax.tree.map(np.testing.assert_array_equal, cached.gather(episodes, numbers), plain.gather(episodes, numbers))
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_cache_holds_no_files_open(dataset, tmp_path):
+    """A dataset has more episodes than a process may have files."""
+    cache = ImageCache(LeRobotDataset.open(dataset), {"base_0_rgb": "image"}, 14, tmp_path)
+    assert len(list(cache.fill(range(EPISODES)))) == EPISODES
+    before = os.listdir("/dev/fd")
+    kept = cache.gather(np.arange(EPISODES), np.zeros(EPISODES, int))
+    assert len(os.listdir("/dev/fd")) == len(before)
+    assert len(kept["base_0_rgb"]) == EPISODES
 
 
 def test_a_cache_grows_with_its_dataset_and_mends_itself(dataset, tmp_path):
