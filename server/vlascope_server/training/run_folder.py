@@ -70,8 +70,7 @@ class RunFolder:
         self.path = path
         self.last = max(steps_in(path), default=0)
         self.rows: list[dict[str, Any]] = []
-        described = path / CONFIGURATION
-        self.facts: dict[str, Any] = json.loads(described.read_text(encoding="utf-8")) if described.is_file() else {}
+        self.facts = _described(path) if (path / CONFIGURATION).is_file() else {}
         file = path / METRICS
         for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
             with contextlib.suppress(ValueError):  # a killed process may have left half a line
@@ -124,7 +123,7 @@ class RunFolder:
 
 
 def _check_same(run: Path, options: TrainOptions) -> None:
-    kept = json.loads((run / CONFIGURATION).read_text(encoding="utf-8"))["options"]
+    kept = _described(run)["options"]
     given = json.loads(json.dumps(dataclasses.asdict(options), default=str))
     for field, value in given.items():
         if field not in MAY_CHANGE and field != "output" and kept.get(field, value) != value:
@@ -134,7 +133,23 @@ def _check_same(run: Path, options: TrainOptions) -> None:
             )
 
 
+def _described(run: Path) -> dict[str, Any]:
+    path = run / CONFIGURATION
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts["options"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise TrainingError(
+            f"{path}: damaged: expected a map with the run's options; its checkpoints are whole: begin another --output"
+            f" with --init {run / str(max(steps_in(run), default=0))}"
+        ) from None
+    return facts
+
+
 def _replace(path: Path, content: str) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(content, encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)

@@ -290,6 +290,16 @@ def test_what_left_no_checkpoint_begins_anew_with_other_options(options, monkeyp
     assert json.loads((done.checkpoint.parent / "train.json").read_text())["options"]["batch_size"] == 4
 
 
+def test_a_damaged_description_is_said(options, monkeypatch):
+    monkeypatch.setattr("vlascope_server.training.run_folder.steps_in", lambda _: [4])
+    given = options(resume=True)
+    given.output.mkdir()
+    for content in ("", "[]", "{}"):
+        (given.output / "train.json").write_text(content)
+        with pytest.raises(TrainingError, match=r"train.json: damaged: .* --init \S+run/4$"):
+            train(given)
+
+
 def test_a_finished_run_is_described_and_needs_no_room(options, monkeypatch):
     done = train(options(steps=2, keep=1))
     file = done.checkpoint.parent / "train.json"
