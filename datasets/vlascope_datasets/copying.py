@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from vlascope_datasets.checksums import MOVING, add, episode_checksum, task_name
 from vlascope_datasets.errors import DamagedError
 from vlascope_datasets.files import inside, must_be_new
 from vlascope_datasets.images import content
-from vlascope_datasets.info import DatasetInfo, new_info
+from vlascope_datasets.info import COLLECTIONS, DatasetInfo, new_info
 from vlascope_datasets.layouts.episodes import VideoSpan
 from vlascope_datasets.reader import LeRobotDataset
 from vlascope_datasets.statistics import ImageStatistics, Statistics, column_statistics, sampled_frames
@@ -41,7 +42,8 @@ class Copied:
 def copy_episodes(
     source: LeRobotDataset, episodes: Iterable[int], path: Path, version: str, on_episode: Callable[[], None] = lambda: None
 ) -> Copied:  # fmt: skip
-    """Makes a dataset of some episodes: numbers made anew, columns, images and encoded video taken over as they are.
+    """Makes a dataset of some episodes: numbers made anew, columns, images and encoded video taken over as they are, and the
+    record of how it was collected where there is one.
 
     Args:
         source: the dataset.
@@ -75,6 +77,8 @@ def copy_episodes(
     for place, (number, expected) in enumerate(zip(episodes, sums, strict=True)):
         if episode_checksum(copy, place, videos=number not in again) != expected:
             raise DamagedError(f"{path}: episode {place} is not what was read: episode {number} of {source.root}")
+    if (source.root / COLLECTIONS).is_file():
+        shutil.copyfile(source.root / COLLECTIONS, path / COLLECTIONS)
     return Copied(episodes, len(copy), add(sums), tuple(again))
 
 

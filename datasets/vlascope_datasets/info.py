@@ -14,6 +14,8 @@ from vlascope_datasets.files import read_json
 WRITTEN = ("v2.1", "v3.0")
 READ = ("v2.0", *WRITTEN)
 INFO = "meta/info.json"
+COLLECTIONS = "collections.jsonl"
+"""Beside a simulated dataset: how each part of it was collected, such as how images were drawn."""
 _PATHS = {
     "v2.1": (
         "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",

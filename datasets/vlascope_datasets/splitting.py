@@ -83,15 +83,20 @@ def split_dataset(
         "source": identity(source),
         **provenance(),
     }  # fmt: skip
-    splits = []
-    for number, episodes in enumerate(chosen):
-        partial = target / f".split_{number}.partial"
-        copied = copy_episodes(source, episodes, partial, version, on_episode)
-        splits.append({"name": f"split_{number}", **describe(copied), "tasks": _tasks(source, partial)})
-        write_json(partial / "meta" / RECORD, {**record, "split": splits[-1]})
-    record |= {"splits": splits, "total": _total(source, splits)}
-    for number in range(split_num):
-        os.replace(target / f".split_{number}.partial", target / f"split_{number}")
+    splits, folders = [], [target / f"split_{number}" for number in range(split_num)]
+    try:
+        for folder, episodes in zip(folders, chosen, strict=True):
+            partial = _partial(folder)
+            copied = copy_episodes(source, episodes, partial, version, on_episode)
+            splits.append({"name": folder.name, **describe(copied), "tasks": _tasks(source, partial)})
+            write_json(partial / "meta" / RECORD, {**record, "split": splits[-1]})
+        record |= {"splits": splits, "total": _total(source, splits)}
+    except BaseException:
+        for folder in folders:
+            shutil.rmtree(_partial(folder), ignore_errors=True)
+        raise
+    for folder in folders:
+        os.replace(_partial(folder), folder)
     write_json(target / RECORD, record)
     return record
 
@@ -136,6 +141,10 @@ def _tasks(source: LeRobotDataset, path: Path) -> list[dict[str, Any]]:
         {"task_index": n, "source_task_index": numbers.get(t), "task": t}
         for n, t in LeRobotDataset.open(path).tasks.items()
     ]
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.partial")
 
 
 def _must_be_free(target: Path) -> None:

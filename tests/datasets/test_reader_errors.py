@@ -60,6 +60,37 @@ def test_missing_metadata(path):
     one_line(error, "meta/tasks", "missing")
 
 
+@pytest.mark.parametrize(
+    ("file", "line", "said"),
+    [
+        ("episodes", '{"episode_index": 1, "length": 5, "tasks": null}', "not as it should be"),
+        ("episodes", '{"episode_index": "x", "length": 5, "tasks": []}', "not as it should be"),
+        ("episodes", "[1]", "not as it should be"),
+        ("tasks", '{"task_index": 0}', "lacks 'task'"),
+        ("episodes_stats", '{"episode_index": 1}', "lacks 'stats'"),
+        ("episodes_stats", '{"episode_index": 1, "stats": [1]}', "not as it should be"),
+    ],
+)
+def test_lines_that_are_not_as_they_should_be(tmp_path, file, line, said):
+    path = write(tmp_path / "it", "v2.1", episodes=2)
+    listed = path / f"meta/{file}.jsonl"
+    listed.write_text("\n".join([*listed.read_text().splitlines()[:-1], line]) + "\n")
+    with pytest.raises(DamagedError) as error:
+        LeRobotDataset.open(path).episode_statistics()
+    one_line(error, "meta", said)
+
+
+def test_rows_that_are_not_as_they_should_be(tmp_path):
+    path = write(tmp_path / "it", "v3.0", episodes=2)
+    (listed,) = (path / "meta/episodes").rglob("*.parquet")
+    table = pq.ParquetFile(listed).read()
+    place = table.column_names.index("length")
+    pq.write_table(table.set_column(place, "length", pa.array([5, None], pa.int64())), listed)
+    with pytest.raises(DamagedError) as error:
+        LeRobotDataset.open(path)
+    one_line(error, "meta/episodes", "not as it should be")
+
+
 def test_missing_and_damaged_data(path):
     dataset = LeRobotDataset.open(path)
     file = path / dataset.episodes[1].file

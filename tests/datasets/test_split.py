@@ -297,6 +297,23 @@ def test_a_conversion_is_whole_or_absent(tmp_path, capsys, monkeypatch):
     assert "not empty" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_split_that_fails_leaves_nothing(tmp_path):
+    path = write(tmp_path / "it", "v2.1", video=True, episodes=4)
+    (path / "videos/chunk-000/image/episode_000003.mp4").unlink()
+    with pytest.raises(DatasetError, match="episode_000003"):
+        split_dataset(path, tmp_path / "out", split_num=2)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_how_a_dataset_was_collected_goes_with_its_parts(tmp_path):
+    path = write(tmp_path / "it", "v2.1", episodes=2)
+    (path / "collections.jsonl").write_text('{"options": {"render": "fast"}}\n')
+    split_dataset(path, tmp_path / "out", split_num=2)
+    assert main(["convert", str(path), str(tmp_path / "new"), "--version", "v3.0"]) == 0
+    for copy in ("out/split_0", "out/split_1", "new"):
+        assert (tmp_path / copy / "collections.jsonl").read_text() == '{"options": {"render": "fast"}}\n'
+
+
 def change(path, episode, change_table):
     file = path / f"data/chunk-000/episode_{episode:06d}.parquet"
     pq.write_table(change_table(pq.ParquetFile(file).read()), file)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 
 import h5py
 import numpy as np
@@ -237,6 +239,23 @@ def test_balance():
 )
 def test_directions(text, direction):
     assert direction_of(text) == direction
+
+
+def test_a_damaged_archive_is_listed(tmp_path):
+    for episode in range(2):
+        np.savez_compressed(
+            tmp_path / f"episode_{episode}.npz", actions=np.random.default_rng(episode).normal(size=(9, 2))
+        )
+    damaged = bytearray((tmp_path / "episode_1.npz").read_bytes())
+    with zipfile.ZipFile(tmp_path / "episode_1.npz") as archive:
+        begins = archive.infolist()[0].header_offset + 30 + len("actions.npy")
+    damaged[begins + 20 : begins + 60] = b"\xff" * 40
+    (tmp_path / "episode_1.npz").write_bytes(damaged)
+    with pytest.raises(zlib.error), np.load(tmp_path / "episode_1.npz") as archive:
+        archive["actions"]
+    summary = survey(tmp_path)
+    assert kinds(summary, "episode_0.npz") == []
+    assert kinds(summary, "episode_1.npz") == ["unreadable"]
 
 
 def test_the_command_writes_both_files(tmp_path, capsys):

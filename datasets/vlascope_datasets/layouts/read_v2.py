@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlascope_datasets.errors import DamagedError
+from vlascope_datasets.errors import DamagedError, well_formed
 from vlascope_datasets.files import read_json, read_lines
 from vlascope_datasets.info import DatasetInfo
 from vlascope_datasets.layouts.episodes import Episode, Metadata, VideoSpan
@@ -35,7 +35,7 @@ def read_v2(root: Path, info: DatasetInfo) -> Metadata:
         DatasetError: a file is missing.
         DamagedError: a file is not as the format says, or lists fewer episodes than `info.json`.
     """
-    try:
+    with well_formed(f"{root / 'meta'}: a line of tasks.jsonl or episodes.jsonl"):
         tasks = {int(line["task_index"]): str(line["task"]) for line in read_lines(root / TASKS)}
         lines = {int(line["episode_index"]): line for line in read_lines(root / EPISODES)}
         missing = [n for n in range(info.total_episodes) if n not in lines]
@@ -47,20 +47,21 @@ def read_v2(root: Path, info: DatasetInfo) -> Metadata:
             videos = {key: VideoSpan(video_file(info, n, key), 0.0, True) for key in info.video_keys}
             episodes.append(Episode(n, length, tuple(lines[n]["tasks"]), first, data_file(info, n), 0, videos))
             first += length
-    except KeyError as error:
-        raise DamagedError(f"{root / 'meta'}: a line of tasks.jsonl or episodes.jsonl lacks {error}") from error
 
     def of_episodes() -> dict[int, Statistics]:
-        if not (root / EPISODE_STATISTICS).is_file():
+        path = root / EPISODE_STATISTICS
+        if not path.is_file():
             return {}
-        kept = {int(line["episode_index"]): line["stats"] for line in read_lines(root / EPISODE_STATISTICS)}
-        return {n: to_arrays(stats) for n, stats in kept.items() if n < info.total_episodes}
+        with well_formed(f"{path}: a line"):
+            kept = {int(line["episode_index"]): line["stats"] for line in read_lines(path)}
+            return {n: to_arrays(stats) for n, stats in kept.items() if n < info.total_episodes}
 
     def of_all() -> Statistics:
         kept = of_episodes()
         # v2.1 keeps none of the whole: a file that is there is left from v2.0, of the episodes that there were then
         if (info.version == "v2.0" or not kept) and (root / STATISTICS).is_file():
-            return to_arrays(read_json(root / STATISTICS))
+            with well_formed(f"{root / STATISTICS}"):
+                return to_arrays(read_json(root / STATISTICS))
         return aggregate(kept.values())
 
     return Metadata(tasks, tuple(episodes), of_all, of_episodes)

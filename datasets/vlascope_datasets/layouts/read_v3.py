@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vlascope_datasets.errors import DamagedError
+from vlascope_datasets.errors import DamagedError, well_formed
 from vlascope_datasets.files import read_json
 from vlascope_datasets.info import DatasetInfo
 from vlascope_datasets.layouts.episodes import Episode, Metadata, VideoSpan
@@ -34,16 +34,14 @@ def read_v3(root: Path, info: DatasetInfo) -> Metadata:
         DamagedError: a file is not as the format says, or lists fewer episodes than `info.json`.
     """
     tasks = read_tasks(root) if info.total_episodes else {}
-    rows = episode_rows(root, info.total_episodes)
-    try:
-        episodes = _episodes(rows, info)
-    except KeyError as error:
-        raise DamagedError(f"{root / EPISODES}: lacks the column {error}") from error
+    with well_formed(f"{root / EPISODES}: a row"):
+        episodes = _episodes(episode_rows(root, info.total_episodes), info)
 
     def of_all() -> Statistics:
-        kept = to_arrays(read_json(root / STATISTICS)) if (root / STATISTICS).is_file() else {}
-        frames = sum(episode.length for episode in episodes)
-        if "index" in kept and kept["index"]["count"].tolist() != [frames]:
+        with well_formed(f"{root / STATISTICS}"):
+            kept = to_arrays(read_json(root / STATISTICS)) if (root / STATISTICS).is_file() else {}
+            counted = kept["index"]["count"].tolist() if "index" in kept else None
+        if counted is not None and counted != [sum(episode.length for episode in episodes)]:
             # a writer that was killed while it finished had counted more in
             return aggregate(episode_statistics(root, info.total_episodes).values())
         return kept

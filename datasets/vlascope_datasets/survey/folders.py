@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -59,7 +60,7 @@ def survey_folder(path: Path, on_episode: Callable[[], None]) -> Facts:
             for found, columns in read(file, name):
                 facts.episodes.append(found)
                 shapes.append(columns)
-        except (OSError, ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             broken = EpisodeFacts(name, name, 0, task=_task_of_name(file.stem))
             broken.report("unreadable", f"{file}: {(str(error) or type(error).__name__).splitlines()[0]}")
             facts.episodes.append(broken)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 from vlascope_datasets import LeRobotDataset
+from vlascope_datasets.info import COLLECTIONS
 
 from vlascope_server.cache import cache_folder
 from vlascope_server.checkpoints import Checkpoint, Record, load_checkpoint
@@ -33,9 +34,6 @@ from vlascope_server.training.loader import Batches
 from vlascope_server.training.objective import blind_to
 from vlascope_server.training.options import TrainOptions
 from vlascope_server.training.statistics import carrying, measure
-
-_COLLECTIONS = "collections.jsonl"
-"""What `vlascope-sim demonstrate` writes beside a dataset: how each part of it was made."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -241,7 +239,7 @@ def _longest(config: Pi0Config, tokenizer: Tokenizer, parts: Sequence[Frames], s
 def _trained_on(dataset: LeRobotDataset, options: TrainOptions, begun_with: Record) -> dict[str, str]:
     """The dataset's name, how its images were drawn where dataset or first weights say so, and what the user says."""
     found = {**(begun_with.trained_on or {}), "dataset": dataset.root.resolve().name}
-    path = dataset.root / _COLLECTIONS
+    path = dataset.root / COLLECTIONS
     if path.is_file():
         try:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

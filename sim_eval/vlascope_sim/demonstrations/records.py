@@ -13,12 +13,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from vlascope_datasets.info import COLLECTIONS
+
 from vlascope_sim.demonstrations.episode import Outcome
 from vlascope_sim.demonstrations.plan import Demonstration
 from vlascope_sim.environment.errors import SimulationError
 from vlascope_sim.rollout.statistics import wilson_interval
 
-LIST_FILE, RUNS_FILE, SUMMARY_FILE = "demonstrations.jsonl", "collections.jsonl", "summary.json"
+LIST_FILE, SUMMARY_FILE = "demonstrations.jsonl", "summary.json"
 
 
 class DemonstrationList:
@@ -83,17 +85,27 @@ class DemonstrationList:
         self._by_id[row["id"]] = row
 
     def _rewrite(self) -> None:
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-        partial.replace(self._path)
+        _replace(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
 
 def append_run(folder: Path, provenance: dict[str, Any]) -> int:
-    """Notes how a collection is made; its line, from 0."""
-    path = folder / RUNS_FILE
-    line = len(path.read_text().splitlines()) if path.exists() else 0
-    append_line(path, provenance)
-    return line
+    """Notes how a collection is made; its line, from 0. Half a line that a full disk left is taken back."""
+    path = folder / COLLECTIONS
+    whole = (
+        [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
+    )
+    _replace(path, "".join([*whole, json.dumps(provenance, default=str) + "\n"]))
+    return len(whole)
+
+
+def _replace(path: Path, content: str) -> None:
+    """All of the old content or all of the new, whenever the process dies."""
+    partial = path.with_suffix(".partial")
+    with partial.open("w") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def append_line(path: Path, content: Any) -> None:

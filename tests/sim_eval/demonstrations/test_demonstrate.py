@@ -16,6 +16,7 @@ from vlascope_sim.demonstrations.episode import AFTERWARDS, Frames, Outcome
 from vlascope_sim.demonstrations.grasps import choose_grasp
 from vlascope_sim.demonstrations.noise import NoiseOptions
 from vlascope_sim.demonstrations.plan import plan
+from vlascope_sim.demonstrations.records import append_run
 from vlascope_sim.demonstrations.success import Watch
 from vlascope_sim.environment import LiberoEnvironment, SimulationError, load_task
 from vlascope_sim.perturb.scene import Scene
@@ -87,6 +88,14 @@ def test_a_bowl_is_taken_by_the_same_rim_wherever_it_stands_in_the_shipped_scene
             assert all(grasp.offset[1] < -0.03 for grasp in grasps)
         third = choose_grasp(Scene(environment), "akita_black_bowl_1", "plate_1", 3)
         assert third.offset[1] > 0.02  # a side that failed twice is given up
+
+
+def test_half_a_line_that_a_full_disk_left_is_taken_back(tmp_path):
+    assert append_run(tmp_path, {"run": 0}) == 0
+    with (tmp_path / "collections.jsonl").open("a") as file:
+        file.write('{"run"')
+    assert append_run(tmp_path, {"run": 1}) == 1
+    assert [json.loads(line) for line in (tmp_path / "collections.jsonl").open()] == [{"run": 0}, {"run": 1}]
 
 
 def test_the_command_writes_a_dataset_that_can_be_added_to(assets, tmp_path, capsys):
