@@ -162,7 +162,9 @@ def describe(condition: Condition, folder: Path) -> dict[str, Any]:
     scored = [counts(condition.score, row) for row in done]
     low, high = wilson_interval(sum(scored), len(scored))
     provenance = json.loads((folder / "provenance.json").read_text())
-    provenance["assets"].pop("folder", None)  # a place on this machine
+    # places and names on this machine
+    provenance["assets"].pop("folder", None)
+    provenance["machine"] = {"cores": provenance["machine"]["cores"]}
     kept = (
         "task_id", "episode_index", "init_state", "prompt", "told_object", "told_goal", "lifted_first", "success", "steps",
         "environment_seed", "noise_seed", "trajectory",

@@ -87,11 +87,12 @@ def policy(out: Path, workers: str) -> None:
 def siblings(out: Path, workers: str) -> None:
     """Policies that differ from the bundled one in one thing each: for comparing, mixing, and as the contrast for a probe."""
     data = demonstrate(out / "fine_demonstrations", FINE_DEMONSTRATIONS, workers)
+    unvaried = demonstrate(out / "unvaried_demonstrations", UNVARIED, workers)
+    out /= f"siblings_of_{Policy.load('tiny').fingerprint}"
     halves = out / "halves"
     if not (halves / "split.json").exists():
         shutil.rmtree(halves, ignore_errors=True)  # what a killed split left
         run("vlascope-datasets", "split", "--source_path", str(data), "--dst_path", str(halves), "--split_num", "2")
-    unvaried = demonstrate(out / "unvaried_demonstrations", UNVARIED, workers)
     recipes = {
         "half_0": (halves / "split_0", SIBLING),
         "half_1": (halves / "split_1", SIBLING),
