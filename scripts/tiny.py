@@ -85,7 +85,7 @@ def policy(out: Path, workers: str) -> None:
 
 
 def siblings(out: Path, workers: str) -> None:
-    """Policies that differ from the bundled one in one thing each: for comparing, mixing, and as the contrast for a probe."""
+    """Three that go on from the bundled policy, to compare and mix, and one that never needed to listen: a probe's contrast."""
     data = demonstrate(out / "fine_demonstrations", FINE_DEMONSTRATIONS, workers)
     unvaried = demonstrate(out / "unvaried_demonstrations", UNVARIED, workers)
     out /= f"siblings_of_{Policy.load('tiny').fingerprint}"
