@@ -112,7 +112,7 @@ def test_the_bundled_policy_is_trained_and_small():
     assert (checkpoint.kind, checkpoint.config) == ("orbax", drawn.config)
     assert (checkpoint.record.robot, checkpoint.record.delta_actions) == ("libero", False)
     assert (checkpoint.record.norm_stats_count or 0) > 10_000
-    assert checkpoint.record.trained_on == {"dataset": "demonstrations", "render": "fast", "assets": "stand-in"}
+    assert checkpoint.record.trained_on == {"dataset": "fine_demonstrations", "render": "fast", "assets": "stand-in"}
     assert checkpoint.norm_stats is not None
     assert checkpoint.norm_stats["actions"].std[:3].min() > 0.1
     moved = [name for name, value in drawn.params.items() if not np.array_equal(value, checkpoint.params[name])]
