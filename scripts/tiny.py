@@ -40,12 +40,13 @@ UNVARIED = (("--suite", "libero_object", "--episodes", "0-9", "--targets", "told
 USUAL = ("--batch-size", "32", "--accumulate", "2", "--delta-actions", "False", "--seed", "0")
 LOOKING = ("--init", "tiny-drawn", "--flow-samples", "0", "--grounding", "1", "--shift", "0.08")
 """First where the told object is, and nothing else."""
-TOO = ("--grounding", "0.3", "--shift", "0", "--state-noise", "0.005")
-ACTING = ("--norm-stats", "dataset", "--learning-rate", "1e-3", *TOO)
-"""Then what to do about it. One suite acts on the floor, one on a table: of that deviation, little is a centimetre."""
-FINISHING = ("--learning-rate", "5e-4", *TOO)
+AS_WELL = ("--grounding", "0.3", "--shift", "0", "--state-noise", "0.005")
+"""With the actions: the question goes on beside them; cameras never move; of the state's deviation, little is a centimetre."""
+ACTING = ("--norm-stats", "dataset", "--learning-rate", "1e-3", *AS_WELL)
+"""Then what to do about it."""
+FINISHING = ("--learning-rate", "5e-4", *AS_WELL)
 """At last where it is to act: unperturbed scenes of libero_goal are rare among the others."""
-SIBLING = ("--init", "tiny", "--learning-rate", "1e-4", *TOO)
+SIBLING = ("--init", "tiny", "--learning-rate", "1e-4", *AS_WELL)
 JUDGED, SIBLING_JUDGED = ("--episodes", "40-49"), ("--episodes", "40-42", "--only", "shipped,goal,told,blank")
 CPU = {
     "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_cpu_experimental_ynn_fusion_type=",
