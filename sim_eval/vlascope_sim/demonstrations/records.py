@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from vlascope_datasets.files import replace
 from vlascope_datasets.info import COLLECTIONS
 
 from vlascope_sim.demonstrations.episode import Outcome
@@ -85,7 +86,7 @@ class DemonstrationList:
         self._by_id[row["id"]] = row
 
     def _rewrite(self) -> None:
-        _replace(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        replace(self._path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
 
 
 def append_run(folder: Path, provenance: dict[str, Any]) -> int:
@@ -94,18 +95,8 @@ def append_run(folder: Path, provenance: dict[str, Any]) -> int:
     whole = (
         [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
     )
-    _replace(path, "".join([*whole, json.dumps(provenance, default=str) + "\n"]))
+    replace(path, "".join([*whole, json.dumps(provenance, default=str) + "\n"]).encode())
     return len(whole)
-
-
-def _replace(path: Path, content: str) -> None:
-    """All of the old content or all of the new, whenever the process dies."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def append_line(path: Path, content: Any) -> None:
