@@ -85,9 +85,9 @@ class ImageCache:
     def _image(self, camera: str, episode: int, frame: int) -> np.ndarray:
         if self.folder is None:
             return resize_with_pad(self._dataset.image(episode, frame, camera), self._size)
-        path = self._paths.get((camera, episode)) or self._paths.setdefault(
-            (camera, episode), self._path(camera, episode)
-        )
+        path = self._paths.get((camera, episode))
+        if path is None:
+            path = self._paths[camera, episode] = self._path(camera, episode)
         try:
             return _read_one(path, frame)
         except (ValueError, FileNotFoundError):  # a power cut left half of it, or somebody cleared the cache

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+from vlascope_datasets.files import replace
 
 from vlascope_server.checkpoints.layout import TOKENIZER_FILE
 from vlascope_server.training.errors import TrainingError
@@ -78,12 +79,12 @@ class RunFolder:
                 if row["step"] <= self.last:
                     self.rows.append(row)
         if file.is_file():
-            _replace(file, "".join(json.dumps(row) + "\n" for row in self.rows))
+            replace(file, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
 
     def describe(self, options: TrainOptions, facts: dict[str, Any]) -> None:
         """Writes `train.json`: the options, and what follows from them and from the data."""
         content = {"options": dataclasses.asdict(options), **facts}
-        _replace(self.path / CONFIGURATION, json.dumps(content, default=str, indent=2) + "\n")
+        replace(self.path / CONFIGURATION, (json.dumps(content, default=str, indent=2) + "\n").encode())
 
     def check_data(self, facts: Mapping[str, Any]) -> None:
         """Whether a run that goes on finds the episodes that it began with.
@@ -144,12 +145,3 @@ def _described(run: Path) -> dict[str, Any]:
             f" with --init {run / str(max(steps_in(run), default=0))}"
         ) from None
     return facts
-
-
-def _replace(path: Path, content: str) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
