@@ -3,7 +3,7 @@
 Knows nothing of models or of simulations.
 """
 
-from vlascope_datasets.errors import DamagedError, DatasetError, VersionError
+from vlascope_datasets.errors import DamagedError, DatasetError, UnreadError, VersionError
 from vlascope_datasets.info import DatasetInfo
 from vlascope_datasets.layouts import Episode
 from vlascope_datasets.reader import LeRobotDataset
@@ -16,5 +16,6 @@ __all__ = [
     "DatasetWriter",
     "Episode",
     "LeRobotDataset",
+    "UnreadError",
     "VersionError",
 ]

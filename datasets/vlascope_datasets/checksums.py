@@ -46,6 +46,9 @@ def episode_checksum(dataset: LeRobotDataset, number: int, *, videos: bool = Tru
                 image = content(cell.as_py(), dataset.root, where)
                 digest.update(hashlib.blake2b(image, digest_size=16).digest())
             continue
+        if key in dataset.info.unread:
+            digest.update(repr(table[key].to_pylist()).encode())
+            continue
         values = dataset.values(number, key, table[key])
         digest.update("\0".join(values).encode() if feature["dtype"] == "string" else values.tobytes())
     for task in task_names(dataset, number, table):
@@ -54,7 +57,8 @@ def episode_checksum(dataset: LeRobotDataset, number: int, *, videos: bool = Tru
         episode = dataset.episode(number)
         for key, span in sorted(episode.videos.items()):
             digest.update(f"\0{key}\0".encode())
-            update_checksum(digest, inside(dataset.root, span.file), span.start, episode.length, dataset.info.fps)
+            if episode.length:
+                update_checksum(digest, inside(dataset.root, span.file), *dataset.video_times(number, key))
     return int.from_bytes(digest.digest(), "big")
 
 

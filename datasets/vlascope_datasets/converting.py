@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,13 @@ RECORD = "convert.json"
 
 
 def convert_dataset(
-    source: LeRobotDataset, out: Path, version: str, on_episode: Callable[[], None] = lambda: None
+    source: LeRobotDataset,
+    out: Path,
+    version: str,
+    on_episode: Callable[[], None] = lambda: None,
+    episodes: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Writes every episode of a dataset in a version of the format, and `meta/convert.json`, which says of what.
+    """Writes episodes of a dataset in a version of the format, and `meta/convert.json`, which says of what.
 
     It is put together in a hidden folder beside `out`, and appears there when all of it was read again and compared.
 
@@ -29,6 +33,7 @@ def convert_dataset(
         out: a folder that is absent or empty, and outside of the source.
         version: `v2.1` or `v3.0`.
         on_episode: called after each.
+        episodes: which, in the order of the copy; all of them unless given.
 
     Returns:
         What `meta/convert.json` holds.
@@ -47,7 +52,8 @@ def convert_dataset(
     shutil.rmtree(partial, ignore_errors=True)
     must_fit(target, folder_bytes(source.root))
     try:
-        copied = copy_episodes(source, range(len(source.episodes)), partial, version, on_episode)
+        chosen = range(len(source.episodes)) if episodes is None else episodes
+        copied = copy_episodes(source, chosen, partial, version, on_episode)
         record = {
             "configuration": {"source": str(source.root), "out": str(out), "version": version},
             "source": identity(source),

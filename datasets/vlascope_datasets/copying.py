@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from vlascope_datasets.checksums import MOVING, add, episode_checksum, task_names
-from vlascope_datasets.errors import DamagedError
+from vlascope_datasets.errors import DamagedError, DatasetError, UnreadError
 from vlascope_datasets.files import inside, must_be_new
 from vlascope_datasets.images import content
 from vlascope_datasets.info import COLLECTIONS, DatasetInfo, new_info
-from vlascope_datasets.layouts.episodes import VideoSpan
 from vlascope_datasets.reader import LeRobotDataset
 from vlascope_datasets.statistics import ImageStatistics, Statistics, column_statistics, sampled_frames
 from vlascope_datasets.video import extract
@@ -39,11 +38,31 @@ class Copied:
     encoded_again: tuple[int, ...]
 
 
+def without(source: LeRobotDataset, dropped: Sequence[int] = (), *, empty: bool = False) -> list[int]:
+    """The episodes that are left.
+
+    Args:
+        source: the dataset.
+        dropped: numbers of episodes to leave out.
+        empty: whether those without frames are left out too.
+
+    Raises:
+        DatasetError: an episode that there is not, or none is left.
+    """
+    for number in dropped:
+        source.episode(number)
+    kept = [e.index for e in source.episodes if e.index not in set(dropped) and (e.length or not empty)]
+    if not kept and source.episodes:
+        raise DatasetError(f"{source.root}: none of its {len(source.episodes)} episodes would be left")
+    return kept
+
+
 def copy_episodes(
     source: LeRobotDataset, episodes: Iterable[int], path: Path, version: str, on_episode: Callable[[], None] = lambda: None
 ) -> Copied:  # fmt: skip
     """Makes a dataset of some episodes: numbers made anew, columns, images and encoded video taken over as they are, and the
-    record of how it was collected where there is one.
+    record of how it was collected where there is one. What is not read is taken over all the same; an episode without frames
+    stays one.
 
     Args:
         source: the dataset.
@@ -54,17 +73,11 @@ def copy_episodes(
 
     Raises:
         DatasetError: a file of the source is missing, or `path` holds something.
-        DamagedError: a file of the source is not what it should be, an episode holds no frames or an instruction that is not
-            listed, or the copy is not what was read.
+        DamagedError: a file of the source is not what it should be, an episode holds an instruction that is not listed, or the
+            copy is not what was read.
     """
     must_be_new(path, "destination")
     episodes, again, sums = tuple(episodes), [], []
-    for number in episodes:
-        if source.episode(number).length < 1:
-            file = source.root / source.episode(number).file
-            raise DamagedError(
-                f"{file}: episode {number} holds no frames; remove it from the dataset, or record it again"
-            )
     kept = source.episode_statistics()
     with DatasetWriter.begin(path, _info(source.info, version)) as writer:
         for number in episodes:
@@ -73,7 +86,7 @@ def copy_episodes(
                 again.append(number)
             sums.append(episode_checksum(source, number, videos="encoded again" not in how))
             on_episode()
-    copy = LeRobotDataset.open(path)
+    copy = LeRobotDataset.open(path, tolerance_s=source.tolerance_s)
     for place, (number, expected) in enumerate(zip(episodes, sums, strict=True)):
         if episode_checksum(copy, place, videos=number not in again) != expected:
             raise DamagedError(f"{path}: episode {place} is not what was read: episode {number} of {source.root}")
@@ -89,34 +102,38 @@ def _info(info: DatasetInfo, version: str) -> DatasetInfo:
         chunks_size=info.chunks_size,
         data_files_size_in_mb=info.data_files_size_in_mb,
         video_files_size_in_mb=info.video_files_size_in_mb,
+        others=info.others,
     )
 
 
 def _copy(source: LeRobotDataset, number: int, known: Statistics | None, writer: DatasetWriter) -> set[str]:
     """Copies one episode; says how its videos were made."""
     table, episode, how = source.table(number), source.episode(number), set()
-    statistics = {key: values for key, values in (known or {}).items() if key not in MOVING}
+    statistics = {key: values for key, values in (known or {}).items() if key not in MOVING} if episode.length else {}
     for key, feature in source.info.features.items():
-        if key in MOVING:
+        if key in MOVING or key in source.info.unread or not episode.length:
             continue
         if key in source.info.camera_keys:
-            statistics[key] = statistics.get(key) or _camera_statistics(source, number, key)
+            if found := statistics.get(key) or _camera_statistics(source, number, key):
+                statistics[key] = found
             continue
         values = source.values(number, key, table[key])
         if feature["dtype"] != "string":
             # v2.1 keeps no quantiles, which v3.0 has
             statistics[key] = column_statistics(values) | statistics.get(key, {})
 
-    def video(span: VideoSpan) -> Callable[[Path], None]:
+    def video(key: str) -> Callable[[Path], None]:
         def write(target: Path) -> None:
-            file = inside(source.root, span.file)
-            how.add(extract(file, target, span.start, episode.length, source.info.fps, alone=span.alone))
+            span = episode.videos[key]
+            times, tolerance = source.video_times(number, key)
+            file, again = inside(source.root, span.file), key not in source.info.unread
+            how.add(extract(file, target, span.start, times, source.info.fps, tolerance, again=again))
 
         return write
 
-    writer.add_stored(_embedded(source, table, number), task_names(source, number, table), {
-        key: video(span) for key, span in episode.videos.items()
-    }, statistics)  # fmt: skip
+    tasks = task_names(source, number, table) or episode.tasks
+    videos = {key: video(key) for key in episode.videos if episode.length}
+    writer.add_stored(_embedded(source, table, number), tasks, videos, statistics)
     return how
 
 
@@ -136,9 +153,13 @@ def _embedded(source: LeRobotDataset, table: pa.Table, number: int) -> pa.Table:
 
 
 def _camera_statistics(source: LeRobotDataset, number: int, key: str) -> dict[str, np.ndarray]:
+    """Empty for images that turn out not to be read."""
     statistics = ImageStatistics()
     frames = sampled_frames(source.episode(number).length)
-    for begin in range(0, len(frames), 32):
-        for image in source.images(number, key, frames[begin : begin + 32]):
-            statistics.add(image)
+    try:
+        for begin in range(0, len(frames), 32):
+            for image in source.images(number, key, frames[begin : begin + 32]):
+                statistics.add(image)
+    except UnreadError:
+        return {}
     return statistics.result()

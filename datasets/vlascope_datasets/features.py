@@ -67,13 +67,41 @@ def complete(features: Mapping[str, Mapping[str, Any]], video: bool | None = Non
 
 
 def columns(features: Features) -> list[str]:
-    """Features that are columns of numbers or text: no cameras."""
-    return [key for key, feature in features.items() if feature["dtype"] not in CAMERAS]
+    """Features that are read as columns of numbers or text: no cameras."""
+    return [key for key, feature in features.items() if feature["dtype"] not in CAMERAS and not _why_unread(feature)]
 
 
-def cameras(features: Features, dtype: str | None = None) -> list[str]:
-    """Features that are cameras; only those stored as `image` or as `video` where told."""
-    return [key for key, feature in features.items() if feature["dtype"] in ((dtype,) if dtype else CAMERAS)]
+def cameras(features: Features) -> list[str]:
+    """Features that are read as cameras."""
+    return [key for key, feature in features.items() if feature["dtype"] in CAMERAS and not _why_unread(feature)]
+
+
+def stored_as(features: Features, dtype: str) -> list[str]:
+    """Features that are stored as `image` or as `video`, read or not."""
+    return [key for key, feature in features.items() if feature["dtype"] == dtype]
+
+
+def unread(features: Features) -> dict[str, str]:
+    """Features that are carried over as they are stored, and never read: why, by column."""
+    return {key: why for key, feature in features.items() if (why := _why_unread(feature))}
+
+
+def _why_unread(feature: Mapping[str, Any]) -> str:
+    """Empty for a feature that is read."""
+    dtype, info = feature["dtype"], feature.get("info")
+    if dtype in CAMERAS:
+        # LeRobot marks a depth map in `info`, as a video's own facts or alone
+        facts = info if isinstance(info, Mapping) else {}
+        return "a depth map" if facts.get("is_depth_map") or facts.get("video.is_depth_map") else ""
+    if 0 in feature["shape"]:
+        return f"of shape {tuple(feature['shape'])}, which holds nothing"
+    if dtype == "string":
+        return ""
+    try:
+        known = np.dtype(dtype).kind in "fiub" and pa.type_for_alias(dtype) is not None
+    except (TypeError, ValueError):
+        known = False
+    return "" if known else f"of dtype {dtype!r}"
 
 
 def arrow_type(key: str, feature: Mapping[str, Any]) -> pa.DataType:
@@ -102,12 +130,22 @@ def arrow_type(key: str, feature: Mapping[str, Any]) -> pa.DataType:
     return inner
 
 
-def schema(features: Features) -> pa.Schema:
-    """Of a data file, with the metadata by which Hugging Face `datasets` knows images and fixed lengths."""
-    stored = {key: feature for key, feature in features.items() if feature["dtype"] != "video"}
-    described = {key: _hugging_face(feature) for key, feature in stored.items()}
+def schema(features: Features, as_stored: Mapping[str, pa.Field] | None = None) -> pa.Schema:
+    """Of a data file, with the metadata by which Hugging Face `datasets` knows images and fixed lengths.
+
+    Args:
+        features: of the dataset.
+        as_stored: the fields of columns that are not read, as the file that they come from has them.
+    """
+    fields, described, as_stored = [], {}, as_stored or {}
+    for key, feature in features.items():
+        if key in as_stored:
+            fields.append(as_stored[key].with_name(key))
+        elif feature["dtype"] != "video":
+            fields.append(pa.field(key, arrow_type(key, feature)))
+            described[key] = _hugging_face(feature)
     metadata = {"huggingface": json.dumps({"info": {"features": described}})}
-    return pa.schema({key: arrow_type(key, feature) for key, feature in stored.items()}, metadata)
+    return pa.schema(fields, metadata)
 
 
 def _hugging_face(feature: Mapping[str, Any]) -> dict[str, Any]:

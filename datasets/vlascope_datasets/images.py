@@ -11,9 +11,11 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from vlascope_datasets.errors import DamagedError, DatasetError
+from vlascope_datasets.errors import DamagedError, DatasetError, UnreadError
 
 PNG_LEVEL = 3
+_EXACT = "1", "L", "P", "RGB", "YCbCr"
+"""Pillow's modes that RGB holds without loss; YCbCr is how a JPEG says RGB."""
 
 
 def checked_images(key: str, shape: list[int], length: int, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -44,16 +46,29 @@ def encode(image: np.ndarray) -> bytes:
 
 
 def decode(content: bytes, where: str) -> np.ndarray:
-    """An encoded image as uint8 [H, W, 3].
+    """An encoded image as uint8 [H, W, 3]: colour as it is, grey in all three channels.
 
     Raises:
         DamagedError: it is none; the message starts with `where`.
+        UnreadError: it holds what three channels of eight bits cannot: a depth map, transparency, other colours.
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(image.convert("RGB"))
+            mode = _mode(image)
+            if mode in _EXACT:
+                return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
         raise DamagedError(f"{where}: no image ({error})") from error
+    raise UnreadError(
+        f"{where}: an image of mode {mode}, which is not read: eight bits of colour or grey are; it can be copied as it is"
+    )
+
+
+def _mode(image: Image.Image) -> str:
+    """Pillow's mode of an image; one whose transparency hides nothing is what it is without."""
+    if image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema() == (255, 255):
+        return image.mode.removesuffix("A")
+    return image.mode
 
 
 def column(encoded: list[bytes]) -> pa.StructArray:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import string
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from packaging.version import InvalidVersion, Version
+
 from vlascope_datasets.errors import DamagedError, DatasetError, VersionError
-from vlascope_datasets.features import Features, cameras, columns
+from vlascope_datasets.features import Features, cameras, columns, stored_as, unread
 from vlascope_datasets.files import read_json
+from vlascope_datasets.records import InfoRecord, checked_record
 
 WRITTEN = ("v2.1", "v3.0")
 READ = ("v2.0", *WRITTEN)
 INFO = "meta/info.json"
 COLLECTIONS = "collections.jsonl"
 """Beside a simulated dataset: how each part of it was collected, such as how images were drawn."""
+_DERIVED = "total_videos", "total_chunks", "splits"
+COUNTS = "total_episodes", "total_frames", "total_tasks"
 _PATHS = {
     "v2.1": (
         "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
@@ -26,6 +32,13 @@ _PATHS = {
         "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
     ),
 }
+_PATHS["v2.0"] = _PATHS["v2.1"]
+_PLACES = {
+    "v2.0": {"episode_chunk": 0, "episode_index": 0},
+    "v2.1": {"episode_chunk": 0, "episode_index": 0},
+    "v3.0": {"chunk_index": 0, "file_index": 0},
+}
+"""What a path is made of, beside `video_key`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +46,7 @@ class DatasetInfo:
     """What `meta/info.json` holds.
 
     Attributes:
-        version: `codebase_version`: the format, for example `v2.1`.
+        version: `codebase_version`: the format, one of `READ`.
         fps: frames a second.
         robot_type: None where it does not say.
         features: by column; see `features`.
@@ -41,6 +54,8 @@ class DatasetInfo:
         chunks_size: episodes (v2) or files (v3) in one folder.
         data_path, video_path: how files are named.
         data_files_size_in_mb, video_files_size_in_mb: v3: when a new file is begun.
+        uncounted: counts that the file does not give; an opened dataset has counted them, and none is left.
+        others: fields that only their writer knows; they are kept.
     """
 
     version: str
@@ -55,30 +70,37 @@ class DatasetInfo:
     video_path: str | None = None
     data_files_size_in_mb: float = 100
     video_files_size_in_mb: float = 200
+    uncounted: tuple[str, ...] = ()
+    others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def columns(self) -> list[str]:
-        """Features that are numbers or text."""
+        """Features that are read as numbers or text."""
         return columns(self.features)
 
     @property
     def image_keys(self) -> list[str]:
-        """Cameras whose images lie in the table."""
-        return cameras(self.features, "image")
+        """Features whose images lie in the table, depth maps among them."""
+        return stored_as(self.features, "image")
 
     @property
     def video_keys(self) -> list[str]:
-        """Cameras whose images lie in video files."""
-        return cameras(self.features, "video")
+        """Features whose images lie in video files, depth maps among them."""
+        return stored_as(self.features, "video")
 
     @property
     def camera_keys(self) -> list[str]:
-        """Every camera."""
+        """Every camera whose images are read: in colour or grey, eight bits a channel."""
         return cameras(self.features)
+
+    @property
+    def unread(self) -> dict[str, str]:
+        """Features that are carried over as they are stored, and never read: why, by column."""
+        return unread(self.features)
 
     def to_map(self) -> dict[str, Any]:
         """As it is written to `meta/info.json`."""
-        common = {
+        common = dict(self.others) | {
             "codebase_version": self.version,
             "robot_type": self.robot_type,
             "total_episodes": self.total_episodes,
@@ -118,7 +140,7 @@ def new_info(version: str, fps: float, robot_type: str | None, features: Feature
         raise DatasetError(f"fps: expected frames a second above 0, found {fps}")
     data_path, video_path = _PATHS[version]
     # v2.1 loaders expect the template even where there are no videos to name
-    named = video_path if version == "v2.1" or cameras(features, "video") else None
+    named = video_path if version == "v2.1" or stored_as(features, "video") else None
     return DatasetInfo(version, fps, robot_type, features, data_path=data_path, video_path=named, **limits)
 
 
@@ -129,43 +151,65 @@ def info_from_map(raw: Any, path: Path) -> DatasetInfo:
         VersionError: a version that is not read.
         DamagedError: a field is missing or of another type; the message names it.
     """
+    if not isinstance(raw, dict) or "codebase_version" not in raw:
+        raise DamagedError(f"{path}: lacks codebase_version: no LeRobot dataset")
+    version = _version(raw["codebase_version"], path)
+    record = checked_record(InfoRecord, raw, str(path))
+    features: Features = {key: {**raw["features"][key]} for key in record.features}
+    data_path, video_path = _PATHS[version]
+    stored = stored_as(features, "video")
+    return DatasetInfo(
+        version,
+        float(record.fps),
+        record.robot_type,
+        features,
+        *(getattr(record, name) or 0 for name in COUNTS),
+        chunks_size=record.chunks_size,
+        data_path=_template("data_path", record.data_path or data_path, version, path),
+        video_path=_template("video_path", record.video_path or video_path, version, path)
+        if stored
+        else record.video_path,
+        data_files_size_in_mb=float(record.data_files_size_in_mb),
+        video_files_size_in_mb=float(record.video_files_size_in_mb),
+        uncounted=tuple(name for name in COUNTS if getattr(record, name) is None),
+        others={name: value for name, value in (record.model_extra or {}).items() if name not in _DERIVED},
+    )
+
+
+def _version(found: Any, path: Path) -> str:
+    """The one of `READ` that `found` names: "3.0" and "v3.0" are the same version.
+
+    Raises:
+        VersionError: it is none of them.
+    """
     try:
-        version = str(raw["codebase_version"])
-    except (KeyError, TypeError) as error:
-        raise DamagedError(f"{path}: lacks codebase_version: no LeRobot dataset") from error
-    if version not in READ:
-        numbers = [int(n) for n in re.findall(r"\d+", version)[:2]]
-        newer = numbers > [3, 0]
-        remedy = "a newer vlascope may" if newer else "convert it with LeRobot's own scripts first"
-        raise VersionError(f"{path}: version {version} is not read ({', '.join(READ)} are); {remedy}")
+        version = Version(found)
+    except (InvalidVersion, TypeError):
+        raise VersionError(f"{path}: version {found!r} is none; {', '.join(READ)} are read") from None
+    for name in READ:
+        if Version(name) == version:
+            return name
+    newer = version > Version(READ[-1])
+    remedy = "a newer vlascope may" if newer else "convert it with LeRobot's own scripts first"
+    raise VersionError(f"{path}: version {found} is not read ({', '.join(READ)} are); {remedy}")
+
+
+def _template(name: str, template: str, version: str, path: Path) -> str:
+    """A path of `info.json`, whose fields are those that the version has.
+
+    Raises:
+        DamagedError: it has other ones, or is none.
+    """
+    allowed = _PLACES[version] | ({"video_key": ""} if name == "video_path" else {})
     try:
-        features = {
-            str(key): {**value, "shape": [int(n) for n in value["shape"]]} for key, value in raw["features"].items()
-        }
-        known = {"dtype", "shape"}
-        for key, feature in features.items():
-            if not known <= set(feature):
-                raise DamagedError(f"{path}: feature {key} lacks {', '.join(sorted(known - set(feature)))}")
-        return DatasetInfo(
-            version,
-            float(raw["fps"]),
-            raw.get("robot_type"),
-            features,
-            int(raw["total_episodes"]),
-            int(raw["total_frames"]),
-            int(raw.get("total_tasks", 0)),
-            int(raw.get("chunks_size", 1000)),
-            str(raw["data_path"]),
-            raw.get("video_path"),
-            float(raw.get("data_files_size_in_mb", 100)),
-            float(raw.get("video_files_size_in_mb", 200)),
-        )
-    except KeyError as error:
-        raise DamagedError(f"{path}: lacks {error.args[0]}") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, DatasetError):
-            raise
-        raise DamagedError(f"{path}: not as LeRobot writes it ({error})") from error
+        fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+        if set(fields) <= set(allowed):
+            template.format(**allowed)
+            return template
+    except (ValueError, KeyError, IndexError):
+        pass
+    known = ", ".join(f"{{{field}}}" for field in allowed)
+    raise DamagedError(f"{path}: {name}: expected a path made with {known}, found {template!r}")
 
 
 def read_info(root: Path) -> DatasetInfo:

@@ -11,16 +11,16 @@ import numpy as np
 import pyarrow as pa
 
 from vlascope_datasets.cache import ByteCache
-from vlascope_datasets.errors import DamagedError, DatasetError
-from vlascope_datasets.features import INDEX_FEATURES, from_arrow
+from vlascope_datasets.errors import DamagedError, DatasetError, UnreadError
+from vlascope_datasets.features import INDEX_FEATURES, from_arrow, schema
 from vlascope_datasets.files import inside
 from vlascope_datasets.images import content, decode
 from vlascope_datasets.info import INFO, DatasetInfo, read_info
-from vlascope_datasets.layouts import Episode, read_v2, read_v3
+from vlascope_datasets.layouts import Contradiction, Episode, read_v2, read_v3
 from vlascope_datasets.layouts.prepared import FRESH, STAGING
 from vlascope_datasets.statistics import Statistics
 from vlascope_datasets.tables import read_rows
-from vlascope_datasets.video import read_frames
+from vlascope_datasets.video import TOLERANCE, read_frames
 
 CACHE_BYTES = 512 * 2**20
 
@@ -33,11 +33,17 @@ class LeRobotDataset:
         info: what it says of itself: fps, features, robot type, counts, version.
         episodes: its episodes, in order.
         tasks: instruction by `task_index`.
+        tolerance_s: seconds that a video's frame may be off its row's timestamp.
     """
 
-    def __init__(self, root: Path, info: DatasetInfo, cache_bytes: int):
+    def __init__(self, root: Path, info: DatasetInfo, cache_bytes: int, tolerance_s: float, strict: bool):
         metadata = (read_v2 if info.version.startswith("v2") else read_v3)(root, info)
-        self.root, self.info = root, info
+        if strict and metadata.contradictions:
+            first, *others = metadata.contradictions
+            more = f" ({len(others)} more contradictions; vlascope-datasets stats lists them)" if others else ""
+            raise DamagedError(f"{root}: {first}{more}")
+        self.root, self.info = root, metadata.info
+        self.tolerance_s, self._strict = tolerance_s, strict
         self.episodes: tuple[Episode, ...] = metadata.episodes
         self.tasks: dict[int, str] = metadata.tasks
         self._metadata = metadata
@@ -45,12 +51,17 @@ class LeRobotDataset:
         self._cache = ByteCache(cache_bytes)
 
     @classmethod
-    def open(cls, path: str | Path, *, cache_bytes: int = CACHE_BYTES) -> LeRobotDataset:
+    def open(
+        cls, path: str | Path, *, cache_bytes: int = CACHE_BYTES, tolerance_s: float = TOLERANCE, strict: bool = True
+    ) -> LeRobotDataset:
         """Opens the dataset in the folder `path`.
 
         Args:
             path: the folder that holds `meta/`.
             cache_bytes: columns of numbers that are kept in memory, least recently read ones given up first.
+            tolerance_s: seconds that a video's frame may be off its row's timestamp; what LeRobot calls so.
+            strict: whether facts that the metadata give twice and differently are refused. Else they are in `contradictions`,
+                and what is read may be wrong.
 
         Raises:
             DatasetError: it is no dataset, or a file of metadata is missing.
@@ -60,7 +71,9 @@ class LeRobotDataset:
         root = Path(path)
         if not (root / INFO).is_file() and (root / STAGING / FRESH).is_file():
             raise DatasetError(f"{root}: its writer never closed it; DatasetWriter.resume(path).close() does")
-        return cls(root, read_info(root), cache_bytes)
+        if not tolerance_s >= 0:
+            raise DatasetError(f"tolerance_s: expected seconds, at least 0, found {tolerance_s}")
+        return cls(root, read_info(root), cache_bytes, tolerance_s, strict)
 
     def __len__(self) -> int:
         """Frames of all episodes."""
@@ -70,10 +83,18 @@ class LeRobotDataset:
         return f"<LeRobotDataset {self.root} {self.info.version}: {len(self.episodes)} episodes, {len(self)} frames>"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "info": self.info, "cache_bytes": self._cache.limit}
+        return {
+            "root": self.root, "info": self.info, "cache_bytes": self._cache.limit, "tolerance_s": self.tolerance_s,
+            "strict": self._strict,
+        }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)
+
+    @property
+    def contradictions(self) -> tuple[Contradiction, ...]:
+        """Facts that the metadata give twice and differently; none where `open` was strict."""
+        return self._metadata.contradictions
 
     @property
     def statistics(self) -> Statistics:
@@ -110,18 +131,24 @@ class LeRobotDataset:
 
         Raises:
             DatasetError: the file is missing.
-            DamagedError: it is no Parquet file, lacks a column or rows, or they are of another episode.
+            DamagedError: it is no Parquet file, lacks a column or rows, or they are of another episode or in another order.
         """
         chosen = self.episode(episode)
         path = inside(self.root, chosen.file)
         if columns is None:
             stored = [key for key, feature in self.info.features.items() if feature["dtype"] != "video"]
             columns = list(dict.fromkeys([*stored, *INDEX_FEATURES]))
-        wanted = list(dict.fromkeys([*columns, "episode_index"]))
+        if not chosen.length and not path.is_file():  # who left its rows out left its file out too
+            features = {key: self.info.features.get(key) or INDEX_FEATURES[key] for key in columns}
+            return schema(features, {key: pa.field(key, pa.null()) for key in self.info.unread}).empty_table()
+        wanted = list(dict.fromkeys([*columns, "episode_index", "frame_index"]))
         table = read_rows(path, chosen.first_row, chosen.first_row + chosen.length, wanted)
         others = set(table["episode_index"].unique().to_pylist()) - {episode}
         if others:
             raise DamagedError(f"{path}: rows of episode {episode} say that they are of {min(others, key=str)}")
+        numbers = table["frame_index"].to_pylist() if self._strict else []
+        if wrong := next(((place, n) for place, n in enumerate(numbers) if n != place), None):
+            raise DamagedError(f"{path}: episode {episode}: frame_index of row {wrong[0]} is {wrong[1]}")
         return table.select(columns)
 
     def values(self, episode: int, key: str, column: pa.ChunkedArray) -> np.ndarray:
@@ -131,7 +158,7 @@ class LeRobotDataset:
             DamagedError: it does not have the feature's shape or type, or holds nulls; the message names file and episode.
         """
         try:
-            return from_arrow(key, self.info.features[key], column)
+            return from_arrow(key, self.info.features.get(key) or INDEX_FEATURES[key], column)
         except DamagedError as error:
             raise DamagedError(f"{self.root / self.episode(episode).file}: episode {episode}: {error}") from error
 
@@ -140,7 +167,7 @@ class LeRobotDataset:
 
         Args:
             episode: its number.
-            keys: which columns; all of numbers or text unless given.
+            keys: which columns; all of numbers or text unless given. What is not read (`info.unread`) is left out.
 
         Returns:
             By column [n], or [n, *shape], read-only; text as an array of objects.
@@ -151,8 +178,13 @@ class LeRobotDataset:
         """
         keys = self.info.columns if keys is None else list(keys)
         for key in keys:
+            if key in self.info.unread:
+                raise UnreadError(f"{self.root}: the column {key!r} is {self.info.unread[key]}, which is not read")
             if key not in self.info.columns:
                 raise DatasetError(f"{self.root}: no column {key!r}; it has {', '.join(self.info.columns)}")
+        return self._numbers(episode, keys)
+
+    def _numbers(self, episode: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         found = {key: self._cache.get((episode, key)) for key in keys}
         missing = [key for key, values in found.items() if values is None]
         if missing:
@@ -206,9 +238,12 @@ class LeRobotDataset:
 
         Raises:
             DatasetError: no such episode, camera or frame, or a missing file.
-            DamagedError: a file is no image or video, or has fewer frames.
+            DamagedError: a file is no image or video, or a video shows nothing at a row's timestamp.
+            UnreadError: a depth map, or an image that is neither eight bits of colour nor of grey.
         """
         chosen = self.episode(episode)
+        if key in self.info.unread:
+            raise UnreadError(f"{self.root}: {key!r} is {self.info.unread[key]}, which is not read")
         if key not in self.info.camera_keys:
             raise DatasetError(f"{self.root}: no camera {key!r}; it has {', '.join(self.info.camera_keys) or 'none'}")
         wanted = np.arange(chosen.length) if frames is None else np.asarray(frames, np.int64)
@@ -217,8 +252,12 @@ class LeRobotDataset:
         if not len(wanted):
             return np.empty((0, *self.info.features[key]["shape"]), np.uint8)
         if key in self.info.video_keys:
-            span = chosen.videos[key]
-            return read_frames(inside(self.root, span.file), span.start, wanted, self.info.fps)
+            times, tolerance = self.video_times(episode, key)
+            try:
+                return read_frames(inside(self.root, chosen.videos[key].file), times[wanted], tolerance)
+            except DamagedError as error:
+                said = "" if tolerance > self.tolerance_s else "; tolerance_s (--tolerance-s) allows more"
+                raise DamagedError(f"{error} (episode {episode}, {key}){said}") from error
         path, first = inside(self.root, chosen.file), int(wanted.min())
         rows = read_rows(path, chosen.first_row + first, chosen.first_row + int(wanted.max()) + 1, [key])[key]
         images = []
@@ -228,6 +267,50 @@ class LeRobotDataset:
         if len({image.shape for image in images}) > 1:
             raise DamagedError(f"{path}: episode {episode}, {key}: images of several sizes")
         return np.stack(images)
+
+    def video_times(self, episode: int, key: str) -> tuple[np.ndarray, float]:
+        """At which second of its video each frame of an episode is shown: where the episode begins plus the row's `timestamp`.
+
+        Args:
+            episode: its number.
+            key: the camera, one that is stored as video.
+
+        Returns:
+            float64 [n], and the seconds that a frame may be off: the dataset's tolerance, or what a float32 can tell apart.
+
+        Raises:
+            DamagedError: the rows' timestamps are none, or contradict where the metadata say that the episode lies.
+        """
+        chosen = self.episode(episode)
+        span = chosen.videos[key]
+        for number in (*span.before, episode):
+            self._check_span(number, key)
+        stamps = self._numbers(episode, ["timestamp"])["timestamp"].astype(np.float64)
+        if not len(stamps):
+            return stamps, self.tolerance_s
+        return span.start + stamps, max(self.tolerance_s, float(np.spacing(np.float32(np.abs(stamps).max()))))
+
+    def _check_span(self, episode: int, key: str) -> None:
+        """Compares an episode's piece of a video with its rows' timestamps."""
+        chosen = self.episode(episode)
+        file = self.root / chosen.file
+        stamps = self._numbers(episode, ["timestamp"])["timestamp"].astype(np.float64)
+        if not np.isfinite(stamps).all():
+            raise DamagedError(
+                f"{file}: episode {episode}: timestamp of row {int(np.argmin(np.isfinite(stamps)))} is no time"
+            )
+        span = chosen.videos[key]
+        if span.stop is None or not len(stamps):
+            return
+        last, takes = float(stamps.max()), span.stop - span.start
+        # the last frame is shown for about as long as the others; frames that no row names may follow it
+        steps = np.diff(np.sort(stamps))
+        shown = float(steps.min()) if len(steps) else 1 / self.info.fps
+        if takes < last + shown / 2 - self.tolerance_s:
+            raise DamagedError(
+                f"{file}: episode {episode}, {key}: the video has {takes:.4g} s for it (from_timestamp {span.start:g} s to"
+                f" to_timestamp {span.stop:g} s), its rows go up to the timestamp {last:.4g} s"
+            )
 
     def _check_frame(self, episode: int, frame: int) -> None:
         length = self.episode(episode).length

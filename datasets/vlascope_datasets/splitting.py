@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vlascope_datasets.checksums import add, as_text
-from vlascope_datasets.copying import Copied, copy_episodes
+from vlascope_datasets.copying import Copied, copy_episodes, without
 from vlascope_datasets.errors import DamagedError, DatasetError
 from vlascope_datasets.files import folder_bytes, must_be_outside, must_fit, write_json
 from vlascope_datasets.info import INFO
@@ -25,8 +25,8 @@ from vlascope_datasets.reader import LeRobotDataset
 RECORD = "split.json"
 
 
-def choose_episodes(total: int, split_num: int, seed: int) -> list[list[int]]:
-    """Shuffles `total` episodes and deals them out: `split_num` ascending lists whose lengths differ by at most one.
+def choose_episodes(episodes: Sequence[int], split_num: int, seed: int) -> list[list[int]]:
+    """Shuffles episodes and deals them out: `split_num` ascending lists whose lengths differ by at most one.
 
     Raises:
         DatasetError: there would be an empty one, or the seed is negative.
@@ -35,20 +35,23 @@ def choose_episodes(total: int, split_num: int, seed: int) -> list[list[int]]:
         raise DatasetError(f"seed: expected at least 0, found {seed}")
     if split_num < 1:
         raise DatasetError(f"split_num: expected at least 1, found {split_num}")
+    total = len(episodes)
     if split_num > total:
         raise DatasetError(
             f"split_num: {split_num} splits of {total} episodes would leave one empty; use at most {total}"
         )
-    shuffled = np.random.default_rng(seed).permutation(total)
+    shuffled = np.asarray(episodes)[np.random.default_rng(seed).permutation(total)]
     return [sorted(part.tolist()) for part in np.array_split(shuffled, split_num)]
 
 
 def split_dataset(
-    source_path: str | Path,
+    source: LeRobotDataset | str | Path,
     dst_path: str | Path,
     split_num: int = 4,
     seed: int = 42,
     on_episode: Callable[[], None] = lambda: None,
+    *,
+    drop_empty: bool = False,
 ) -> dict[str, Any]:
     """Writes `split_0` to `split_<n-1>` under `dst_path`, and `split.json` beside them and in the `meta/` of each.
 
@@ -56,11 +59,12 @@ def split_dataset(
     them, images and encoded video as they were. What was written is read again and compared before it appears.
 
     Args:
-        source_path: a LeRobot dataset.
+        source: a LeRobot dataset, or its folder.
         dst_path: a folder that is absent or empty.
         split_num: how many.
         seed: of the shuffle.
         on_episode: called after each episode.
+        drop_empty: whether episodes without frames are left out.
 
     Returns:
         What `split.json` holds.
@@ -69,28 +73,31 @@ def split_dataset(
         DatasetError: no dataset, a missing file, more splits than episodes, a folder that holds something, or no space.
         DamagedError: a file of the source is not what it should be.
     """
-    source, target = LeRobotDataset.open(source_path), Path(dst_path)
+    source = source if isinstance(source, LeRobotDataset) else LeRobotDataset.open(source)
+    target = Path(dst_path)
     _must_be_free(target)
     must_be_outside(target, source.root)
-    chosen = choose_episodes(len(source.episodes), split_num, seed)
+    episodes = without(source, empty=drop_empty)
+    chosen = choose_episodes(episodes, split_num, seed)
     must_fit(target, folder_bytes(source.root))
     target.mkdir(parents=True, exist_ok=True)
     version = "v3.0" if source.info.version == "v3.0" else "v2.1"
     record = {
         "configuration": {
-            "source_path": str(source.root.resolve()), "dst_path": str(target.resolve()), "split_num": split_num, "seed": seed
+            "source_path": str(source.root.resolve()), "dst_path": str(target.resolve()), "split_num": split_num, "seed": seed,
+            "drop_empty": drop_empty,
         },
         "source": identity(source),
         **provenance(),
     }  # fmt: skip
     splits, folders = [], [target / f"split_{number}" for number in range(split_num)]
     try:
-        for folder, episodes in zip(folders, chosen, strict=True):
+        for folder, part in zip(folders, chosen, strict=True):
             partial = _partial(folder)
-            copied = copy_episodes(source, episodes, partial, version, on_episode)
+            copied = copy_episodes(source, part, partial, version, on_episode)
             splits.append({"name": folder.name, **describe(copied), "tasks": _tasks(source, partial)})
             write_json(partial / "meta" / RECORD, {**record, "split": splits[-1]})
-        record |= {"splits": splits, "total": _total(source, splits)}
+        record |= {"splits": splits, "total": _total(source, episodes, splits)}
     except BaseException:
         for folder in folders:
             shutil.rmtree(_partial(folder), ignore_errors=True)
@@ -124,11 +131,11 @@ def describe(copied: Copied) -> dict[str, Any]:
     }
 
 
-def _total(source: LeRobotDataset, splits: list[dict[str, Any]]) -> dict[str, Any]:
-    """Sums over the splits; every episode of the source is in exactly one."""
+def _total(source: LeRobotDataset, episodes: Sequence[int], splits: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sums over the splits; every one of `episodes` is in exactly one."""
     members = sorted(number for split in splits for number in split["source_episodes"])
     frames = sum(split["frames"] for split in splits)
-    if members != list(range(len(source.episodes))) or frames != len(source):
+    if members != list(episodes) or frames != len(source):
         raise DamagedError(f"{source.root}: {len(source)} frames, but its splits have {frames}")
     checksum = add(int(split["checksum"], 16) for split in splits)
     return {"episodes": len(members), "frames": frames, "checksum": as_text(checksum)}

@@ -1,4 +1,8 @@
-"""Video files: written frame by frame, read at exact frames, cut and joined without decoding. Knows nothing of episodes."""
+"""Video files: written frame by frame, read at exact times, cut and joined without decoding. Knows nothing of episodes.
+
+A frame is found by its time in seconds, as LeRobot finds it: the frame that is shown within `TOLERANCE` of it. There is no
+second best: a neighbour is another moment.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,12 @@ from vlascope_datasets.errors import DamagedError, DatasetError
 CODEC = "libx264"
 CRF = 23
 GOP = 2
+TOLERANCE = 1e-4
+"""Seconds that a frame may be off the time at which it is asked for: LeRobot's `tolerance_s`."""
+_TICKS = 90_000
+"""A second, in a video whose frames are not evenly spaced."""
+_REORDERED = 1.0
+"""Seconds by which frames may be stored before or after those that they are shown with; B-frames are."""
 
 
 def frame_rate(fps: float) -> Fraction:
@@ -34,19 +44,25 @@ class VideoWriter:
         fps: frames a second.
         shape: height and width; both even.
         crf: constant rate factor: 0 is lossless, 51 the smallest; 23 is x264's own choice.
+        timed: every frame is given its own time; otherwise frame n is at n / fps.
     """
 
-    def __init__(self, path: Path, fps: float, shape: Sequence[int], crf: int = CRF):
+    def __init__(self, path: Path, fps: float, shape: Sequence[int], crf: int = CRF, *, timed: bool = False):
         self._container = av.open(str(path), "w", format="mp4")
         self._stream: Any = self._container.add_stream(
             CODEC, rate=frame_rate(fps), options={"crf": str(crf), "g": str(GOP), "bf": "0"}
         )
         self._stream.height, self._stream.width = int(shape[0]), int(shape[1])
         self._stream.pix_fmt = "yuv420p"
+        self._timed = timed
+        if timed:
+            self._stream.codec_context.time_base = Fraction(1, _TICKS)
 
-    def add(self, image: np.ndarray) -> None:
-        """Appends a uint8 [H, W, 3] image."""
+    def add(self, image: np.ndarray, time: float = 0.0) -> None:
+        """Appends a uint8 [H, W, 3] image, at `time` seconds where frames are timed."""
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        if self._timed:
+            frame.pts, frame.time_base = round(time * _TICKS), Fraction(1, _TICKS)
         self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
@@ -73,43 +89,66 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         raise DamagedError(f"{path}: no readable video ({error.strerror or error})") from error
 
 
-def read_frames(path: Path, start: float, frames: Sequence[int] | np.ndarray, fps: float) -> np.ndarray:
+def read_frames(path: Path, times: Sequence[float] | np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
     """Decodes frames of a video.
 
     Args:
         path: of the video.
-        start: second at which frame 0 is.
-        frames: which, in any order, also twice.
-        fps: frames a second.
+        times: at which second each frame is shown, in any order, also twice.
+        tolerance: seconds that a frame may be off.
 
     Returns:
-        uint8 [n, H, W, 3], in the order of `frames`.
+        uint8 [n, H, W, 3], in the order of `times`.
 
     Raises:
         DatasetError: the file is missing.
-        DamagedError: it is no video, or has no frame within half a frame of where one is asked for.
+        DamagedError: it is no video, or shows no frame within `tolerance` of a time.
     """
-    wanted = sorted({int(n) for n in frames})
-    found: dict[int, np.ndarray] = {}
+    wanted = np.unique(np.asarray(times, np.float64)).tolist()
+    if not wanted:
+        return np.empty((0, 0, 0, 3), np.uint8)
+    found: dict[float, np.ndarray] = {}
     with _opened(path) as (container, stream):
         # decoding all of a longer piece is what frame threads are good at; one frame would only wait for them
         stream.thread_type = "AUTO" if len(wanted) > 8 else "SLICE"
+        gap = 2 * GOP / float(stream.average_rate or 30)
         decoder: Iterator[Any] = iter(())
-        at = None
-        for number in wanted:
-            time = start + number / fps
-            if at is None or number - at > 2 * GOP:
-                container.seek(max(0, int((time - 0.5 / fps) / stream.time_base)), stream=stream)
-                decoder = container.decode(stream)
-            for frame in decoder:
-                if frame.time is not None and frame.time > time - 0.5 / fps:
+        frame: Any = None
+        for time in wanted:
+            early = time - tolerance
+            if frame is not None and time - frame.time <= gap:
+                frame = _first_from(early, decoder, frame)
+            # a seek may land behind what is shown before its keyframe: then look further back, at last from the beginning
+            for begin in (early, time - _REORDERED, None):
+                if frame is not None and abs(frame.time - time) <= tolerance:
                     break
-            else:
-                raise DamagedError(f"{path}: ends before frame {number} at {time:.3f} s")
-            if frame.time > time + 0.5 / fps:
-                raise DamagedError(f"{path}: has no frame at {time:.3f} s; the next is at {frame.time:.3f} s")
-            found[number], at = frame.to_ndarray(format="rgb24"), number
-    return np.stack([found[int(n)] for n in frames]) if len(wanted) else np.empty((0, 0, 0, 3), np.uint8)
+                decoder = _decoder(container, stream, begin)
+                frame = _first_from(early, decoder, None)
+            if frame is None:
+                raise DamagedError(f"{path}: ends before the frame at {time:.4f} s")
+            if frame.time > time + tolerance:
+                raise DamagedError(
+                    f"{path}: shows no frame within {tolerance:.2g} s of {time:.4f} s; the next is at {frame.time:.4f} s"
+                )
+            if time not in found:
+                found[time] = frame.to_ndarray(format="rgb24")
+    return np.stack([found[time] for time in np.asarray(times, np.float64).tolist()])
+
+
+def _decoder(container: Any, stream: Any, begin: float | None) -> Iterator[Any]:
+    """Frames from a keyframe on that lies at or before `begin` seconds; None is the beginning of the file."""
+    start = stream.start_time or 0
+    container.seek(start if begin is None else max(start, int(begin / stream.time_base)), stream=stream)
+    return container.decode(stream)
+
+
+def _first_from(time: float, decoder: Iterator[Any], frame: Any) -> Any:
+    """`frame`, or the first after it that is shown at `time` or later; None where there is none."""
+    while frame is None or frame.time is None or frame.time < time:
+        frame = next(decoder, None)
+        if frame is None:
+            return None
+    return frame
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -130,77 +169,95 @@ def describe(path: Path) -> dict[str, Any]:
         }
 
 
-def _packets(container: Any, stream: Any, start: float, stop: float | None, fps: float) -> list[Any]:
-    """Packets from `start` up to `stop` seconds, in the order of the file."""
-    return [packet for inside, packet in _around(container, stream, start, stop, fps) if inside]
+def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    """Packets that hold a frame, in the order of the file."""
+    return (packet for packet in container.demux(stream) if packet.size and packet.pts is not None)
 
 
-def _around(container: Any, stream: Any, start: float, stop: float | None, fps: float) -> Iterator[tuple[bool, Any]]:
-    """Whether a packet is from `start` up to `stop` seconds, and the packet: those and some around, as the file has them."""
-    half = 0.5 / fps
-    if start:
-        container.seek(max(0, int((start - half) / stream.time_base)), stream=stream)
-    for packet in container.demux(stream):
-        if not packet.size or packet.pts is None:
-            continue
+def _around(container: Any, stream: Any, times: np.ndarray, tolerance: float) -> Iterator[tuple[bool, Any]]:
+    """Whether a packet is shown at one of `times` (ascending), and the packet: those and some around, as the file has them."""
+    if times[0] > _REORDERED:
+        container.seek(int((times[0] - _REORDERED) / stream.time_base), stream=stream)
+    for packet in _packets(container, stream):
         time = float(packet.pts * stream.time_base)
-        if stop is not None and packet.dts is not None and float(packet.dts * stream.time_base) > stop + 1:
+        if packet.dts is not None and float(packet.dts * stream.time_base) > times[-1] + _REORDERED:
             break
-        yield time > start - half and (stop is None or time < stop - half), packet
+        place = np.searchsorted(times, time - tolerance)
+        yield bool(place < len(times) and times[place] <= time + tolerance), packet
 
 
-def update_checksum(digest: Any, path: Path, start: float, length: int, fps: float) -> None:
-    """Feeds the encoded frames from `start` seconds on into a hash: the same after copying, cutting and joining."""
+def update_checksum(digest: Any, path: Path, times: Sequence[float] | np.ndarray, tolerance: float = TOLERANCE) -> None:
+    """Feeds the encoded frames that are shown at `times` into a hash: the same after copying, cutting and joining."""
+    wanted = np.unique(np.asarray(times, np.float64))
+    if not len(wanted):
+        return
     with _opened(path) as (container, stream):
-        for packet in _packets(container, stream, start, start + length / fps, fps):
-            digest.update(hashlib.blake2b(bytes(packet), digest_size=16).digest())
+        for inside, packet in _around(container, stream, wanted, tolerance):
+            if inside:
+                digest.update(hashlib.blake2b(bytes(packet), digest_size=16).digest())
 
 
-def extract(source: Path, target: Path, start: float, length: int, fps: float, *, alone: bool) -> str:
-    """Writes `length` frames from `start` seconds on as a video of their own.
+def extract(
+    source: Path, target: Path, start: float, times: Sequence[float] | np.ndarray, fps: float,
+    tolerance: float = TOLERANCE, *, again: bool = True,
+) -> str:  # fmt: skip
+    """Writes the frames that are shown at some times as a video of their own, which begins at `start`.
 
     Args:
         source: the video.
-        target: to write.
-        start: second of the first frame.
-        length: frames.
+        target: to write; a frame at `start` is at second 0 of it.
+        start: second of `source`.
+        times: second of each frame in `source`, ascending.
         fps: frames a second.
-        alone: the video holds these frames and no others: the file is copied.
+        tolerance: seconds that a frame may be off.
+        again: whether frames may be decoded and encoded again, where they cannot be taken over as they are.
 
     Returns:
-        `copied`; `cut` where encoded frames were taken over as they are; `encoded again` where the first is no keyframe, or
-        others lie among them.
+        `copied` where the file holds these frames alone; `cut` where encoded frames were taken over as they are; `encoded
+        again` where the first is no keyframe, or others lie among them.
 
     Raises:
-        DatasetError: the file is missing.
-        DamagedError: it is no video, or has fewer frames.
+        DatasetError: the file is missing, or the frames cannot be taken over as they are and `again` is false.
+        DamagedError: it is no video, or shows none at one of the times.
     """
+    wanted = np.unique(np.asarray(times, np.float64))
     with _opened(source) as (container, stream):
-        if alone:
+        around = list(_around(container, stream, wanted, tolerance))
+        kept = [packet for inside, packet in around if inside]
+        if len(kept) != len(wanted):
+            raise DamagedError(
+                f"{source}: expected {len(wanted)} frames from {wanted[0]:.3f} s to {wanted[-1]:.3f} s, each within"
+                f" {tolerance:.2g} s of its row's timestamp; found {len(kept)}"
+            )
+        if start == 0 and len(around) == len(kept) == describe(source)["frames"]:
             shutil.copyfile(source, target)
             return "copied"
-        around = list(_around(container, stream, start, start + length / fps, fps))
-        kept = [packet for inside, packet in around if inside]
-        if len(kept) != length:
-            raise DamagedError(f"{source}: expected {length} frames from {start:.3f} s on, found {len(kept)}")
         first = min(packet.pts for packet in kept)
         places = [place for place, (inside, _) in enumerate(around) if inside]
         # others among them are there because B-frames of these may be made of them
-        alone_there = places[-1] - places[0] + 1 == length
+        alone_there = places[-1] - places[0] + 1 == len(kept)
         if kept[0].is_keyframe and kept[0].pts == first and alone_there:
+            moved = round(Fraction(start) / stream.time_base)
             with av.open(str(target), "w", format="mp4") as out:
                 copy = out.add_stream_from_template(stream, opaque=True)
                 for packet in kept:
-                    packet.pts -= first
-                    packet.dts = None if packet.dts is None else packet.dts - first
+                    packet.pts -= moved
+                    packet.dts = None if packet.dts is None else packet.dts - moved
                     packet.stream = copy
                     out.mux(packet)
             return "cut"
         shape = (stream.codec_context.height, stream.codec_context.width)
-    writer = VideoWriter(target, fps, shape)
-    for begin in range(0, length, 64):
-        for image in read_frames(source, start, range(begin, min(begin + 64, length)), fps):
-            writer.add(image)
+    if not again:
+        raise DatasetError(
+            f"{source}: the frames from {wanted[0]:.3f} s on cannot be cut out without encoding them again, which would change"
+            " what they hold"
+        )
+    evenly = np.abs(wanted - start - np.arange(len(wanted)) / fps).max() <= tolerance
+    writer = VideoWriter(target, fps, shape, timed=not evenly)
+    for begin in range(0, len(wanted), 64):
+        part = wanted[begin : begin + 64]
+        for time, image in zip(part.tolist(), read_frames(source, part, tolerance), strict=True):
+            writer.add(image, time - start)
     writer.close()
     return "encoded again"
 
@@ -226,25 +283,26 @@ class VideoJoiner:
         with _opened(path) as (_, stream):
             return self._kind is None or self._kind == self._kind_of(stream)
 
-    def add(self, path: Path, length: int) -> float:
-        """Appends the video at `path`, of `length` frames; returns the second at which its first frame is."""
+    def add(self, path: Path, length: int) -> tuple[float, float]:
+        """Appends the video at `path`, of `length` frames; returns the seconds at which it begins, and at which it ends."""
         with _opened(path) as (container, stream):
             if self._stream is None:
                 self._stream = self._out.add_stream_from_template(stream, opaque=True)
                 self._kind = self._kind_of(stream)
             base = stream.time_base
-            packets = _packets(container, stream, 0.0, None, float(self._fps))
+            packets = list(_packets(container, stream))
             if len(packets) < length:
                 raise DamagedError(f"{path}: expected {length} frames, found {len(packets)}")
-            first, offset = min(packet.pts for packet in packets), self._end
+            offset = self._end
             for packet in packets:
-                packet.pts += offset - first
-                packet.dts = max(self._dts + 1, offset + (packet.dts or 0) - first)
+                packet.pts += offset
+                packet.dts = max(self._dts + 1, offset + (packet.dts or 0))
                 self._dts = packet.dts
                 packet.stream = self._stream
                 self._out.mux(packet)
-            self._end = offset + int(Fraction(len(packets)) / self._fps / base)
-            return float(offset * base)
+            last = max(packets, key=lambda packet: packet.pts)
+            self._end = last.pts + (last.duration or round(1 / self._fps / base))
+            return float(offset * base), float(self._end * base)
 
     def close(self) -> None:
         """Writes the file's index."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlascope_datasets import images as pictures
-from vlascope_datasets.errors import DatasetError
+from vlascope_datasets.errors import DamagedError, DatasetError
 from vlascope_datasets.features import INDEX_FEATURES, checked, complete, from_arrow, schema, to_arrow
 from vlascope_datasets.files import locked, must_be_new, read_json
 from vlascope_datasets.info import INFO, DatasetInfo, info_from_map, new_info, read_info
@@ -136,6 +136,9 @@ class DatasetWriter:
         Raises:
             DatasetError: a column or camera is missing, unknown or of another shape, dtype or length. Nothing is written.
         """
+        if self._info.unread:
+            key, why = next(iter(self._info.unread.items()))
+            raise DatasetError(f"{self.root}: cannot be written to: feature {key} is {why}, which can only be copied")
         images = images or {}
         mine = [key for key in self._info.columns if key not in INDEX_FEATURES]
         _same_names("columns", frames, mine)
@@ -166,8 +169,8 @@ class DatasetWriter:
         """Writes an episode that is encoded already: another dataset's.
 
         Args:
-            table: its rows; the index columns are made anew, but for `timestamp` and `frame_index`.
-            tasks: the instruction of each row.
+            table: its rows, of which there may be none; the index columns are made anew, but for `timestamp` and `frame_index`.
+            tasks: the instruction of each row; where there is no row, those that the episode lists.
             videos: by camera, a function that writes its video to the path that it is given.
             statistics: of the features that do not depend on where the episode lies.
 
@@ -176,16 +179,21 @@ class DatasetWriter:
         """
         length = len(table)
         moved = ("episode_index", "index", "task_index")
-        index = {key: values for key, values in self._index(length, tasks).items() if key in moved}
+        rows = tasks if length else ()
+        index = {key: values for key, values in self._index(length, rows).items() if key in moved}
         stored = [key for key, feature in self._info.features.items() if feature["dtype"] != "video"]
-        arrays = {key: _as_stored(key, self._info.features[key], table[key]) for key in stored if key not in moved}
+        arrays = {
+            key: table[key] if key in self._info.unread else _as_stored(key, self._info.features[key], table[key])
+            for key in stored
+            if key not in moved
+        }
         arrays |= {key: to_arrow(key, self._info.features[key], values) for key, values in index.items()}
-        known = statistics | {key: column_statistics(values) for key, values in index.items()}
+        known = statistics | {key: column_statistics(values) for key, values in index.items() if length}
         with self._folder() as folder:
             files = {key: folder / f"{number}.mp4" for number, key in enumerate(videos)}
             for key, write in videos.items():
                 write(files[key])
-            return self._commit(folder, arrays, files, tuple(dict.fromkeys(tasks)), known, length)
+            return self._commit(folder, arrays, files, tuple(dict.fromkeys(tasks)), known, length, table.schema)
 
     def close(self) -> None:
         """Ends writing; v3.0 episodes come into being here. Closing again does nothing."""
@@ -257,12 +265,13 @@ class DatasetWriter:
 
     def _commit(
         self, folder: Path, arrays: Mapping[str, Any], videos: Mapping[str, Path],
-        tasks: tuple[str, ...], statistics: Statistics, length: int,
+        tasks: tuple[str, ...], statistics: Statistics, length: int, source: pa.Schema | None = None,
     ) -> int:  # fmt: skip
-        form = schema(self._info.features)
+        unread = [key for key in self._info.unread if source and key in source.names]
+        form = schema(self._info.features, {key: source.field(key) for key in unread} if source else {})
         table = pa.Table.from_arrays([arrays[name].cast(form.field(name).type) for name in form.names], schema=form)
-        pq.write_table(table, folder / "table.parquet", row_group_size=self._layout.row_group or length)
-        if self._info.total_episodes == 0:
+        pq.write_table(table, folder / "table.parquet", row_group_size=self._layout.row_group or max(1, length))
+        if self._info.total_frames == 0:
             self._describe_videos(videos)
         number, first = self._info.total_episodes, self._info.total_frames
         kept = _acceptable(statistics, self._info)
@@ -299,6 +308,8 @@ class DatasetWriter:
     def _describe_videos(self, videos: Mapping[str, Path]) -> None:
         features = dict(self._info.features)
         for key, path in videos.items():
+            if key in self._info.unread:  # only its writer knows what it is
+                continue
             found = describe(path)
             found.pop("frames")
             features[key] = {**features[key], "info": found}
@@ -326,6 +337,9 @@ def _stored(root: Path) -> tuple[DatasetInfo, dict[int, str]]:
     if info.version == "v2.0":
         raise DatasetError(f"{root}: version v2.0 is read only; convert it to v2.1 or v3.0 first")
     metadata = (read_v2 if info.version == "v2.1" else read_v3)(root, info)
+    if metadata.contradictions:
+        raise DamagedError(f"{root}: {metadata.contradictions[0]}")
+    info = metadata.info
     used = {task for episode in metadata.episodes for task in episode.tasks}
     # a killed writer may have listed a task, after the others, of an episode that never came to be
     listed = enumerate(metadata.tasks.items())

@@ -63,12 +63,16 @@ def test_missing_metadata(path):
 @pytest.mark.parametrize(
     ("file", "line", "said"),
     [
-        ("episodes", '{"episode_index": 1, "length": 5, "tasks": null}', "not as it should be"),
-        ("episodes", '{"episode_index": "x", "length": 5, "tasks": []}', "not as it should be"),
-        ("episodes", "[1]", "not as it should be"),
+        ("episodes", '{"episode_index": 1, "length": 5, "tasks": null}', "line 2: tasks: expected a list, found null"),
+        (
+            "episodes",
+            '{"episode_index": "x", "length": 5, "tasks": []}',
+            'episode_index: expected a whole number, found "x"',
+        ),
+        ("episodes", "[1]", "line 2: expected an object, found [1]"),
         ("tasks", '{"task_index": 0}', "lacks 'task'"),
         ("episodes_stats", '{"episode_index": 1}', "lacks 'stats'"),
-        ("episodes_stats", '{"episode_index": 1, "stats": [1]}', "not as it should be"),
+        ("episodes_stats", '{"episode_index": 1, "stats": [1]}', "line 2: stats: expected an object, found [1]"),
     ],
 )
 def test_lines_that_are_not_as_they_should_be(tmp_path, file, line, said):
@@ -88,7 +92,7 @@ def test_rows_that_are_not_as_they_should_be(tmp_path):
     pq.write_table(table.set_column(place, "length", pa.array([5, None], pa.int64())), listed)
     with pytest.raises(DamagedError) as error:
         LeRobotDataset.open(path)
-    one_line(error, "meta/episodes", "not as it should be")
+    one_line(error, "meta/episodes", "episode 1: length: expected a whole number, found null")
 
 
 def test_missing_and_damaged_data(path):

@@ -88,8 +88,8 @@ def test_every_damage_is_found_and_named(tmp_path):
     summary = survey(path)
     expected = {
         name(0): ["missing_file"], name(1): ["unreadable"], name(2): ["not_finite"], name(3): ["constant_action"],
-        name(4): ["frame_index", "unknown_task"], name(5): ["index", "timestamp"], film(6): ["missing_file"],
-        film(7): ["unreadable"], film(8): ["unreadable", "video_frames"], name(11): ["unreadable"],
+        name(4): ["frame_index", "unknown_task"], name(5): ["index", "timestamp"], film(5): ["unreadable"],
+        film(6): ["missing_file"], film(7): ["unreadable"], film(8): ["unreadable", "video_frames"], name(11): ["unreadable"],
         name(13): ["duplicate"], name(77): ["unused_file"], "meta/info.json": ["count"],
     }  # fmt: skip
     assert {file: kinds(summary, file) for file in summary["anomalies"]["by_file"]} == expected
@@ -109,6 +109,8 @@ def test_an_episode_without_frames_is_listed_and_ends_nothing(video, tmp_path):
     lines = [json.loads(line) for line in (path / "meta/episodes.jsonl").read_text().splitlines()]
     lines[1]["length"] = 0
     (path / "meta/episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    info = json.loads((path / "meta/info.json").read_text())
+    (path / "meta/info.json").write_text(json.dumps(info | {"total_frames": length(0) + length(2)}))
     summary = survey(path)
     assert summary["total_frames"] == length(0) + length(2)
     assert kinds(summary, "data/chunk-000/episode_000001.parquet") == ["empty"]

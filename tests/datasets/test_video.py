@@ -38,6 +38,11 @@ def encode(path, count, fps=10.0, *, b_frames=False, gop=2, begin=0, crf=18):
     return path
 
 
+def at(start, frames, fps=10.0):
+    """Seconds at which frames of an episode that begins at `start` are shown."""
+    return [start + number / fps for number in frames]
+
+
 def assert_greys(images, numbers):
     found = [int(np.median(image)) for image in images]
     assert np.abs(np.array(found) - [int(grey(n)[0, 0, 0]) for n in numbers]).max() <= 4, found
@@ -45,7 +50,7 @@ def assert_greys(images, numbers):
 
 def checksum(path, start, count, fps):
     digest = hashlib.blake2b()
-    update_checksum(digest, path, start, count, fps)
+    update_checksum(digest, path, at(start, range(count), fps))
     return digest.hexdigest()
 
 
@@ -56,11 +61,11 @@ def test_any_frame_is_that_frame(tmp_path, fps, b_frames, gop):
     assert describe(path)["frames"] == 40
     assert describe(path)["video.fps"] == pytest.approx(fps, abs=0.01)
     for number in (0, 39, 17, 1):
-        assert_greys(read_frames(path, 0.0, [number], fps), [number])
+        assert_greys(read_frames(path, at(0.0, [number], fps)), [number])
     mixed = [3, 30, 3, 29, 0, 39]
-    assert_greys(read_frames(path, 0.0, mixed, fps), mixed)
-    assert_greys(read_frames(path, 0.0, range(40), fps), range(40))
-    assert_greys(read_frames(path, 20 / fps, [0, 5], fps), [20, 25])
+    assert_greys(read_frames(path, at(0.0, mixed, fps)), mixed)
+    assert_greys(read_frames(path, at(0.0, range(40), fps)), range(40))
+    assert_greys(read_frames(path, at(20 / fps, [0, 5], fps)), [20, 25])
 
 
 @pytest.mark.parametrize("b_frames", [False, True])
@@ -71,23 +76,26 @@ def test_join_then_cut_gives_back_every_encoded_frame(tmp_path, b_frames):
     ]
     joiner = VideoJoiner(tmp_path / "all.mp4", 10.0)
     assert all(joiner.fits(part) for part in parts)
-    starts = [joiner.add(part, 7 + n) for n, part in enumerate(parts)]
+    starts, stops = zip(*[joiner.add(part, 7 + n) for n, part in enumerate(parts)], strict=True)
     joiner.close()
     assert starts == pytest.approx([0, 0.7, 1.5])
+    assert stops == pytest.approx([0.7, 1.5, 2.4])
     for n, part in enumerate(parts):
-        assert_greys(read_frames(tmp_path / "all.mp4", starts[n], range(7 + n), 10.0), range(20 * n, 20 * n + 7 + n))
+        assert_greys(
+            read_frames(tmp_path / "all.mp4", at(starts[n], range(7 + n), 10.0)), range(20 * n, 20 * n + 7 + n)
+        )
         back = tmp_path / f"back{n}.mp4"
-        assert extract(tmp_path / "all.mp4", back, starts[n], 7 + n, 10.0, alone=False) == "cut"
+        assert extract(tmp_path / "all.mp4", back, starts[n], at(starts[n], range(7 + n)), 10.0) == "cut"
         assert checksum(back, 0.0, 7 + n, 10.0) == checksum(part, 0.0, 7 + n, 10.0)
         assert checksum(back, 0.0, 7 + n, 10.0) == checksum(tmp_path / "all.mp4", starts[n], 7 + n, 10.0)
-        assert_greys(read_frames(back, 0.0, range(7 + n), 10.0), range(20 * n, 20 * n + 7 + n))
+        assert_greys(read_frames(back, at(0.0, range(7 + n), 10.0)), range(20 * n, 20 * n + 7 + n))
 
 
 def test_a_cut_between_keyframes_is_encoded_again(tmp_path):
     path = encode(tmp_path / "v.mp4", 20, gop=12)
-    assert extract(path, tmp_path / "cut.mp4", 0.5, 6, 10.0, alone=False) == "encoded again"
+    assert extract(path, tmp_path / "cut.mp4", 0.5, at(0.5, range(6)), 10.0) == "encoded again"
     assert describe(tmp_path / "cut.mp4")["frames"] == 6
-    assert_greys(read_frames(tmp_path / "cut.mp4", 0.0, range(6), 10.0), range(5, 11))
+    assert_greys(read_frames(tmp_path / "cut.mp4", at(0.0, range(6), 10.0)), range(5, 11))
 
 
 @pytest.mark.parametrize("first", [5, 6, 7, 8, 9])
@@ -99,17 +107,17 @@ def test_a_cut_whose_b_frames_are_made_of_what_follows_is_encoded_again(tmp_path
         order = [round(float((packet.pts or 0) * (packet.time_base or 0)) * 10) for packet in packets]
     if order == sorted(order):
         pytest.skip("this encoder makes no B-frames")
-    how = extract(path, tmp_path / "cut.mp4", 0.0, first, 10.0, alone=False)
+    how = extract(path, tmp_path / "cut.mp4", 0.0, at(0.0, range(first)), 10.0)
     assert how == ("cut" if sorted(order[:first]) == list(range(first)) else "encoded again")
     assert describe(tmp_path / "cut.mp4")["frames"] == first
-    assert_greys(read_frames(tmp_path / "cut.mp4", 0.0, range(first), 10.0), range(first))
-    assert extract(path, tmp_path / "rest.mp4", first / 10, 20 - first, 10.0, alone=False) == "encoded again"
-    assert_greys(read_frames(tmp_path / "rest.mp4", 0.0, range(20 - first), 10.0), range(first, 20))
+    assert_greys(read_frames(tmp_path / "cut.mp4", at(0.0, range(first), 10.0)), range(first))
+    assert extract(path, tmp_path / "rest.mp4", first / 10, at(first / 10, range(20 - first)), 10.0) == "encoded again"
+    assert_greys(read_frames(tmp_path / "rest.mp4", at(0.0, range(20 - first), 10.0)), range(first, 20))
 
 
 def test_a_file_of_its_own_is_copied(tmp_path):
     path = encode(tmp_path / "v.mp4", 5)
-    assert extract(path, tmp_path / "copy.mp4", 0.0, 5, 10.0, alone=True) == "copied"
+    assert extract(path, tmp_path / "copy.mp4", 0.0, at(0.0, range(5)), 10.0) == "copied"
     assert (tmp_path / "copy.mp4").read_bytes() == path.read_bytes()
 
 
@@ -124,17 +132,17 @@ def test_other_settings_do_not_fit_into_one_file(tmp_path):
 def test_errors_name_the_file_and_the_frame(tmp_path):
     path = encode(tmp_path / "v.mp4", 6)
     with pytest.raises(DamagedError) as error:
-        read_frames(path, 0.0, [9], 10.0)
-    one_line(error, path, "frame 9", "0.9")
+        read_frames(path, at(0.0, [9], 10.0))
+    one_line(error, path, "ends before the frame at 0.9000 s")
     with pytest.raises(DatasetError) as error:
-        read_frames(tmp_path / "none.mp4", 0.0, [0], 10.0)
+        read_frames(tmp_path / "none.mp4", at(0.0, [0], 10.0))
     one_line(error, "none.mp4", "missing")
     with pytest.raises(DamagedError) as error:
-        extract(path, tmp_path / "x.mp4", 0.0, 9, 10.0, alone=False)
+        extract(path, tmp_path / "x.mp4", 0.0, at(0.0, range(9)), 10.0)
     one_line(error, path, "expected 9", "found 6")
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DamagedError) as error:
-        read_frames(path, 0.0, [0], 10.0)
+        read_frames(path, at(0.0, [0], 10.0))
     one_line(error, path)
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(DamagedError) as error:

@@ -14,6 +14,7 @@ from typing import Annotated
 import tyro
 
 from vlascope_datasets.commands.convert import Convert
+from vlascope_datasets.commands.drop import Drop
 from vlascope_datasets.commands.split import Split
 from vlascope_datasets.commands.stats import Stats
 from vlascope_datasets.errors import DatasetError
@@ -22,6 +23,7 @@ Subcommand = (
     Annotated[Split, tyro.conf.subcommand("split")]
     | Annotated[Stats, tyro.conf.subcommand("stats")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Drop, tyro.conf.subcommand("drop")]
 )
 
 
@@ -35,7 +37,7 @@ def main(args: list[str] | None = None) -> int:
         The exit code: 0, 130 after Ctrl-C, or 2 after an error in what was asked, which is one line on stderr.
     """
     command = tyro.cli(
-        Subcommand, prog="vlascope-datasets", description="Split, survey and convert robot datasets.", args=args
+        Subcommand, prog="vlascope-datasets", description="Split, survey, convert and shorten robot datasets.", args=args
     )  # fmt: skip
     logging.basicConfig(level=command.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr)
     print(json.dumps({type(command).__name__.lower(): dataclasses.asdict(command)}, default=str), file=sys.stderr)

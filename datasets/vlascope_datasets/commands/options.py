@@ -16,6 +16,14 @@ class Options:
     """Least severe messages to show."""
 
 
+@dataclasses.dataclass(kw_only=True)
+class CopyOptions(Options):
+    """What every subcommand takes that copies episodes."""
+
+    tolerance_s: float = 1e-4
+    """Seconds that a video's frame may be off its row's timestamp; LeRobot's option of that name."""
+
+
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     """A progress bar on stderr, and the function that moves it on by one."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
-from vlascope_datasets.commands.options import Options, progress
+from vlascope_datasets.commands.options import CopyOptions, progress
 
 
 @dataclasses.dataclass(kw_only=True)
-class Split(Options):
+class Split(CopyOptions):
     """Splits a LeRobot dataset by episode into split_0, split_1, ..., each a whole dataset; split.json says which is where."""
 
     source_path: Path
@@ -20,6 +21,8 @@ class Split(Options):
     """How many."""
     seed: int = 42
     """Of the shuffle of episodes before they are dealt out."""
+    empty: Literal["keep", "drop"] = "keep"
+    """What becomes of episodes without frames."""
     dry_run: bool = False
     """Say which episodes would go where and how many bytes it takes, and stop."""
 
@@ -28,20 +31,24 @@ class Split(Options):
         from rich.console import Console
         from rich.table import Table
 
+        from vlascope_datasets.copying import without
         from vlascope_datasets.files import folder_bytes
         from vlascope_datasets.reader import LeRobotDataset
         from vlascope_datasets.splitting import choose_episodes, split_dataset
         from vlascope_datasets.units import readable_bytes
 
-        source = LeRobotDataset.open(self.source_path)
-        chosen = choose_episodes(len(source.episodes), self.split_num, self.seed)
+        source = LeRobotDataset.open(self.source_path, tolerance_s=self.tolerance_s)
+        episodes = without(source, empty=self.empty == "drop")
+        chosen = choose_episodes(episodes, self.split_num, self.seed)
         print(f"{source!r}: about {readable_bytes(folder_bytes(source.root))} to write")
         if self.dry_run:
             for number, episodes in enumerate(chosen):
                 print(f"split_{number}: {len(episodes)} episodes: {', '.join(map(str, episodes))}")
             return 0
-        with progress("splitting", len(source.episodes)) as advance:
-            record = split_dataset(self.source_path, self.dst_path, self.split_num, self.seed, advance)
+        with progress("splitting", len(episodes)) as advance:
+            record = split_dataset(
+                source, self.dst_path, self.split_num, self.seed, advance, drop_empty=self.empty == "drop"
+            )
         table = Table("split", "episodes", "frames", "tasks", "checksum")
         for split in record["splits"]:
             cells = (split["name"], split["episodes"], split["frames"], len(split["tasks"]), split["checksum"])

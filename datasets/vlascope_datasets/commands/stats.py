@@ -70,6 +70,8 @@ def _print(summary: dict[str, Any]) -> None:
             else f", {'balanced' if tested['balanced'] else 'unbalanced'} (p = {tested['p_value']:.2g})"
         )
         table.add_row(name, f"{len(summary[name])}{said}")
+    if summary["not_read"]:
+        table.add_row("not read", escape("; ".join(f"{key}: {why}" for key, why in summary["not_read"].items())))
     found = summary["anomalies"]
     table.add_row(
         "anomalies", f"{found['count']} in {len(found['by_file'])} files", style="red" if found["count"] else "green"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+from vlascope_datasets.info import DatasetInfo
+from vlascope_datasets.layouts.contradictions import Contradiction
 from vlascope_datasets.statistics import Statistics
 
 
@@ -15,12 +17,15 @@ class VideoSpan:
     Attributes:
         file: relative to the dataset.
         start: second of the first frame.
-        alone: no other episode lies in the file.
+        stop: second after the last frame; None where the format does not say.
+        before: numbers of the episodes before this one in the file, where `start` is not what their lengths add up to: their
+            rows have to tell why.
     """
 
     file: str
     start: float
-    alone: bool
+    stop: float | None = None
+    before: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +56,27 @@ class Metadata:
     """Everything but frames.
 
     Attributes:
+        info: of the dataset, with every count.
         tasks: instruction by `task_index`.
         episodes: in order.
         statistics: of the whole dataset, when called; empty where the dataset keeps none.
         episode_statistics: by episode, when called; an episode that the dataset keeps none of is left out.
+        contradictions: facts that the metadata give twice and differently.
     """
 
+    info: DatasetInfo
     tasks: dict[int, str]
     episodes: tuple[Episode, ...]
     statistics: Callable[[], Statistics]
     episode_statistics: Callable[[], dict[int, Statistics]]
+    contradictions: tuple[Contradiction, ...] = ()
+
+
+def counted(info: DatasetInfo, tasks: Mapping[int, str], episodes: Sequence[Episode]) -> DatasetInfo:
+    """`info` with the counts that its file does not give."""
+    found = {
+        "total_episodes": len(episodes),
+        "total_frames": sum(episode.length for episode in episodes),
+        "total_tasks": len(tasks),
+    }
+    return dataclasses.replace(info, **{name: found[name] for name in info.uncounted}, uncounted=())

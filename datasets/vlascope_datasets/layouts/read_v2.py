@@ -7,11 +7,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlascope_datasets.errors import DamagedError, well_formed
+from vlascope_datasets.errors import DamagedError
 from vlascope_datasets.files import read_json, read_lines
 from vlascope_datasets.info import DatasetInfo
-from vlascope_datasets.layouts.episodes import Episode, Metadata, VideoSpan
-from vlascope_datasets.statistics import Statistics, aggregate, to_arrays
+from vlascope_datasets.layouts.contradictions import of_counts
+from vlascope_datasets.layouts.episodes import Episode, Metadata, VideoSpan, counted
+from vlascope_datasets.records import (
+    EpisodeRecord,
+    EpisodeStatisticsRecord,
+    R,
+    TaskRecord,
+    checked_record,
+    checked_statistics,
+)
+from vlascope_datasets.statistics import Statistics, aggregate
 
 TASKS, EPISODES = "meta/tasks.jsonl", "meta/episodes.jsonl"
 EPISODE_STATISTICS, STATISTICS = "meta/episodes_stats.jsonl", "meta/stats.json"
@@ -35,33 +44,58 @@ def read_v2(root: Path, info: DatasetInfo) -> Metadata:
         DatasetError: a file is missing.
         DamagedError: a file is not as the format says, or lists fewer episodes than `info.json`.
     """
-    with well_formed(f"{root / 'meta'}: a line of tasks.jsonl or episodes.jsonl"):
-        tasks = {int(line["task_index"]): str(line["task"]) for line in read_lines(root / TASKS)}
-        lines = {int(line["episode_index"]): line for line in read_lines(root / EPISODES)}
-        missing = [n for n in range(info.total_episodes) if n not in lines]
-        if missing:
-            raise DamagedError(f"{root / EPISODES}: episode {missing[0]} of {info.total_episodes} is missing")
-        episodes, first = [], 0
-        for n in range(info.total_episodes):
-            length = int(lines[n]["length"])
-            videos = {key: VideoSpan(video_file(info, n, key), 0.0, True) for key in info.video_keys}
-            episodes.append(Episode(n, length, tuple(lines[n]["tasks"]), first, data_file(info, n), 0, videos))
-            first += length
+    tasks = read_tasks(root)
+    lines = _by_number(EpisodeRecord, root / EPISODES, "episode_index")
+    total = max(lines, default=-1) + 1 if "total_episodes" in info.uncounted else info.total_episodes
+    missing = [n for n in range(total) if n not in lines]
+    if missing:
+        raise DamagedError(f"{root / EPISODES}: episode {missing[0]} of {total} is missing")
+    episodes, first = [], 0
+    for n in range(total):
+        length = lines[n].length
+        videos = {key: VideoSpan(video_file(info, n, key), 0.0) for key in info.video_keys}
+        episodes.append(Episode(n, length, tuple(lines[n].tasks), first, data_file(info, n), 0, videos))
+        first += length
+    contradictions = of_counts(info, tasks, [episode.tasks for episode in episodes], first)
+    info = counted(info, tasks, episodes)
 
     def of_episodes() -> dict[int, Statistics]:
         path = root / EPISODE_STATISTICS
         if not path.is_file():
             return {}
-        with well_formed(f"{path}: a line"):
-            kept = {int(line["episode_index"]): line["stats"] for line in read_lines(path)}
-            return {n: to_arrays(stats) for n, stats in kept.items() if n < info.total_episodes}
+        kept = _by_number(EpisodeStatisticsRecord, path, "episode_index")
+        return {
+            n: checked_statistics(line.stats, f"{path}: episode {n}")
+            for n, line in kept.items()
+            if n < info.total_episodes
+        }
 
     def of_all() -> Statistics:
         kept = of_episodes()
         # v2.1 keeps none of the whole: a file that is there is left from v2.0, of the episodes that there were then
         if (info.version == "v2.0" or not kept) and (root / STATISTICS).is_file():
-            with well_formed(f"{root / STATISTICS}"):
-                return to_arrays(read_json(root / STATISTICS))
+            return checked_statistics(read_json(root / STATISTICS), str(root / STATISTICS))
         return aggregate(kept.values())
 
-    return Metadata(tasks, tuple(episodes), of_all, of_episodes)
+    return Metadata(info, tasks, tuple(episodes), of_all, of_episodes, tuple(contradictions))
+
+
+def read_tasks(root: Path) -> dict[int, str]:
+    """Instruction by task index."""
+    return {n: line.task for n, line in _by_number(TaskRecord, root / TASKS, "task_index").items()}
+
+
+def _by_number(kind: type[R], path: Path, key: str) -> dict[int, R]:
+    """The lines of a file by their number.
+
+    Raises:
+        DatasetError: the file is missing.
+        DamagedError: a line is not what it should be, or two of one number differ.
+    """
+    found: dict[int, R] = {}
+    for place, raw in enumerate(read_lines(path), 1):
+        line = checked_record(kind, raw, f"{path}: line {place}")
+        number = getattr(line, key)
+        if found.setdefault(number, line) != line:
+            raise DamagedError(f"{path}: line {place}: {key} {number} again, and not as before")
+    return found

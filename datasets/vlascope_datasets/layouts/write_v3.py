@@ -21,7 +21,8 @@ from vlascope_datasets.info import INFO, DatasetInfo
 from vlascope_datasets.layouts.metadata_v3 import EPISODES_FILE, episodes_table, tasks_table
 from vlascope_datasets.layouts.prepared import FRESH, Prepared
 from vlascope_datasets.layouts.read_v3 import STATISTICS, TASKS, episode_rows, episode_statistics
-from vlascope_datasets.statistics import aggregate, to_arrays, to_lists
+from vlascope_datasets.records import checked_statistics
+from vlascope_datasets.statistics import aggregate, to_lists
 from vlascope_datasets.tables import read_table
 from vlascope_datasets.video import VideoJoiner
 
@@ -124,6 +125,10 @@ class WriterV3:
                 close()
                 number, size, writer = number + 1, 0, None
             table = read_table(episode.table)
+            if writer is not None and writer.schema != table.schema:
+                # columns that are not read are as their writer made them, one episode another than the next
+                close()
+                number, size, writer = number + 1, 0, None
             writer = writer or pq.ParquetWriter(partial, table.schema)
             writer.write_table(table, row_group_size=max(1, len(table)))
             size += bytes_now
@@ -140,19 +145,25 @@ class WriterV3:
                 path = (self.info.video_path or "").format(video_key=key, **self._place(number))
                 move(partial, self.root / path)
 
+        stop = 0.0
         for episode, row in zip(staged, rows, strict=True):
-            file = episode.videos[key]
+            file = episode.videos.get(key)
+            if file is None:  # no frames: it begins and ends where the one before it in the file ends
+                row |= {f"videos/{key}/{name}": value for name, value in self._place(number).items()}
+                row |= {f"videos/{key}/from_timestamp": stop, f"videos/{key}/to_timestamp": stop}
+                continue
             bytes_now = file.stat().st_size
             limit = self.info.video_files_size_in_mb * _MIB
             if joiner is not None and (size + bytes_now > limit or not joiner.fits(file)):
                 close()
                 number, size, joiner = number + 1, 0, None
-            joiner = joiner or VideoJoiner(partial, self.info.fps)
-            start = joiner.add(file, episode.length)
+            if joiner is None:
+                joiner, stop = VideoJoiner(partial, self.info.fps), 0.0
+            start, stop = joiner.add(file, episode.length)
             size += bytes_now
             row |= {f"videos/{key}/{name}": value for name, value in self._place(number).items()}
             row[f"videos/{key}/from_timestamp"] = start
-            row[f"videos/{key}/to_timestamp"] = start + episode.length / self.info.fps
+            row[f"videos/{key}/to_timestamp"] = stop
         close()
 
     def _write_metadata(self, staged: list[Prepared], rows: list[dict], committed: list[dict]) -> None:
@@ -165,7 +176,7 @@ class WriterV3:
         known = episode_statistics(self.root, len(committed))
         before = list(known.values())
         if len(known) < len(committed) and (self.root / STATISTICS).is_file():
-            before = [to_arrays(read_json(self.root / STATISTICS))]
+            before = [checked_statistics(read_json(self.root / STATISTICS), str(self.root / STATISTICS))]
         write_json(self.root / STATISTICS, to_lists(aggregate(before + [episode.statistics for episode in staged])))
 
     def _write_table(self, table: pa.Table, name: str) -> None:

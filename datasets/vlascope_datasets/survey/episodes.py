@@ -96,6 +96,7 @@ class Facts:
         action_key: the column of actions, where there is one.
         action_names: of its dimensions.
         anomalies: of no single episode.
+        unread: columns that are not looked into: why.
     """
 
     format: str
@@ -108,6 +109,7 @@ class Facts:
     action_key: str | None = None
     action_names: list[str] = dataclasses.field(default_factory=list)
     anomalies: list[Anomaly] = dataclasses.field(default_factory=list)
+    unread: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def all_anomalies(self) -> list[Anomaly]:
         """Of the dataset and of every episode."""

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vlascope_datasets.errors import DatasetError
+from vlascope_datasets.errors import DatasetError, UnreadError
 from vlascope_datasets.features import INDEX_FEATURES
-from vlascope_datasets.files import folder_bytes, inside
+from vlascope_datasets.files import folder_bytes, inside, read_json
+from vlascope_datasets.info import INFO
 from vlascope_datasets.reader import LeRobotDataset
 from vlascope_datasets.survey.directions import direction_of
 from vlascope_datasets.survey.episodes import Anomaly, EpisodeFacts, Facts, find_action_key
@@ -31,7 +32,7 @@ def survey_lerobot(root: Path, on_episode: Callable[[], None], *, images: bool =
     Raises:
         DatasetError: its metadata cannot be read; what is wrong beyond that is listed, and nothing is raised.
     """
-    dataset = LeRobotDataset.open(root, cache_bytes=0)
+    dataset = LeRobotDataset.open(root, cache_bytes=0, strict=False)
     info = dataset.info
     action_key = find_action_key(info.columns)
     names = _names(info.features[action_key]) if action_key else []
@@ -39,6 +40,7 @@ def survey_lerobot(root: Path, on_episode: Callable[[], None], *, images: bool =
         f"LeRobot {info.version}", str(root), folder_bytes(root), [], info.fps, info.robot_type,
         {k: {"dtype": f["dtype"], "shape": list(f["shape"])} for k, f in info.features.items()}, action_key, names,
     )  # fmt: skip
+    facts.unread = info.unread
     sharing: dict[str, int] = {}
     for episode in dataset.episodes:
         for file in _files(episode):
@@ -50,6 +52,10 @@ def survey_lerobot(root: Path, on_episode: Callable[[], None], *, images: bool =
             path = root / file
             if path.is_file():
                 found.nbytes += round(path.stat().st_size * episode.length / max(1, sharing[file]))
+        if unlisted := sorted(set(episode.tasks) - set(dataset.tasks.values())):
+            found.report(
+                "unknown_task", f"lists {unlisted[0]!r}, which is none of the dataset's {len(dataset.tasks)} tasks"
+            )
         if episode.length < 1:
             found.report("empty", "no frames")
         else:
@@ -108,6 +114,9 @@ def _look(dataset: LeRobotDataset, number: int, found: EpisodeFacts) -> None:
             continue
         try:
             seen = dataset.images(number, key, sorted({0, length // 2, length - 1}))
+        except UnreadError as error:
+            found.report("not_read", str(error), file)
+            continue
         except DatasetError as error:
             found.report("unreadable", str(error), file)
             continue
@@ -124,17 +133,15 @@ def _look(dataset: LeRobotDataset, number: int, found: EpisodeFacts) -> None:
 
 def _whole(dataset: LeRobotDataset, sharing: dict[str, int]) -> list[Anomaly]:
     """What no single episode shows: counts, and files that no episode uses or that hold too few frames."""
-    root, info, found = dataset.root, dataset.info, []
-    if len(dataset) != info.total_frames:
-        found.append(
-            Anomaly(
-                "meta/info.json", "count", f"total_frames is {info.total_frames}, episodes add up to {len(dataset)}"
-            )
-        )
-    if info.total_tasks and info.total_tasks != len(dataset.tasks):
-        found.append(
-            Anomaly("meta/info.json", "count", f"total_tasks is {info.total_tasks}, {len(dataset.tasks)} are listed")
-        )
+    root, info = dataset.root, dataset.info
+    found = [
+        Anomaly(file, "count" if file == INFO else "contradiction", detail) for file, detail in dataset.contradictions
+    ]
+    raw, sound = read_json(root / INFO), info.to_map()
+    # nobody reads these, and other writers leave them as they were
+    for name in ("total_videos", "total_chunks"):
+        if name in raw and name in sound and raw[name] != sound[name]:
+            found.append(Anomaly(INFO, "count", f"{name} is {raw[name]!r}, the episodes make it {sound[name]}"))
     for folder, suffix in (("data", "*.parquet"), ("videos", "*.mp4")):
         for path in sorted((root / folder).rglob(suffix)):
             name = path.relative_to(root).as_posix()

@@ -56,6 +56,7 @@ def summarise(facts: Facts) -> dict[str, Any]:
         "fps": facts.fps,
         "robot_type": facts.robot_type,
         "features": facts.features,
+        "not_read": facts.unread,
         "lengths": _lengths(facts),
         "bytes_per_episode": _spread(np.array([episode.nbytes for episode in facts.episodes])),
         "tasks": tasks,

@@ -95,6 +95,8 @@ class Train:
     """Of that noise, in standard deviations of the state."""
     cache_images: bool = True
     """Keep resized images in the cache folder; without, each is decoded every time."""
+    tolerance_s: float = 1e-4
+    """Seconds that a video's frame may be off its row's timestamp; LeRobot's option of that name."""
     seed: int = 0
     """Of everything that is drawn."""
     save_every: int = 1000
@@ -122,6 +124,7 @@ class Train:
 
         try:
             from vlascope_datasets import DatasetError
+            from vlascope_datasets.numbers import listed_numbers
 
             from vlascope_server.cache import use_compilation_cache
             from vlascope_server.training import TrainingError, TrainOptions, train
@@ -129,23 +132,10 @@ class Train:
             raise CommandError(f"train needs {error.name}: install vlascope-server[train]") from error
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del given["log_level"]
-        given["episodes"] = None if self.episodes is None else _numbers(self.episodes)
         use_compilation_cache()  # a step takes a minute to compile, and a run that is resumed would wait for it again
         try:
+            given["episodes"] = None if self.episodes is None else listed_numbers(self.episodes, "--episodes")
             trained = train(TrainOptions(**given))
         except (DatasetError, TrainingError) as error:
             raise CommandError(str(error)) from error
         print(trained.checkpoint if trained.finished else f"{trained.checkpoint} (not finished; go on with --resume)")
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    """`0-9` is inclusive; parts are joined by commas."""
-    from vlascope_server.commands.errors import CommandError
-
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
-            raise CommandError(f"--episodes: {text!r}: expected numbers such as 0-9 (inclusive) or 0,3,5")
-        found += range(int(first), int(last if dash else first) + 1)
-    return tuple(found)

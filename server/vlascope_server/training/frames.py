@@ -6,6 +6,7 @@ N frames, n of a batch, A action horizon, s and r the robot's widths of state an
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -17,6 +18,8 @@ from vlascope_server.robots import RobotInputError, RobotIO
 from vlascope_server.training.columns import Columns
 from vlascope_server.training.errors import TrainingError
 from vlascope_server.training.options import TrainOptions
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,10 +158,25 @@ def choose_episodes(dataset: LeRobotDataset, options: TrainOptions) -> tuple[lis
         known = set(dataset.tasks.values())
         if unknown := sorted(set(options.tasks) - known):
             raise TrainingError(f"tasks: {dataset.root} has no {unknown[0]!r}; it has {sorted(known)}")
+        for number in chosen:
+            if unlisted := sorted(set(dataset.episodes[number].tasks) - known):
+                raise TrainingError(
+                    f"tasks: {dataset.root}: episode {number} lists {unlisted[0]!r}, which is none of the dataset's tasks, so"
+                    " that episodes cannot be chosen by task; correct its metadata, or choose with --episodes"
+                )
         chosen = [number for number in chosen if set(dataset.episodes[number].tasks) <= set(options.tasks)]
+    if empty := [number for number in chosen if not dataset.episodes[number].length]:
+        _log.warning("%s: left out %s without frames: %s", dataset.root, *_numbered(empty))
+        chosen = [number for number in chosen if dataset.episodes[number].length]
     if not chosen:
         raise TrainingError(f"{dataset.root}: no episode is left to train on; allow more with --episodes or --tasks")
     held = min(len(chosen) - 1, max(1, round(options.validation * len(chosen)))) if options.validation else 0
     order = np.random.default_rng([options.seed, 1]).permutation(len(chosen))
     validation = sorted(chosen[place] for place in order[:held])
     return [number for number in chosen if number not in set(validation)], validation
+
+
+def _numbered(episodes: Sequence[int]) -> tuple[str, str]:
+    """`1 episode` and its number, or how many and the first ten."""
+    listed = ", ".join(map(str, episodes[:10])) + (", ..." if len(episodes) > 10 else "")
+    return f"{len(episodes)} episode{'s' if len(episodes) > 1 else ''}", listed

@@ -102,10 +102,12 @@ class ImageCache:
         """Of where an episode's images come from, as it looks from outside: changed there, they are resized anew."""
         episode = self._dataset.episode(number)
         span = episode.videos.get(camera)
-        file = self._dataset.root / (episode.file if span is None else span.file)
-        where = episode.first_row if span is None else span.start
-        status = file.stat() if file.is_file() else None
-        looks = [status and status.st_size, status and status.st_mtime_ns, where, episode.length]
+        # which frame of a video belongs to a row is in the row
+        names = [episode.file] if span is None else [span.file, episode.file]
+        files = [self._dataset.root / name for name in names]
+        found = [file.stat() if file.is_file() else None for file in files]
+        where = episode.first_row if span is None else [span.start, self._dataset.tolerance_s]
+        looks = [[[each and each.st_size, each and each.st_mtime_ns] for each in found], where, episode.length]
         return hashlib.sha256(json.dumps(looks).encode()).hexdigest()[:12]
 
     def _is_there(self, camera: str, episode: int) -> bool:

@@ -66,6 +66,7 @@ class TrainOptions:
         shift: of images, at most, as a share of their side.
         state_noise: standard deviation added to the normalised state.
         cache_images: keep resized images on disk; without, each is decoded every time.
+        tolerance_s: seconds that a video's frame may be off its row's timestamp.
         seed: of everything that is drawn.
         save_every, save_minutes: how often to save: every so many steps, or minutes, whichever comes first.
         keep: checkpoints that stay; 0 keeps all.
@@ -112,6 +113,7 @@ class TrainOptions:
     shift: float = 0.05
     state_noise: float = 0.03
     cache_images: bool = True
+    tolerance_s: float = 1e-4
     seed: int = 0
     save_every: int = 1000
     save_minutes: float = 15.0

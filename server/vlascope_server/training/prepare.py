@@ -96,7 +96,7 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
         CheckpointError: the checkpoint cannot be loaded.
         DatasetError: the dataset cannot be read.
     """
-    dataset = LeRobotDataset.open(options.dataset)
+    dataset = LeRobotDataset.open(options.dataset, tolerance_s=options.tolerance_s)
     checkpoint = load_checkpoint(resumed, dtype="float32") if resumed else _load(options)
     drawn = checkpoint.kind == "seeded"
     robot = find_robot(options.init, checkpoint, options.robot)

@@ -8,6 +8,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from vlascope_datasets import DatasetWriter, LeRobotDataset
 from vlascope_server.model import draw_noise_and_time, flow_errors, flow_loss
@@ -15,12 +16,13 @@ from vlascope_server.robots import Conventions, Libero, RobotPipeline
 from vlascope_server.robots.normalise import normalise
 from vlascope_server.training import TrainingError
 from vlascope_server.training.augment import augment_images
-from vlascope_server.training.frames import Frames
+from vlascope_server.training.frames import Frames, choose_episodes
 from vlascope_server.training.image_cache import ImageCache
 from vlascope_server.training.loader import Loader, rows_of_step
 from vlascope_server.training.prepare import prepare
 from vlascope_server.training.statistics import carrying, measure
 
+from tests.datasets import foreign
 from tests.server.small_models import noisy_params, random_inputs, small_config
 
 from .conftest import CAMERAS, EPISODES, LENGTH, TASKS, episode
@@ -89,6 +91,57 @@ def test_images_are_the_same_cached_or_not(dataset, tmp_path):
     episodes, numbers = np.array([2, 1, 2]), np.array([0, 5, 11])
     jax.tree.map(np.testing.assert_array_equal, cached.gather(episodes, numbers), plain.gather(episodes, numbers))
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_videos_images_are_those_of_the_rows_times_cached_or_not(tmp_path):
+    """The camera ran at 28 a second under a dataset of 30: rows and video agree, and so do both ways to train on them."""
+    n, times = 20, np.arange(20) / 28
+    features = {"image": {"dtype": "video", "shape": (32, 48, 3)}, "action": {"dtype": "float32", "shape": (2,)}}
+    with DatasetWriter.create(tmp_path / "it", 30, features) as writer:
+        writer.add_episode({"action": np.zeros((n, 2), np.float32)}, {"image": map(foreign.grey, range(n))}, "move")
+    foreign.cells(foreign.data_files(tmp_path / "it")[0], "timestamp", lambda _: times.astype(np.float32))
+    foreign.film(tmp_path / "it/videos/chunk-000/image/episode_000000.mp4", times)
+    opened = LeRobotDataset.open(tmp_path / "it")
+    caches = [ImageCache(opened, {"base_0_rgb": "image"}, 14, folder) for folder in (tmp_path / "caches", None)]
+    list(caches[0].fill([0]))
+    for cache in caches:
+        found = cache.gather(np.zeros(n, int), np.arange(n))["base_0_rgb"]
+        assert foreign.greys(found[:, 7, 7]) == list(range(n))
+    # which frame belongs to a row is in the table: one that changes makes the images anew
+    foreign.data_files(tmp_path / "it")[0].touch()
+    assert ImageCache(opened, {"base_0_rgb": "image"}, 14, tmp_path / "caches").missing_bytes([0]) == n * 14 * 14 * 3
+
+
+def test_episodes_without_frames_are_left_out_with_one_warning(options, dataset, tmp_path, caplog):
+    emptied = tmp_path / "emptied"
+    shutil.copytree(dataset, emptied)
+    for number in (1, 4):
+        file = foreign.data_files(emptied)[number]
+        pq.write_table(pq.ParquetFile(file).read().slice(0, 0), file)
+        foreign.line(emptied, "episodes", number, length=0)
+    foreign.info(emptied, total_frames=(EPISODES - 2) * LENGTH)
+    opened = LeRobotDataset.open(emptied)
+    training, held_out = choose_episodes(opened, options(dataset=emptied))
+    assert sorted(training + held_out) == [0, 2, 3, 5, 6, 7]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{emptied}: left out 2 episodes without frames: 1, 4"
+    ]
+    prepared = prepare(options(dataset=emptied), None)
+    assert len(prepared.training.rows) == len(
+        prepare(options(episodes=tuple(training), validation=0.0), None).training.rows
+    )
+    with pytest.raises(TrainingError, match="no episode is left to train on"):
+        choose_episodes(opened, options(dataset=emptied, episodes=(1, 4)))
+
+
+def test_tasks_choose_nothing_where_the_metadata_contradict_themselves(options, dataset, tmp_path):
+    renamed = tmp_path / "renamed"
+    shutil.copytree(dataset, renamed)
+    foreign.line(renamed, "episodes", 3, tasks=["fold the towel"])
+    opened = LeRobotDataset.open(renamed)
+    assert len(choose_episodes(opened, options(dataset=renamed, validation=0.0))[0]) == EPISODES
+    with pytest.raises(TrainingError, match="episode 3 lists 'fold the towel'"):
+        choose_episodes(opened, options(dataset=renamed, tasks=(TASKS[0],)))
 
 
 def test_a_cache_holds_no_files_open(dataset, tmp_path):
