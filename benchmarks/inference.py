@@ -60,7 +60,7 @@ def share_of_matmul(config: Pi0Config, rounds: int) -> dict:
 
 
 def over_roofline(config: Pi0Config, rounds: int) -> dict:
-    """Latency over max(operations / matmul rate, bytes / memory rate), by cameras and batch size."""
+    """Latency over the roofline, whose phases have one each and follow each other, by cameras and batch size."""
     params = fuse_for_inference(init_params(config, dtype="bfloat16"))
     matmul_rate, memory_rate = _device_rates(rounds)
     rows = []
@@ -74,8 +74,7 @@ def over_roofline(config: Pi0Config, rounds: int) -> dict:
             call = lambda c=some, o=observation, x=noise: sample_actions(params, c, o, x, num_steps=STEPS)[0]  # noqa: E731
             seconds = statistics.median(interleaved({"call": call}, rounds)["call"])
             work = count_work(some, batch, STEPS, 2)
-            # prefix and denoise steps have rooflines of their own: one is bound by operations, the other by bytes
-            bound = max(work.operations / matmul_rate, work.bytes_read / memory_rate)
+            bound = work.seconds(matmul_rate, memory_rate)
             rows.append({"cameras": cameras, "batch": batch, "seconds": seconds, "over_roofline": seconds / bound})
             print(f"{cameras:>7} {batch:>5} {seconds * 1e3:>8.2f} {bound * 1e3:>11.2f} {seconds / bound:>6.2f} "
                   f"{batch / seconds:>10.1f}")  # fmt: skip

@@ -10,9 +10,10 @@ cache. On a CPU the mid-size model from a checkpoint on disk, on a GPU the publi
    for; that rate is measured first, by plain synced writes of frames of the same size.
 2. Memory: the server's proportional set size before its first captured frame, and the most it is over all that follow.
 3. Throughput: eight clients at a time, in turns with one client that sends as many requests one by one.
-4. Pings and `/healthz` while the policy compiles and while it serves, beside a bare sleep: numbers without a bound.
+4. One, four and sixteen clients, plain and captured: latency at the median and at the 99th percentile, requests a second.
+5. Pings and `/healthz` while the policy compiles and while it serves, beside a bare sleep: numbers without a bound.
 
-    python benchmarks/serving.py [--size mid|full] [--frames 500] [--rounds 8] [--quick] [--folder DIR] [--out FILE]
+    python benchmarks/serving.py [--size tiny|mid|full] [--frames 500] [--rounds 8] [--quick] [--folder DIR] [--out FILE]
 
 500 mid-size frames take 7.5 GB of disk, 500 full-size ones 33 GB; the folder is removed at the end.
 """
@@ -187,6 +188,48 @@ def throughput(asks: list[Ask], rounds: int, each: int) -> dict[str, Any]:
     }
 
 
+def by_clients(served: Served, each: int) -> list[dict[str, Any]]:
+    """So many clients at once, each sending `each` requests one after the other, plain and captured."""
+    rows = []
+    for count in (1, 4, 16):
+        for captured in (False, True):
+            with contextlib.ExitStack() as stack:
+                asks = [stack.enter_context(served.client()) for _ in range(count)]
+                messages = [
+                    observation(n, collect_latents=True, episode={"id": f"clients-{count}-{n}"})
+                    if captured
+                    else observation(n)
+                    for n in range(count)
+                ]
+
+                def client(n: int, asks: list[Ask] = asks, messages: list[dict] = messages) -> list[float]:
+                    taken = []
+                    for _ in range(each):
+                        begun = time.perf_counter()
+                        asks[n](messages[n])
+                        taken.append(time.perf_counter() - begun)
+                    return taken
+
+                with ThreadPoolExecutor(count) as pool:
+                    list(pool.map(client, range(count)))  # whatever batches come about are compiled now
+                    begun = time.perf_counter()
+                    latencies = np.concatenate(list(pool.map(client, range(count))))
+                    seconds = time.perf_counter() - begun
+                if captured:
+                    for n in range(count):
+                        asks[n]({"request": "end_episode", "episode": f"clients-{count}-{n}"})
+            rows.append(
+                {
+                    "clients": count,
+                    "captured": captured,
+                    "ms_p50": float(np.quantile(latencies, 0.5)) * 1e3,
+                    "ms_p99": float(np.quantile(latencies, 0.99)) * 1e3,
+                    "per_second": count * each / seconds,
+                }
+            )
+    return rows
+
+
 def measure(size: str, checkpoint: str, folder: Path, frames: int, rounds: int) -> dict[str, Any]:
     """Everything about one server."""
     folder.mkdir()
@@ -212,6 +255,8 @@ def measure(size: str, checkpoint: str, folder: Path, frames: int, rounds: int) 
         print(f"{size}: throughput, {rounds} rounds", file=sys.stderr)
         with LoopProbe(served) as busy:
             results |= throughput(asks, max(3, rounds // 2), 2)
+        print(f"{size}: one, four and sixteen clients", file=sys.stderr)
+        results["by_clients"] = by_clients(served, 5 if frames < 100 else 20)
         results["loop_ms_compiling"], results["loop_ms_serving"] = compiling.milliseconds(), busy.milliseconds()
         return results
 
@@ -230,6 +275,11 @@ def show(size: str, results: dict[str, Any], frames_bound: float, least: float) 
     ):  # fmt: skip
         verdict = "" if size == "tiny" else f"   {bound:<8} {'held' if held else 'MISSED'}"
         print(f"  {what:<34} {value:8.3f}{verdict}")
+    for row in results["by_clients"]:
+        what = f"{row['clients']} clients, {'captured' if row['captured'] else 'plain'}"
+        print(
+            f"  {what:<34} p50 {row['ms_p50']:7.2f}   p99 {row['ms_p99']:7.2f} ms   {row['per_second']:7.1f} requests/s"
+        )
     for phase in ("compiling", "serving"):
         for kind, numbers in results[f"loop_ms_{phase}"].items():
             print(f"  {kind + ' while ' + phase:<34} p50 {numbers['p50']:7.2f}   p99 {numbers['p99']:7.2f} ms")
@@ -242,7 +292,7 @@ def main() -> None:
         "false"  # this process only asks; the server needs the device's memory
     )
     gpu = jax.default_backend() == "gpu"
-    parser.add_argument("--size", choices=("mid", "full"), default="full" if gpu else "mid")
+    parser.add_argument("--size", choices=("tiny", "mid", "full"), default="full" if gpu else "mid")
     parser.add_argument("--frames", type=int, default=500, help="captured, at least")
     parser.add_argument("--rounds", type=int, default=8, help="of captured and plain blocks")
     parser.add_argument("--quick", action="store_true", help="60 frames, 4 rounds")
@@ -251,11 +301,13 @@ def main() -> None:
     args = parser.parse_args()
     frames, rounds = (60, 4) if args.quick else (args.frames, args.rounds)
     device = jax.devices()[0].device_kind
-    config = MID.with_cameras(*Libero().spec.cameras) if args.size == "mid" else full_size()
+    config = {"tiny": TINY, "mid": MID.with_cameras(*Libero().spec.cameras), "full": full_size()}[args.size]
     results: dict[str, Any] = {"load_average_before": os.getloadavg()}
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
-        checkpoints = {"tiny": "tiny", args.size: str(write_mid(folder)) if args.size == "mid" else FULL}
+        checkpoints = {"tiny": "tiny"} if args.size != "full" else {}
+        if args.size != "tiny":
+            checkpoints[args.size] = str(write_mid(folder)) if args.size == "mid" else FULL
         for size, checkpoint in checkpoints.items():
             results[size] = measure(size, checkpoint, folder / f"{size}-server", frames, rounds)
             show(size, results[size], QUEUE_BYTES[size] + SLACK, 3.0 if args.size == "full" else 1.0)
