@@ -85,7 +85,9 @@ class ConfigFile:
         Raises:
             CheckpointError: another model, or another width of actions: the file belongs to another checkpoint.
         """
-        pi05, (action_dim, _) = "time_mlp_in/kernel" in shapes, shapes["action_in_proj/kernel"]
+        if not {"action_in_proj/kernel", *_EXPERTS.values()} <= shapes.keys():
+            return  # no Pi0 at all, which is said elsewhere
+        pi05, action_dim = "time_mlp_in/kernel" in shapes, shapes["action_in_proj/kernel"][0]
         kinds = ("pi0", "pi05")
         if self.pi05 not in (None, pi05):
             raise CheckpointError(
@@ -145,14 +147,14 @@ def _variants(content: JsonMap) -> dict[str, str]:
 
 def _lerobot(content: JsonMap) -> ConfigFile:
     kind = content.text("type", ("pi0", "pi05"))
-    for field, usual in (("adapt_to_pi_aloha", False), ("use_delta_joint_actions_aloha", False), ("use_peft", False)):
+    for field in ("adapt_to_pi_aloha", "use_delta_joint_actions_aloha", "use_relative_actions", "use_peft"):
         if content.flag(field):
-            content.refuse(field, f"{str(usual).lower()}, since nothing else is understood here,")
+            content.refuse(field, "false, since nothing else is understood here")
     if content.whole("n_obs_steps") not in (None, 1):
-        content.refuse("n_obs_steps", "1, since the model sees one moment,")
+        content.refuse("n_obs_steps", "1, since the model sees one moment")
     for field, usual in _PERIODS.items():
         if content.number(field) not in (None, usual):
-            content.refuse(field, f"{usual}, which the model has,")
+            content.refuse(field, f"{usual}, which the model has")
     for field in ("num_inference_steps", "num_steps"):
         if content.whole(field) not in (None, _STEPS):
             _log.warning(
@@ -161,7 +163,7 @@ def _lerobot(content: JsonMap) -> ConfigFile:
     dims = {content.whole(field) for field in ("max_state_dim", "max_action_dim")} - {None}
     if len(dims) > 1:
         content.refuse(
-            "max_state_dim", f"max_action_dim ({content.whole('max_action_dim')}), since the model has one width,"
+            "max_state_dim", f"max_action_dim ({content.whole('max_action_dim')}), since the model has one width"
         )
     features, modes = _features(content), content.map("normalization_mapping", or_null=True)
     return ConfigFile(

@@ -51,12 +51,15 @@ class Processors:
         norm_stats: of `state` and `actions`; None where there are none yet, as in a base policy.
         max_token_len: text tokens; None where nothing says.
         fields: a record's field -> the file and the field in it that say so.
+        prompt_unsure: a pi0.5 that LeRobot 0.4 may have saved, which padded the state in the prompt, or 0.5.0, which did not;
+            later releases have steps that these have not.
     """
 
     normalisation: Normalisation | None = None
     norm_stats: dict[str, NormStats] | None = None
     max_token_len: int | None = None
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    prompt_unsure: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +109,8 @@ def read_processors(folder: Path, config: ConfigFile) -> Processors:
             "normalisation": f"{paths[BEFORE]}: norm_map, eps",
             "max_token_len": f"{paths[BEFORE]}: max_length",
         }
-        return Processors(_normalisation(state, actions), stats, _token_length(before), fields)
+        unsure = bool(config.pi05) and not before.keys() & set(_RELATIVE)
+        return Processors(_normalisation(state, actions), stats, _token_length(before), fields, unsure)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{error.filename}: missing; the other half of the processors is beside it", "copy it too"
@@ -160,7 +164,7 @@ def _steps(path: Path) -> dict[str, JsonMap]:
             raise CheckpointError(f"{path}: steps: {name} is there twice; expected it once")
         options = step.map("config")
         if name in _RELATIVE and options and options.flag("enabled"):
-            options.refuse("enabled", "false, since relative actions of LeRobot's kind are not understood here,")
+            options.refuse("enabled", "false, since relative actions of LeRobot's kind are not understood here")
         steps[name] = step
     return steps
 

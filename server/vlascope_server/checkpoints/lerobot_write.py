@@ -42,13 +42,22 @@ than a thousandth of a narrower one."""
 _log = logging.getLogger(__name__)
 
 
-def lerobot_record(name: object, config: Pi0Config, record: Record) -> Record:
+def lerobot_record(
+    name: object,
+    config: Pi0Config,
+    record: Record,
+    norm_stats: Mapping[str, NormStats] | None,
+    *,
+    was_lerobot: bool = False,
+) -> Record:
     """The record of a checkpoint that LeRobot can be given, with what is only implied spelled out.
 
     Args:
         name: of the checkpoint, for messages.
         config: its architecture; a horizon or token length of 0 is not known.
         record: what is known of it.
+        norm_stats: of `state` and `actions`; None where it has none.
+        was_lerobot: it was LeRobot's checkpoint already, so that its prompts may have more numbers than its state.
 
     Raises:
         CheckpointError: LeRobot's port of the model does not do what this policy was trained with, or nobody says.
@@ -76,6 +85,13 @@ def lerobot_record(name: object, config: Pi0Config, record: Record) -> Record:
         raise CheckpointError(
             f"{name}: state_in_prompt: its prompts are without the state, and LeRobot's pi05 always writes it in"
         )
+    if norm_stats is not None and (absent := {"state", "actions"} - norm_stats.keys()):
+        raise CheckpointError(
+            f"{name}: norm_stats: no statistics of {' and '.join(sorted(absent))}; LeRobot has to have both"
+        )
+    prompt_state_dim = record.prompt_state_dim
+    if config.pi05 and norm_stats is not None and not was_lerobot:
+        prompt_state_dim = prompt_state_dim or (robot.spec.state_dim if robot else norm_stats["state"].width)
     usual = "quantile" if config.pi05 else "zscore"
     return dataclasses.replace(
         record,
@@ -83,6 +99,7 @@ def lerobot_record(name: object, config: Pi0Config, record: Record) -> Record:
         normalisation=record.normalisation or usual,
         delta_actions=False,
         state_in_prompt=True if config.pi05 else None,
+        prompt_state_dim=prompt_state_dim,
     )
 
 

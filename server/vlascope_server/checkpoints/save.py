@@ -55,7 +55,7 @@ def save_checkpoint(
     if kind == "lerobot":
         from vlascope_server.checkpoints.lerobot_write import lerobot_record
 
-        record = lerobot_record(folder, config, record)
+        record = lerobot_record(folder, config, record, norm_stats)
     with _Unfinished(Path(folder)) as partial:
         arrays = {name: np.asarray(array) for name, array in params.items()}
         _write(partial, kind, arrays)
@@ -97,13 +97,13 @@ def convert_checkpoint(source: Source, folder: str | Path, kind: Kind, dtype: st
     if kind == "lerobot":
         from vlascope_server.checkpoints.lerobot_write import lerobot_record
 
-        record = lerobot_record(source.layout.root, config, record)
         stats, asset_id = load_statistics(source, config.action_dim)
         if asset_id is None and source.asset_ids:
             raise CheckpointError(
                 f"{source.layout.root}: has the statistics of {', '.join(source.asset_ids)}, and LeRobot has room for one",
                 "choose with <asset_id>",
             )
+        record = lerobot_record(source.layout.root, config, record, stats, was_lerobot=source.features is not None)
     with _Unfinished(Path(folder)) as partial:
         _write(partial, kind, _LazyParams(source, dtype))
         if kind == "lerobot":

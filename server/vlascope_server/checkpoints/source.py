@@ -8,6 +8,7 @@ whoever contradicts `config.json` or a processor is refused, since a wrong value
 from __future__ import annotations
 
 import dataclasses
+import logging
 import urllib.parse
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from vlascope_server.robots.norm_stats import NormStats, NormStatsError, load_no
 
 LEROBOT = "lerobot"
 """The asset id of the statistics in LeRobot's own files."""
+
+_log = logging.getLogger(__name__)
 
 _COMPARED = ("action_horizon", "max_token_len", "normalisation", "delta_actions", "state_in_prompt")
 _LENGTHS = ("action_horizon", "max_token_len")
@@ -164,8 +167,6 @@ def open_source(location: str | Path, preset: str | None = None) -> Source:
     config = read_config(layout.root, may_be_lerobot=layout.kind == "safetensors")
     said = record.over(_as_record(known, layout)) if known else record
     weights, processors = _open_weights(layout, said, config)
-    if config:
-        config.check_shapes(weights.shapes)
     if known and known.pi05 != ("time_mlp_in/kernel" in weights.shapes):
         kinds = ("pi0", "pi0.5")
         raise CheckpointError(
@@ -185,6 +186,12 @@ def open_source(location: str | Path, preset: str | None = None) -> Source:
             source, _as_record(known, layout), f"preset {known.name} says {{field}} {{value}}", do, roughly=True
         )
         beside = beside.over(_as_record(known, layout))
+    if processors.prompt_unsure and record.prompt_state_dim is None:
+        _log.warning(
+            "%s: does not tell whether the state was padded to 32 numbers in its prompts, as LeRobot 0.4 did; it is read"
+            ' without, as LeRobot does since 0.5; else put {"schema": 1, "prompt_state_dim": 32} into a %s beside it',
+            layout.root, FILE,
+        )  # fmt: skip
     return dataclasses.replace(source, record=record.over(beside).over(Record(step=_step(layout))))
 
 
@@ -217,10 +224,15 @@ def _open_weights(layout: Layout, record: Record, config: ConfigFile | None) -> 
     if layout.kind == "orbax":
         from vlascope_server.checkpoints.orbax_format import OrbaxWeights
 
-        return OrbaxWeights(layout.weights), Processors()
+        weights = OrbaxWeights(layout.weights)
+        if config:
+            config.check_shapes(weights.shapes)
+        return weights, Processors()
     from vlascope_server.checkpoints.torch_format import TorchWeights
 
     weights = TorchWeights(layout.weights, vision_heads=record.vision_heads, kv_heads=record.kv_heads)
+    if config:
+        config.check_shapes(weights.shapes)
     if buffers := weights.normalisers():
         return weights, read_buffers(layout.weights, buffers, config)
     if config and config.is_lerobot:
