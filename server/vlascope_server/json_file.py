@@ -6,8 +6,10 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
+_LARGEST = 2**31 - 1
+"""Of a whole number: nothing that is counted here comes near."""
 _SHOWN = 80
 """Characters of a wrong value in a message."""
 
@@ -72,7 +74,7 @@ class JsonMap:
     def whole(self, field: str, at_least: int = 1) -> int | None:
         """A whole number; true and 3.0 are none."""
         value = self._content.get(field)
-        if field in self and (type(value) is not int or value < at_least):
+        if field in self and (type(value) is not int or not at_least <= value <= _LARGEST):
             self.refuse(field, f"a whole number of at least {at_least}")
         return value
 
@@ -81,7 +83,7 @@ class JsonMap:
         if field not in self:
             return None
         value = self._content[field]
-        if type(value) not in (int, float) or not _is_finite(value):
+        if not is_finite(value):
             self.refuse(field, "a finite number")
         return float(value)
 
@@ -111,7 +113,7 @@ class JsonMap:
         value = self._content.get(field)
         if field not in self:
             return None
-        if not (isinstance(value, list) and all(type(item) is int and item >= 1 for item in value)):
+        if not (isinstance(value, list) and all(type(item) is int and 1 <= item <= _LARGEST for item in value)):
             self.refuse(field, "a list of whole numbers of at least 1")
         return tuple(value)
 
@@ -123,7 +125,7 @@ class JsonMap:
         if not isinstance(value, list):
             self.refuse(field, "a list of numbers")
         for i, item in enumerate(value):
-            if type(item) not in (int, float) or not _is_finite(item):
+            if not is_finite(item):
                 raise JsonError(f"{self.path}: {self._place}{field}.{i}: expected a finite number, found {shown(item)}")
         return [float(item) for item in value]
 
@@ -146,8 +148,9 @@ class JsonMap:
         return [JsonMap(self.path, item, f"{self._place}{field}.{i}.") for i, item in enumerate(value)]
 
 
-def _is_finite(value: float) -> bool:
+def is_finite(value: object) -> bool:
+    """Whether a value from JSON is a number, and a float holds it."""
     try:
-        return math.isfinite(value)
+        return type(value) in (int, float) and math.isfinite(cast(float, value))
     except OverflowError:  # a whole number beyond every float
         return False

@@ -20,6 +20,7 @@ FILE = "config.json"
 STATE, ACTION, IMAGES = "observation.state", "action", "observation.images."
 """LeRobot's names of the state, of the action, and what begins the name of a camera."""
 
+_FEATURES = ("VISUAL", "STATE", "ENV", "ACTION", "REWARD", "LANGUAGE")
 _OPENPI = ("action_horizon", "action_dim", "paligemma_variant", "action_expert_variant")
 _EXPERTS = {
     "paligemma_variant": "PaliGemma/llm/embedder/input_embedding",
@@ -196,7 +197,11 @@ def _features(content: JsonMap) -> Features:
     names: list[str] = []
     for name in inputs or ():
         feature = inputs.map(name) if inputs else None
-        if feature and feature.text("type") == "VISUAL" and ".empty_camera_" not in name:
+        if (
+            feature
+            and (feature.text("type", _FEATURES) or feature.refuse("type", "a text")) == "VISUAL"
+            and ".empty_camera_" not in name
+        ):
             names.append(name)
     return Features(_slots(content.path, names), _width(inputs, STATE), _width(outputs, ACTION))
 

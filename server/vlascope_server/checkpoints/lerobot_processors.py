@@ -20,7 +20,7 @@ import numpy as np
 from vlascope_server.checkpoints.config_file import ACTION, STATE, ConfigFile, Features
 from vlascope_server.checkpoints.errors import CheckpointError
 from vlascope_server.checkpoints.tensor_files import TensorFiles, check_plain_name
-from vlascope_server.json_file import JsonError, JsonMap, read_json
+from vlascope_server.json_file import JsonError, JsonMap, read_json, shown
 from vlascope_server.robots.contract import Normalisation
 from vlascope_server.robots.norm_stats import NormStats, NormStatsError, unit_stats
 from vlascope_server.robots.normalise import LEROBOT_MARGIN, OPENPI_MARGIN
@@ -157,7 +157,7 @@ def _steps(path: Path) -> dict[str, JsonMap]:
         name = step.text("registry_name") or step.text("class") or step.refuse("registry_name", "the name of a step")
         if name not in _KNOWN:
             raise CheckpointError(
-                f"{path}: steps: {name} is not known here; expected one of {', '.join(sorted(_KNOWN))}",
+                f"{path}: steps: {shown(name)} is not known here; expected one of {', '.join(sorted(_KNOWN))}",
                 "take it out of the file where it changes neither states, actions nor text",
             )
         if name in steps:
@@ -198,7 +198,7 @@ def _mode(path: Path, field: str, mode: str) -> Mode:
         if mode == known:
             return known
     raise CheckpointError(
-        f"{path}: {field}: expected one of {', '.join(MODES)}, found {mode!r}, which there is not here"
+        f"{path}: {field}: expected one of {', '.join(MODES)}, found {shown(mode)}, which there is not here"
     )
 
 

@@ -75,7 +75,7 @@ def lerobot_record(
     if delta is None:
         raise CheckpointError(
             f"{name}: does not say whether its actions are relative to the state, which LeRobot's are not",
-            "give <delta_actions>",
+            "give <delta_actions>, False where they are not",
         )
     if delta:
         raise CheckpointError(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import types
 import typing
 from pathlib import Path
 from typing import Any, Literal
 
 from vlascope_server.checkpoints.errors import CheckpointError
-from vlascope_server.json_file import JsonError, read_json, shown
+from vlascope_server.json_file import JsonError, is_finite, read_json, shown
 from vlascope_server.model import Pi0Config
 from vlascope_server.robots.contract import Normalisation
 
@@ -131,9 +130,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
     if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return is_finite(value)
     if hint is int:
-        return type(value) is int and value >= 0
+        return type(value) is int and 0 <= value < 2**31
     return isinstance(value, hint)
 
 

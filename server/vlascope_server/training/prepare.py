@@ -119,8 +119,8 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
     measured = not resumed and (drawn or options.norm_stats == "dataset" or checkpoint.norm_stats is None)
     if options.norm_stats == "checkpoint" and measured:
         several = not drawn and checkpoint.asset_ids
-        found = f"those of {', '.join(several)}; choose with --asset-id" if several else "none that could be kept"
-        raise TrainingError(f"norm_stats: {options.init} has {found}, or measure them: --norm-stats dataset")
+        kept = f"those of {', '.join(several)}; choose with --asset-id, or" if several else "none that could be kept;"
+        raise TrainingError(f"norm_stats: {options.init} has {kept} measure them: --norm-stats dataset")
     stats, count = checkpoint.norm_stats, checkpoint.record.norm_stats_count
     if measured or stats is None:
         stats, count = measure(frames, robot, conventions, horizon, pad)

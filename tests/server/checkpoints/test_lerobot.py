@@ -294,6 +294,7 @@ CONFIG, PRE, POST = "config.json", "policy_preprocessor.json", "policy_postproce
             (CONFIG, "output_features", "action", "shape", [6]),
             "action: statistics of 7 numbers, and config.json says that there are 6",
         ),
+        ((CONFIG, "input_features", "observation.state", "type", "VISION"), "type: expected one of VISUAL, STATE, ENV"),
         ((CONFIG, "input_features", []), "config.json: input_features: expected a map, found []"),
         ((CONFIG, "normalization_mapping", {"STATE": 3}), "normalization_mapping.STATE: expected a text, found 3"),
         (
@@ -301,7 +302,7 @@ CONFIG, PRE, POST = "config.json", "policy_preprocessor.json", "policy_postproce
             "norm_map.STATE: it says MEAN_STD, and config.json says QUANTILES",
         ),
         ((PRE, "steps", {}), "policy_preprocessor.json: steps: expected a list of maps, found {}"),
-        ((PRE, "steps", 2, "registry_name", "my_step"), "policy_preprocessor.json: steps: my_step is not known here"),
+        ((PRE, "steps", 2, "registry_name", "my_step"), "policy_preprocessor.json: steps: 'my_step' is not known here"),
         ((PRE, "steps", 5, "config", "eps", 1e-3), "steps.5.config.eps: expected one of 1e-08, 1e-06, found 0.001"),
         ((PRE, "steps", 5, "config", "eps", "1e-8"), "steps.5.config.eps: expected a finite number, found '1e-8'"),
         (

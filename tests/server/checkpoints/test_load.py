@@ -235,6 +235,18 @@ def test_damaged_norm_stats(copy):
         ("{", "vlascope.json: expected JSON"),
         ('{"schema": 2}', "vlascope.json: expected a map with 'schema': 1, found 2; update vlascope"),
         ('{"schema": 1, "horizon": 3}', "vlascope.json: horizon: unknown; the fields are .*'action_horizon'"),
+        ('{"schema": true}', "vlascope.json: expected a map with 'schema': 1, found True"),
+        ("[1]", r"vlascope.json: expected a map, found \[1\]"),
+        ('{"schema": 1, "action_horizon": 0}', "vlascope.json: action_horizon: expected more than 0, found 0"),
+        ('{"schema": 1, "action_horizon": 5.0}', "vlascope.json: action_horizon: expected int | None, found 5.0"),
+        ('{"schema": 1, "lora_alpha": NaN}', "vlascope.json: lora_alpha: expected float | None, found nan"),
+        ('{"schema": 1, "lora_alpha": -1}', "vlascope.json: lora_alpha: expected more than 0, found -1"),
+        (
+            '{"schema": 1, "vision_heads": 99999999999}',
+            "vlascope.json: vision_heads: expected int | None, found 99999999999",
+        ),
+        ('{"schema": 1, "cameras": "base_0_rgb"}', "vlascope.json: cameras: expected tuple.* found 'base_0_rgb'"),
+        ('{"schema": 1, "delta_actions": 1}', "vlascope.json: delta_actions: expected bool | None, found 1"),
         ('{"schema": 1, "action_horizon": "5"}', "vlascope.json: action_horizon: expected int | None, found '5'"),
         (
             '{"schema": 1, "normalisation": "minmax"}',
