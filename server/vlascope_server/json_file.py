@@ -101,6 +101,12 @@ class JsonMap:
             self.refuse(field, f"one of {', '.join(allowed)}" if allowed else "a text")
         return value
 
+    def either(self, field: str, *types: type) -> Any:
+        """A value of one of these types, which has to be there."""
+        if type(self._content.get(field)) not in types:
+            self.refuse(field, f"one of {', '.join(kind.__name__ for kind in types)}")
+        return self._content[field]
+
     def texts(self, field: str) -> list[str] | None:
         """A list of texts."""
         value = self._content.get(field)

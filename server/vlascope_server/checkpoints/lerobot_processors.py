@@ -11,6 +11,7 @@ A step that changes states or actions and is not known here is refused: the poli
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ import numpy as np
 
 from vlascope_server.checkpoints.config_file import ACTION, STATE, ConfigFile, Features
 from vlascope_server.checkpoints.errors import CheckpointError
+from vlascope_server.checkpoints.layout import TOKENIZER_FILE
 from vlascope_server.checkpoints.tensor_files import TensorFiles, check_plain_name
 from vlascope_server.json_file import JsonError, JsonMap, read_json, shown
 from vlascope_server.robots.contract import Normalisation
@@ -34,6 +36,8 @@ _KNOWN = {
     NORMALISER, UNNORMALISER, STATE_TEXT, TOKENIZER, *_RELATIVE, "rename_observations_processor", "to_batch_processor",
     "device_processor", "pi0_new_line_processor",
 }  # fmt: skip
+
+_log = logging.getLogger(__name__)
 
 Mode = Literal["MEAN_STD", "QUANTILES", "IDENTITY"]
 MODES: dict[Mode, tuple[str, ...]] = {"MEAN_STD": ("mean", "std"), "QUANTILES": ("q01", "q99"), "IDENTITY": ()}
@@ -319,4 +323,10 @@ def _token_length(steps: Mapping[str, JsonMap]) -> int | None:
     if options is None:
         return None
     options.text("padding_side", ("right",))
+    name = options.text("tokenizer_name")
+    if name and "paligemma" not in name.lower() and not (options.path.parent / TOKENIZER_FILE).is_file():
+        _log.warning(
+            "%s: tokenizer_name: %s, and a policy reads with PaliGemma's here unless a %s lies beside",
+            options.path, shown(name), TOKENIZER_FILE,
+        )  # fmt: skip
     return options.whole("max_length")

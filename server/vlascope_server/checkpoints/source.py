@@ -135,7 +135,9 @@ class Source:
             raise CheckpointError(f"{self.layout.weights}: {error}") from error
         unknown = set(config.cameras) - set(CAMERAS)
         if unknown:
-            raise CheckpointError(f"cameras: expected some of {list(CAMERAS)}, found {sorted(unknown)}")
+            raise CheckpointError(
+                f"{self.layout.root}: cameras: expected some of {list(CAMERAS)}, found {sorted(unknown)}: correct {FILE}"
+            )
         if record.image_size not in (None, config.vision.image_size):
             raise CheckpointError(
                 f"{self.layout.root / FILE}: image_size: it says {record.image_size} pixels, the parameters"

@@ -67,7 +67,8 @@ def find_cameras(name: str, checkpoint: Checkpoint, robot: RobotIO) -> tuple[str
     if set(cameras) != set(robot.spec.cameras):
         raise CheckpointError(
             f"{name}: sees the cameras {list(checkpoint.config.cameras)}, and robot {robot.spec.name} has"
-            f" {list(robot.spec.cameras)}"
+            f" {list(robot.spec.cameras)}",
+            "name another <robot>, or correct 'cameras' in a vlascope.json beside the parameters",
         )
     return cameras
 

@@ -524,3 +524,30 @@ def test_folders_of_a_lerobot_run(policy, tmp_path):
     adapters.mkdir()
     (adapters / "adapter_model.safetensors").touch()
     refuses("adapter_model.safetensors holds adapters without their model: merge them with PEFT first", adapters)
+
+
+def places(content: Any, at: tuple = ()):
+    """Every place in a JSON value."""
+    pairs = (
+        content.items() if isinstance(content, dict) else enumerate(content[:2]) if isinstance(content, list) else ()
+    )
+    for key, value in pairs:
+        yield (*at, key)
+        yield from places(value, (*at, key))
+
+
+@pytest.mark.parametrize("name", [CONFIG, PRE, POST])
+def test_a_wrong_value_anywhere_is_one_line_or_does_not_matter(policy, name):
+    path = policy / name
+    content = path.read_text()
+    messages = []
+    for at in list(places(json.loads(content))):
+        for value in (..., None, "x", -1, float("nan"), True, [], {}):
+            edit(path, *at, to=value)
+            try:
+                open_source(policy).norm_stats("lerobot")
+            except CheckpointError as error:
+                messages.append(str(error))
+            path.write_text(content)
+    assert len(messages) > 30
+    assert [message for message in messages if "\n" in message or str(policy) not in message] == []

@@ -104,7 +104,7 @@ def test_pad_equals_the_reference(golden):
 
 @pytest.mark.parametrize("kind", ["lerobot_zscore", "lerobot_quantile"])
 def test_lerobots_formulas(kind):
-    """By hand from LeRobot's processor/normalize_processor.py: a dimension that moves, one that hardly does, one that does not."""
+    """LeRobot's processor/normalize_processor.py by hand: a dimension that moves, one that hardly does, one that does not."""
     stats = NormStats([1.0, 0.0, 5.0], [2.0, 1e-7, 0.0], [-1.0, -1e-7, 5.0], [3.0, 1e-7, 5.0])
     x = np.array([2.0, 1e-7, 5.0])
     normal = normalise(x, stats, kind)
