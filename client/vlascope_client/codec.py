@@ -18,6 +18,8 @@ _KINDS = "biufSU"  # no objects, no void, no complex numbers, no times
 _AXES = 32  # numpy 1 has no more; a longer shape would only cost time to multiply
 _DTYPE = re.compile(r"[<>|=]?[biufSUOVcmM?][0-9]{0,6}|bool|u?int[0-9]{1,2}|float[0-9]{1,3}")
 """numpy's names of dtypes; it reads far more than that as one, records and deprecated letters among them."""
+_OTHER_DIALECT = ({b"nd", b"type", b"data"}, {"nd", "type", "data"})
+"""Keys of an array or scalar as the package msgpack-numpy packs it, with and without msgpack's `use_bin_type`."""
 _SCALARS: dict[str, tuple[type, ...]] = {
     "b": (bool,), "i": (int,), "u": (int,), "f": (int, float), "S": (bytes,), "U": (str,)
 }  # fmt: skip
@@ -72,6 +74,11 @@ def _pack_array(value: Any) -> Any:
 
 
 def _unpack_array(value: dict) -> Any:
+    if any(keys <= value.keys() for keys in _OTHER_DIALECT):
+        raise MessageError(
+            "array: packed by msgpack-numpy (keys b'nd' and b'type'); expected openpi-client's keys b'__ndarray__', b'dtype',"
+            " b'shape' and b'data': pack with vlascope_client.codec.pack or openpi_client.msgpack_numpy.packb"
+        )
     if b"__ndarray__" in value:
         dtype, shape, data = _dtype(value), value.get(b"shape"), value.get(b"data")
         if (

@@ -144,3 +144,26 @@ def test_any_bytes_are_a_message_or_an_error() -> None:
 def test_no_pickle_is_imported() -> None:
     module = sys.modules["vlascope_client.codec"]
     assert not {"pickle", "marshal", "cloudpickle"} & set(vars(module))
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("value", [np.zeros((2, 3), np.float32), np.float64(1.5)], ids=["array", "scalar"])
+def test_the_dialect_of_msgpack_numpy_is_named(value: np.ndarray | np.generic, binary: bool) -> None:
+    """As msgpack-numpy 0.4.8 encodes: written out by hand."""
+    keys = ("nd", "type", "kind", "shape", "data") if isinstance(value, np.ndarray) else ("nd", "type", "data")
+    fields = {
+        "nd": isinstance(value, np.ndarray),
+        "type": value.dtype.str,
+        "kind": b"",
+        "shape": value.shape,
+        "data": value.tobytes(),
+    }
+    packed = msgpack.packb({"state": {(key.encode() if binary else key): fields[key] for key in keys}})
+    assert packed is not None
+    with pytest.raises(MessageError) as error:
+        unpack(packed)
+    assert str(error.value).startswith(
+        "array: packed by msgpack-numpy (keys b'nd' and b'type'); expected openpi-client's keys"
+    )
+    assert "openpi_client.msgpack_numpy" in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Checkpoints: the reference's two formats, from local or remote places. Knows nothing of serving or of training."""
+"""Checkpoints: openpi's two formats and LeRobot's, from local or remote places."""
 
 from vlascope_server.checkpoints.errors import CheckpointError
 from vlascope_server.checkpoints.load import Checkpoint, load_checkpoint

@@ -1,22 +1,32 @@
-"""Finds what lies where in a checkpoint's folder, and refuses one that is not whole. Reads no weights.
-
-Knows nothing of what the files hold, nor of remote places: those were fetched before.
-"""
+"""Finds what lies where in a checkpoint's folder, and refuses one that is not whole. Reads no weights."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Literal
 
 from vlascope_server.checkpoints.errors import CheckpointError
 from vlascope_server.presets import PRESETS, SEEDED
 
-Kind = Literal["orbax", "safetensors"]
+Kind = Literal["orbax", "safetensors", "lerobot"]
+"""LeRobot's checkpoints are safetensors too, with LeRobot's names in them and LeRobot's files beside."""
 TORCH_FILE = "model.safetensors"
+TORCH_INDEX = "model.safetensors.index.json"
+"""Of parameters that are spread over several files."""
 TOKENIZER_FILE = "tokenizer.model"
 """A SentencePiece model beside the parameters; a checkpoint without one reads with PaliGemma's."""
 
+NORM_STATS_FILE = "norm_stats.json"
+BESIDE = "beside"
+"""The asset id of a `norm_stats.json` beside the parameters, which has no folder to be named after."""
+
+_SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
+_LEROBOT_FOLDER = "pretrained_model"
+"""In which LeRobot's training keeps the policy, beside the optimiser's state."""
+_ADAPTERS = "adapter_model.safetensors"
+"""What PEFT saves: adapters without the model."""
 _ORBAX_UNFINISHED = ".orbax-checkpoint-tmp"
 _UNFINISHED = (".partial", ".incomplete", ".part", ".gstmp", ".crdownload", ".aria2")
 """Endings of files that a download left behind: ours, openpi's, Hugging Face's, gsutil's, browsers', aria2's."""
@@ -27,20 +37,21 @@ class Layout:
     """One checkpoint on disk.
 
     Attributes:
-        kind: the format.
+        kind: the format of the parameters.
         root: the folder that holds assets, record and parameters.
-        weights: the folder `params/`, or the torch file.
+        weights: the folder `params/`, the torch file, or the index of several.
     """
 
-    kind: Kind
+    kind: Literal["orbax", "safetensors"]
     root: Path
     weights: Path
 
     @property
     def assets(self) -> dict[str, Path]:
-        """Asset id -> its `norm_stats.json`."""
-        folder = self.root / "assets"
-        return {path.parent.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("norm_stats.json"))}
+        """Asset id -> its `norm_stats.json`: those below `assets/`, and the one beside the parameters."""
+        folder, beside = self.root / "assets", self.root / NORM_STATS_FILE
+        found = {path.parent.relative_to(folder).as_posix(): path for path in sorted(folder.rglob(NORM_STATS_FILE))}
+        return {**({BESIDE: beside} if beside.is_file() else {}), **found}
 
     @property
     def tokenizer(self) -> Path | None:
@@ -55,31 +66,51 @@ class Layout:
 
 
 def find_layout(path: Path) -> Layout:
-    """The checkpoint at `path`: a step folder, its `params/`, or a safetensors file.
+    """The checkpoint at `path`: a step folder, its `params/`, a safetensors file, or the index of several.
 
     Raises:
         CheckpointError: nothing there, unfinished, or not told which of several is meant.
     """
     _refuse_unfinished(path)
     if path.is_file():
-        if path.suffix != ".safetensors":
+        if _SHARD.fullmatch(path.name):
+            raise CheckpointError(
+                f"{path}: is one of several files that hold the parameters together; name {path.parent}, or the index in it"
+            )
+        if path.suffix != ".safetensors" and path.name != TORCH_INDEX:
             raise CheckpointError(f"{path}: expected a checkpoint folder or a .safetensors file, found another file")
         return Layout("safetensors", path.parent, path)
     if (path / "_METADATA").is_file() or path.name == "params":
         return Layout("orbax", path.parent if path.name == "params" else path, path)
-    params, torch = path / "params", path / TORCH_FILE
-    if params.is_dir() and torch.is_file():
-        raise CheckpointError(f"{path}: holds both params/ and {TORCH_FILE}: name the one that is meant")
-    if torch.is_file():
-        return Layout("safetensors", path, torch)
-    if params.is_dir():
-        return Layout("orbax", path, params)
-    steps = sorted((p.name for p in path.iterdir() if p.is_dir() and p.name.isdigit()), key=int)
-    hint = f"it holds the steps {', '.join(steps)}: name one" if steps else "is this the right folder?"
+    found = [name for name, there in _candidates(path).items() if there]
+    if len(found) > 1:
+        raise CheckpointError(f"{path}: holds both {' and '.join(found)}: name the one that is meant")
+    if found:
+        name = found[0]
+        return Layout("orbax" if name == "params/" else "safetensors", path, path / name.rstrip("/"))
     raise CheckpointError(
-        f"{path}: expected a checkpoint with params/ or {TORCH_FILE}; found"
-        f" {', '.join(sorted(p.name for p in path.iterdir())[:5]) or 'an empty folder'}; {hint}"
+        f"{path}: expected a checkpoint with params/, {TORCH_FILE} or {TORCH_INDEX}; found"
+        f" {', '.join(sorted(p.name for p in path.iterdir())[:5]) or 'an empty folder'}; {_hint(path)}"
     )
+
+
+def _candidates(path: Path) -> dict[str, bool]:
+    return {
+        "params/": (path / "params").is_dir(),
+        TORCH_FILE: (path / TORCH_FILE).is_file(),
+        TORCH_INDEX: (path / TORCH_INDEX).is_file(),
+    }
+
+
+def _hint(path: Path) -> str:
+    steps = sorted((p.name for p in path.iterdir() if p.is_dir() and p.name.isdigit()), key=int)
+    if steps:
+        return f"it holds the steps {', '.join(steps)}: name one"
+    if (path / _LEROBOT_FOLDER).is_dir():
+        return f"LeRobot's policy is in {path / _LEROBOT_FOLDER}: name that"
+    if (path / _ADAPTERS).is_file():
+        return f"{_ADAPTERS} holds adapters without their model: merge them with PEFT first"
+    return "is this the right folder?"
 
 
 def _refuse_unfinished(path: Path) -> None:

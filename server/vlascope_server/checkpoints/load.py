@@ -1,4 +1,4 @@
-"""Loads a policy from a checkpoint: parameters on the device, architecture, statistics. Knows nothing of robots' units.
+"""Loads a policy from a checkpoint: parameters on the device, architecture, statistics.
 
 Parameters are read one after the other, the largest first, cast while they are read, and handed to the device before
 the next is read. Host memory therefore peaks while the largest is read (see `benchmarks/restore_memory.py`).
@@ -14,16 +14,17 @@ from typing import Literal
 import jax
 import numpy as np
 
+from vlascope_server.checkpoints.config_file import FILE as CONFIG_FILE
 from vlascope_server.checkpoints.errors import CheckpointError
 from vlascope_server.checkpoints.layout import Kind, Layout
 from vlascope_server.checkpoints.record import FILE, Record, record_of
-from vlascope_server.checkpoints.source import Source, open_source
+from vlascope_server.checkpoints.source import Source, check_asked, open_source
 from vlascope_server.checkpoints.weights import DTYPES, Weights, count_not_finite, largest_first, nbytes
 from vlascope_server.model import Pi0Config, init_params
 from vlascope_server.presets import PRESETS, SEEDED
 from vlascope_server.presets.tiny import TOKENIZER_PATH, unit_norm_stats
 from vlascope_server.robots.libero import Libero
-from vlascope_server.robots.norm_stats import NormStats, NormStatsError, load_norm_stats
+from vlascope_server.robots.norm_stats import NormStats
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Checkpoint:
         norm_stats: quantity (`state`, `actions`) -> statistics; None where the checkpoint has none, or those of several
             robots and nobody said which.
         asset_id: which statistics these are.
+        asset_ids: of all statistics that the checkpoint has.
         record: everything else that is known: robot, normalisation, training step.
         path: the folder on this machine; None for drawn weights.
         kind: the format it was read from, or `seeded`.
@@ -48,6 +50,7 @@ class Checkpoint:
     config: Pi0Config
     norm_stats: dict[str, NormStats] | None
     asset_id: str | None
+    asset_ids: tuple[str, ...]
     record: Record
     path: Path | None
     kind: Kind | Literal["seeded"]
@@ -65,22 +68,26 @@ def load_checkpoint(
     robot: str | None = None,
     asset_id: str | None = None,
     lora_alpha: float | None = None,
+    to_train: bool = False,
 ) -> Checkpoint:
-    """Loads a checkpoint of either format from a local or a remote place.
+    """Loads a checkpoint of any format from a local or a remote place.
 
     Weights that are NaN or infinite are logged as a warning and loaded.
 
     Args:
-        location: a step folder, its `params/`, a safetensors file, a URL of one of these, or a preset's name;
-            `tiny-drawn` and `tiny-pi05` are LIBERO policies whose weights are drawn from a seed.
+        location: a step folder, its `params/`, a safetensors file or the index of several, a URL of one of these, or a preset's
+            name; `tiny-drawn` and `tiny-pi05` are LIBERO policies whose weights are drawn from a seed.
         dtype: of parameters and activations; bfloat16 is how the reference serves.
-        preset: fills in what neither an argument nor the checkpoint's `vlascope.json` says.
-        action_horizon: actions in one chunk. Like the others below, it overrules `vlascope.json` and preset.
+        preset: fills in what neither an argument nor the checkpoint's own files say.
+        action_horizon: actions in one chunk. Like the others below, it overrules `vlascope.json` and preset; what `config.json`
+            says, it may only repeat.
         max_token_len: text tokens, padding included.
         cameras: image slots that the robot fills; all three where nobody says.
         robot: whose observations and actions these are.
-        asset_id: which folder below `assets/` holds the statistics.
+        asset_id: which statistics: the folder below `assets/`, `beside` for those beside the parameters, `lerobot` for those in
+            LeRobot's own files.
         lora_alpha: of every adapter; the adapter's rank where nobody says.
+        to_train: horizon and token length are those of a policy that is to be trained, whatever `config.json` says.
 
     Raises:
         CheckpointError: one line that names the path, what was expected, what was found and what to do.
@@ -91,14 +98,16 @@ def load_checkpoint(
     if str(location) in SEEDED and not Path(location).exists():
         return _draw(str(location), dtype, preset, asked)
     source = open_source(location, preset)
-    source = dataclasses.replace(source, record=asked.over(source.record))
-    _require(source)
+    source = source.asked(asked, may_differ=to_train)
+    check_lengths(source)
     config = source.config(dtype)
-    norm_stats, asset_id = load_assets(source.layout, source.record.asset_id, config.action_dim)
+    norm_stats, asset_id = load_statistics(source, config.action_dim)
     _log.info("%s: %.2f GB as %s", source.layout.weights, nbytes(source.weights, dtype) / 1e9, dtype)
-    params = _params(source.weights, source.layout, dtype)
     layout = source.layout
-    return Checkpoint(params, config, norm_stats, asset_id, source.record, layout.root, layout.kind, layout.tokenizer)
+    return Checkpoint(
+        _params(source.weights, layout, dtype), config, norm_stats, asset_id, source.asset_ids, source.record, layout.root,
+        source.kind, layout.tokenizer,
+    )  # fmt: skip
 
 
 def _draw(name: str, dtype: Literal["float32", "bfloat16"], preset: str | None, asked: Record) -> Checkpoint:
@@ -106,7 +115,10 @@ def _draw(name: str, dtype: Literal["float32", "bfloat16"], preset: str | None, 
     free = {field: getattr(asked, field) for field in ("action_horizon", "max_token_len", "cameras")}
     fixed = dataclasses.replace(asked, action_horizon=None, max_token_len=None, cameras=None)
     if preset or fixed != Record():
-        raise CheckpointError(f"{name}: is whole by itself; expected none of preset, robot, asset_id and lora_alpha")
+        raise CheckpointError(
+            f"{name}: is whole by itself; expected none of preset, robot, asset id and LoRA alpha", "leave them away"
+        )
+    check_asked(asked)
     chosen = {field: value for field, value in free.items() if value is not None}
     config = dataclasses.replace(SEEDED[name], dtype=dtype, **chosen)
     robot = Libero()
@@ -117,39 +129,29 @@ def _draw(name: str, dtype: Literal["float32", "bfloat16"], preset: str | None, 
     )
     stats = unit_norm_stats(robot.spec.state_dim, robot.spec.action_dim)
     params = init_params(config, dtype=dtype)
+    name = robot.spec.name
     return Checkpoint(
-        params, config, stats, robot.spec.name, record_of(config).over(record), None, "seeded", TOKENIZER_PATH
+        params, config, stats, name, (name,), record_of(config).over(record), None, "seeded", TOKENIZER_PATH
     )
 
 
-def load_assets(
-    layout: Layout, asset_id: str | None, action_dim: int
-) -> tuple[dict[str, NormStats] | None, str | None]:
-    """The statistics beside a checkpoint, and whose they are; (None, None) where there is nothing to choose or no choice.
+def load_statistics(source: Source, action_dim: int) -> tuple[dict[str, NormStats] | None, str | None]:
+    """The statistics of a checkpoint, and their asset id; (None, None) where there are none, or several and no choice.
 
     Raises:
         CheckpointError: those asked for are missing or unreadable, or wider than the model's `action_dim`.
     """
-    assets = layout.assets
-    if asset_id is None and len(assets) == 1:
-        asset_id = next(iter(assets))
+    asset_id = source.chosen_asset_id()
     if asset_id is None:
-        if assets:
-            _log.info("%s: no statistics chosen; asset ids: %s", layout.root, ", ".join(assets))
+        if source.asset_ids:
+            _log.info("%s: no statistics chosen; asset ids: %s", source.layout.root, ", ".join(source.asset_ids))
         return None, None
-    if asset_id not in assets:
-        raise CheckpointError(
-            f"{layout.root / 'assets' / asset_id / 'norm_stats.json'}: missing; asset ids found:"
-            f" {', '.join(assets) or 'none'}: name one of these, or copy the file there"
-        )
-    try:
-        stats = load_norm_stats(assets[asset_id])
-    except NormStatsError as error:
-        raise CheckpointError(str(error)) from error
+    stats = source.norm_stats(asset_id)
     for quantity, entry in stats.items():
         if entry.width > action_dim:
+            where = source.layout.assets.get(asset_id, source.layout.root)
             raise CheckpointError(
-                f"{assets[asset_id]}: {quantity}: expected at most {action_dim} numbers, the model's width; found"
+                f"{where}: {quantity}: expected at most {action_dim} numbers, the model's width; found"
                 f" {entry.width}: these are the statistics of another model"
             )
     return stats, asset_id
@@ -174,11 +176,16 @@ def warn_not_finite(layout: Layout, name: str, array: np.ndarray) -> None:
         )  # fmt: skip
 
 
-def _require(source: Source) -> None:
-    """Neither horizon nor token length can be guessed: a wrong one runs, and gives wrong actions."""
+def check_lengths(source: Source) -> None:
+    """Neither horizon nor token length can be guessed: a wrong one runs, and gives wrong actions.
+
+    Raises:
+        CheckpointError: nobody says one of them.
+    """
     missing = [field for field in ("action_horizon", "max_token_len") if getattr(source.record, field) is None]
     if missing:
         raise CheckpointError(
-            f"{source.layout.root}: {' and '.join(missing)}: not in {FILE}, and the parameters do not tell; give"
-            f" {'them' if len(missing) > 1 else 'it'}, or a preset: {', '.join(PRESETS)}"
+            f"{source.layout.root}: {' and '.join(missing)}: neither {FILE} nor {CONFIG_FILE} says, and the parameters do not"
+            " tell",
+            f"give {' and '.join(f'<{field}>' for field in missing)}, or <preset>, one of {', '.join(PRESETS)}",
         )

@@ -1,7 +1,5 @@
 """Reads and writes the reference's Orbax checkpoints: the folder `params/`, with or without a trailing `value` level.
 
-Knows nothing of what the parameters mean, nor of the files beside `params/`.
-
 Reading goes through tensorstore, which Orbax itself writes with, one chunk after the other and cast while it is copied.
 The reference stores every array as one compressed chunk, so the least that can be held for an array is the decompressed
 chunk and the result; the compressed bytes stay in the page cache, since the files are mapped, not read.
@@ -9,7 +7,6 @@ chunk and the result; the compressed bytes stay in the page cache, since the fil
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +17,7 @@ import tensorstore as ts
 
 from vlascope_server.checkpoints.errors import CheckpointError
 from vlascope_server.checkpoints.weights import empty
+from vlascope_server.json_file import JsonError, JsonMap, read_json
 
 _SLICE_BYTES = 256 << 20
 """Chunks smaller than this are read several at a time."""
@@ -38,7 +36,7 @@ class OrbaxWeights:
         self._folder = folder
         metadata = _metadata(folder)
         kvstore, keys = _kvstore(folder)
-        driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
+        driver = "zarr3" if _flag(metadata, "use_zarr3") else "zarr"
         # mapped, not read: compressed bytes would count as memory; no cache: every chunk is wanted exactly once
         context = ts.Context({"file_io_mode": {"mode": "memmap"}, "cache_pool": {"total_bytes_limit": 0}})
         opening = {}
@@ -52,7 +50,7 @@ class OrbaxWeights:
             except (ValueError, OSError) as error:
                 raise _damaged(folder, name, error) from error
         # without the flag an absent chunk may be one full of zeros; with it, the checkpoint is broken
-        if metadata.get("store_array_data_equal_to_fill_value") and keys is not None:
+        if _flag(metadata, "store_array_data_equal_to_fill_value") and keys is not None:
             self._check_chunks(keys, _names(folder, metadata))
         self.shapes = {name: tuple(store.shape) for name, store in self._stores.items()}
         self.dtypes = {name: store.dtype.name for name, store in self._stores.items()}
@@ -129,26 +127,35 @@ def _like(tree: Any, leaf: Any) -> Any:
     return {key: _like(value, leaf) for key, value in tree.items()} if isinstance(tree, dict) else leaf
 
 
-def _metadata(folder: Path) -> dict[str, Any]:
+def _metadata(folder: Path) -> JsonMap:
     path = folder / "_METADATA"
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-        metadata["tree_metadata"].items()
+        return read_json(path)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: missing; expected an Orbax checkpoint's list of parameters, so this one is half written or was"
             " copied in part: copy or save it again"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(
-            f"{path}: expected JSON with 'tree_metadata'; found none: copy or save it again"
-        ) from None
-    return metadata
+    except JsonError as error:
+        raise CheckpointError(f"{error}: copy or save it again") from None
 
 
-def _names(folder: Path, metadata: Mapping[str, Any]) -> dict[str, str]:
+def _flag(metadata: JsonMap, field: str) -> bool:
+    try:
+        return bool(metadata.flag(field))
+    except JsonError as error:
+        raise CheckpointError(f"{error}: copy or save it again") from None
+
+
+def _names(folder: Path, metadata: JsonMap) -> dict[str, str]:
     """Flat name -> name of the stored array."""
-    paths = [tuple(str(key["key"]) for key in e["key_metadata"]) for e in metadata["tree_metadata"].values()]
+    try:
+        tree = metadata.map("tree_metadata") or metadata.refuse("tree_metadata", "a map")
+        entries = [tree.map(name) or tree.refuse(name, "a map") for name in tree]
+        keys = [entry.maps("key_metadata") or entry.refuse("key_metadata", "a list of maps") for entry in entries]
+        paths = [tuple(str(key.either("key", str, int)) for key in path) for path in keys]
+    except JsonError as error:
+        raise CheckpointError(f"{error}: copy or save it again") from None
     if not paths or any(len(path) < 2 or path[0] != "params" for path in paths):
         found = "/".join(next((path for path in paths if path[0] != "params"), ("nothing",)))
         raise CheckpointError(

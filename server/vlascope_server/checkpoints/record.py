@@ -1,4 +1,4 @@
-"""`vlascope.json`, beside the parameters: what their shapes cannot tell. Knows nothing of formats or presets."""
+"""`vlascope.json`, beside the parameters: what their shapes cannot tell."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlascope_server.checkpoints.errors import CheckpointError
+from vlascope_server.json_file import JsonError, is_finite, read_json, shown
 from vlascope_server.model import Pi0Config
 from vlascope_server.robots.contract import Normalisation
 
 FILE = "vlascope.json"
 SCHEMA = 1
+_MAY_BE_ZERO = ("step", "norm_stats_count")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Record:
         robot: whose observations and actions these are.
         normalisation: of state and actions.
         state_in_prompt: pi0.5 with the state as text in the prompt (the usual form), or without any.
+        prompt_state_dim: numbers of the state in that text, zeros behind the robot's own; the robot's own where nobody says.
         delta_actions: joint actions are relative to the state at the chunk's start.
         asset_id: which of the folders below `assets/` holds the statistics.
         norm_stats_count: state vectors behind the statistics.
@@ -46,6 +49,7 @@ class Record:
     robot: str | None = None
     normalisation: Normalisation | None = None
     state_in_prompt: bool | None = None
+    prompt_state_dim: int | None = None
     delta_actions: bool | None = None
     asset_id: str | None = None
     norm_stats_count: int | None = None
@@ -87,13 +91,15 @@ def read_record(folder: Path) -> Record:
     """
     path = folder / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = dict(read_json(path).items())
     except FileNotFoundError:
         return Record()
-    except ValueError as error:
-        raise CheckpointError(f"{path}: expected JSON: {error}; repair or remove the file") from None
-    if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
-        raise CheckpointError(f"{path}: expected a map with 'schema': {SCHEMA}; update vlascope, or remove the file")
+    except JsonError as error:
+        raise CheckpointError(f"{error}; repair or remove the file") from None
+    if type(schema := content.pop("schema", None)) is not int or schema != SCHEMA:
+        raise CheckpointError(
+            f"{path}: expected a map with 'schema': {SCHEMA}, found {shown(schema)}; update vlascope, or remove the file"
+        )
     hints = typing.get_type_hints(Record)
     for field, value in content.items():
         if field not in hints:
@@ -101,7 +107,9 @@ def read_record(folder: Path) -> Record:
         if field == "cameras" and isinstance(value, list):
             content[field] = value = tuple(value)
         if not _fits(value, hints[field]):
-            raise CheckpointError(f"{path}: {field}: expected {_spell(hints[field])}, found {value!r}")
+            raise CheckpointError(f"{path}: {field}: expected {_spell(hints[field])}, found {shown(value)}")
+        if isinstance(value, int | float) and field not in _MAY_BE_ZERO and not (isinstance(value, bool) or value > 0):
+            raise CheckpointError(f"{path}: {field}: expected more than 0, found {value}")
     return Record(**content)
 
 
@@ -122,9 +130,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return is_finite(value)
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        return type(value) is int and 0 <= value < 2**31
     return isinstance(value, hint)
 
 

@@ -8,7 +8,7 @@
    blocks nobody.
 4. Names come from the remote side and are not trusted: a name that would leave the checkpoint's folder is refused.
 
-Knows nothing of what the files hold; takes parameters, assets and record, and leaves the optimiser's state behind.
+Parameters are taken with what says how to use them; the optimiser's state is left behind.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import json
 import logging
 import os
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,17 @@ _PACKAGES = {
     "http": "aiohttp",
     "https": "aiohttp",
 }
-_WANTED = (
-    "params/*", "assets/*", "vlascope.json", "model.safetensors", "_CHECKPOINT_METADATA",
-    "_METADATA", "_sharding", "manifest.ocdbt", "array_metadatas/*", "d/*", "ocdbt.process_*/*",
+_BESIDE = (
+    "assets/*", "vlascope.json", "config.json", "norm_stats.json", "tokenizer.model",
+    "policy_preprocessor*.json", "policy_preprocessor*.safetensors",
+    "policy_postprocessor*.json", "policy_postprocessor*.safetensors",
 )  # fmt: skip
-"""What makes a checkpoint: of a step folder, and of a `params/` folder under another name."""
-_BESIDE_A_FILE = ("assets/*", "vlascope.json")
-"""What belongs to a safetensors file that was named itself."""
+"""What lies beside parameters, and belongs to a safetensors file that was named itself."""
+_PARAMETERS = (
+    "params/*", "model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors",
+    "_CHECKPOINT_METADATA", "_METADATA", "_sharding", "manifest.ocdbt", "array_metadatas/*", "d/*", "ocdbt.process_*/*",
+)  # fmt: skip
+"""Parameters: of a step folder, and of a `params/` folder under another name."""
 _BLOCK = 16 << 20
 """Bytes asked for at once."""
 _VERSION_KEYS = ("etag", "ETag", "md5Hash", "crc32c", "blob_id", "mtime", "Last-Modified", "LastModified", "created")
@@ -161,14 +165,18 @@ def _list(filesystem: Any, url: str, path: str, given: str) -> dict[str, Mapping
         found = []
     # all names are looked at before any is used
     names = {name: remote for remote in found if (name := _relative(url, path, remote)) is not None}
-    patterns = (*_BESIDE_A_FILE, given) if given.endswith(".safetensors") else _WANTED
-    wanted = [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
-    if not wanted:
+    parameters = _matching(names, (given,) if given.endswith(".safetensors") else _PARAMETERS)
+    wanted = [*parameters, *_matching(names, _BESIDE)]
+    if not parameters:
         raise CheckpointError(
             f"{url}: expected a checkpoint with params/ or model.safetensors; found"
             f" {', '.join(sorted(names)[:5]) or 'nothing'}: check the address, or name the folder of one step"
         )
     return {name: {**filesystem.info(names[name]), "remote": names[name]} for name in wanted}
+
+
+def _matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def _relative(url: str, root: str, remote: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Writes checkpoints of both formats, whole or not at all. Knows nothing of training or of where parameters came from."""
+"""Writes checkpoints of every format, whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from vlascope_server.checkpoints.config_file import Features
 from vlascope_server.checkpoints.errors import CheckpointError
-from vlascope_server.checkpoints.layout import TOKENIZER_FILE, TORCH_FILE, Kind
-from vlascope_server.checkpoints.load import warn_not_finite
+from vlascope_server.checkpoints.layout import NORM_STATS_FILE, TOKENIZER_FILE, TORCH_FILE, Kind
+from vlascope_server.checkpoints.load import load_statistics, warn_not_finite
 from vlascope_server.checkpoints.record import Record, record_of, write_record
-from vlascope_server.checkpoints.source import Source
+from vlascope_server.checkpoints.source import LEROBOT, Source
 from vlascope_server.checkpoints.weights import largest_first
 from vlascope_server.model import Pi0Config, check_shapes
 from vlascope_server.robots.norm_stats import NormStats, save_norm_stats
@@ -39,7 +40,7 @@ def save_checkpoint(
         config: its horizon, token length, cameras, image size and adapters' alpha are recorded.
         kind: the format.
         norm_stats: quantity -> statistics; needs an `asset_id`.
-        asset_id: the folder below `assets/` that they go to.
+        asset_id: the folder below `assets/` that they go to; LeRobot's format has a place of its own for them.
         record: what else is known; `config` overrules it.
         tokenizer: a SentencePiece model to keep with it; None for a policy that reads with PaliGemma's.
 
@@ -51,11 +52,19 @@ def save_checkpoint(
     if (norm_stats is None) != (asset_id is None):
         raise CheckpointError("norm_stats and asset_id: expected both or neither")
     record = dataclasses.replace(record_of(config).over(record or Record()), asset_id=asset_id)
+    if kind == "lerobot":
+        from vlascope_server.checkpoints.lerobot_write import lerobot_record
+
+        record = lerobot_record(folder, config, record, norm_stats)
     with _Unfinished(Path(folder)) as partial:
-        _write(partial, kind, {name: np.asarray(array) for name, array in params.items()})
-        if norm_stats is not None and asset_id is not None:
+        arrays = {name: np.asarray(array) for name, array in params.items()}
+        _write(partial, kind, arrays)
+        if kind == "lerobot":
+            dtypes = {array.dtype.name for array in arrays.values()}
+            _write_lerobot(partial, config, record, norm_stats, dtypes, own_tokenizer=tokenizer is not None)
+        elif norm_stats is not None and asset_id is not None:
             (partial / "assets" / asset_id).mkdir(parents=True)
-            save_norm_stats(partial / "assets" / asset_id / "norm_stats.json", norm_stats)
+            save_norm_stats(partial / "assets" / asset_id / NORM_STATS_FILE, norm_stats)
         if tokenizer is not None:
             shutil.copyfile(tokenizer, partial / TOKENIZER_FILE)
         write_record(partial, record)
@@ -63,7 +72,9 @@ def save_checkpoint(
 
 
 def convert_checkpoint(source: Source, folder: str | Path, kind: Kind, dtype: str | None = None) -> Path:
-    """Writes a checkpoint anew in a format and a dtype, with all of its assets and what is known about it.
+    """Writes a checkpoint anew in a format and a dtype, with its statistics and what is known about it.
+
+    LeRobot's format has room for one set of statistics: the one of `source.record.asset_id`, or the only one.
 
     Args:
         source: the opened checkpoint.
@@ -72,25 +83,67 @@ def convert_checkpoint(source: Source, folder: str | Path, kind: Kind, dtype: st
         dtype: of the parameters; None keeps each as it is stored, and the conversion exact.
 
     Raises:
-        CheckpointError: the folder exists, the source is damaged, or its parameters have no form in this format.
+        CheckpointError: the folder exists, the source is damaged, or it has no form in this format.
     """
     config = source.config()
     known = dataclasses.replace(record_of(config), cameras=source.record.cameras)
     unknown = {f: None for f in ("action_horizon", "max_token_len") if getattr(source.record, f) is None}
     record = dataclasses.replace(known, **unknown).over(source.record)
-    if kind == "safetensors":
+    if kind != "orbax":
         from vlascope_server.checkpoints.torch_format import check_has_torch_form
 
         check_has_torch_form(source.weights.shapes)
+    stats: Mapping[str, NormStats] | None = None
+    if kind == "lerobot":
+        from vlascope_server.checkpoints.lerobot_write import lerobot_record
+
+        stats, asset_id = load_statistics(source, config.action_dim)
+        if asset_id is None and source.asset_ids:
+            raise CheckpointError(
+                f"{source.layout.root}: has the statistics of {', '.join(source.asset_ids)}, and LeRobot has room for one",
+                "choose with <asset_id>",
+            )
+        record = lerobot_record(source.layout.root, config, record, stats, was_lerobot=source.features is not None)
     with _Unfinished(Path(folder)) as partial:
         _write(partial, kind, _LazyParams(source, dtype))
-        for asset_id, stats in source.layout.assets.items():
-            (partial / "assets" / asset_id).mkdir(parents=True)
-            shutil.copyfile(stats, partial / "assets" / asset_id / stats.name)
+        if kind == "lerobot":
+            dtypes = {dtype} if dtype else set(source.weights.dtypes.values())
+            own = source.layout.tokenizer is not None
+            _write_lerobot(partial, config, record, stats, dtypes, features=source.features, own_tokenizer=own)
+        else:
+            _write_statistics(partial, source)
         if source.layout.tokenizer is not None:
             shutil.copyfile(source.layout.tokenizer, partial / TOKENIZER_FILE)
         write_record(partial, record)
     return Path(folder)
+
+
+def _write_statistics(folder: Path, source: Source) -> None:
+    """All of them: files as they are, and those that LeRobot keeps elsewhere as a file."""
+    for path in source.layout.assets.values():
+        target = folder / path.relative_to(source.layout.root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    if source.lerobot_stats:
+        target = folder / "assets" / LEROBOT / NORM_STATS_FILE
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_norm_stats(target, source.lerobot_stats)
+
+
+def _write_lerobot(
+    folder: Path,
+    config: Pi0Config,
+    record: Record,
+    stats: Mapping[str, NormStats] | None,
+    dtypes: set[str],
+    *,
+    features: Features | None = None,
+    own_tokenizer: bool,
+) -> None:
+    from vlascope_server.checkpoints.lerobot_write import write_lerobot
+
+    dtype = "bfloat16" if "bfloat16" in dtypes else "float32"
+    write_lerobot(folder, config, record, stats, dtype=dtype, features=features, own_tokenizer=own_tokenizer)
 
 
 class _LazyParams(Mapping[str, np.ndarray]):
@@ -118,8 +171,9 @@ def _write(folder: Path, kind: Kind, params: Mapping[str, np.ndarray]) -> None:
         write_orbax(folder / "params", params)
     else:
         from vlascope_server.checkpoints.torch_format import write_torch
+        from vlascope_server.checkpoints.torch_names import LEROBOT_PREFIX
 
-        write_torch(folder / TORCH_FILE, params.items())
+        write_torch(folder / TORCH_FILE, params.items(), LEROBOT_PREFIX if kind == "lerobot" else "")
 
 
 class _Unfinished:

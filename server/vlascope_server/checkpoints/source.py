@@ -1,21 +1,35 @@
-"""Opens a checkpoint wherever it lies and whatever its format: its files, its record, and its parameters still on disk.
+"""Opens a checkpoint wherever it lies and whatever its format: its files, what is known of it, its parameters still on disk.
 
-Knows nothing of what is then done with the parameters.
+What shapes do not tell comes from several places. From the one that is believed most: what the caller asks for,
+`vlascope.json`, LeRobot's or openpi's own files beside the parameters, the preset. The middle two are facts of the checkpoint:
+whoever contradicts `config.json` or a processor is refused, since a wrong value runs, and gives wrong actions.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import urllib.parse
 from pathlib import Path
 
+from vlascope_server.checkpoints.config_file import ConfigFile, Features, read_config
 from vlascope_server.checkpoints.errors import CheckpointError
-from vlascope_server.checkpoints.layout import Layout, find_layout
-from vlascope_server.checkpoints.record import Record, read_record
+from vlascope_server.checkpoints.layout import BESIDE, Kind, Layout, find_layout
+from vlascope_server.checkpoints.lerobot_processors import Processors, read_buffers, read_processors
+from vlascope_server.checkpoints.record import FILE, Record, read_record
 from vlascope_server.checkpoints.remote import fetch, is_remote
 from vlascope_server.checkpoints.weights import Weights
 from vlascope_server.model import CAMERAS, ParameterError, Pi0Config, infer_config
 from vlascope_server.presets import PRESETS, SEEDED, Preset
+from vlascope_server.robots.norm_stats import NormStats, NormStatsError, load_norm_stats
+
+LEROBOT = "lerobot"
+"""The asset id of the statistics in LeRobot's own files."""
+
+_log = logging.getLogger(__name__)
+
+_COMPARED = ("action_horizon", "max_token_len", "normalisation", "delta_actions", "state_in_prompt")
+_LENGTHS = ("action_horizon", "max_token_len")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +38,78 @@ class Source:
 
     Attributes:
         layout: its files.
-        record: what `vlascope.json`, then the preset, then the files themselves say.
+        record: everything that is known beyond the parameters' shapes.
         weights: names, shapes and dtypes; reads one parameter at a time.
+        beside: what `config.json` and LeRobot's processors say of a record's fields.
+        fields: a record's field -> the file beside and the field in it that say so.
+        features: LeRobot's names of what goes in and out; None for another checkpoint.
+        lerobot_stats: the statistics in LeRobot's own files, if there are any.
     """
 
     layout: Layout
     record: Record
     weights: Weights
+    beside: Record = Record()  # noqa: RUF009 frozen
+    fields: dict[str, str] = dataclasses.field(default_factory=dict)
+    features: Features | None = None
+    lerobot_stats: dict[str, NormStats] | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """The format."""
+        return self.layout.kind if self.features is None else "lerobot"
+
+    @property
+    def asset_ids(self) -> tuple[str, ...]:
+        """Of the statistics that there are to choose from."""
+        return (*((LEROBOT,) if self.lerobot_stats else ()), *self.layout.assets)
+
+    def asked(self, asked: Record, *, may_differ: bool = False) -> Source:
+        """The same checkpoint, of which the caller says more.
+
+        Args:
+            asked: overrules `vlascope.json` and the preset.
+            may_differ: horizon and token length may be others than `config.json` says: those of a policy that is to be trained.
+
+        Raises:
+            CheckpointError: a number is not positive, there are no such statistics, or something contradicts `config.json` or
+                a processor; names both values.
+        """
+        check_asked(asked)
+        if asked.asset_id is not None:
+            self._check_asset_id(asked.asset_id)
+        compared = dataclasses.replace(asked, **dict.fromkeys(_LENGTHS)) if may_differ else asked
+        _refuse_contradiction(self, compared, "{field} {value} was asked for", "leave <{field}> away")
+        return dataclasses.replace(self, record=asked.over(self.record))
+
+    def norm_stats(self, asset_id: str) -> dict[str, NormStats]:
+        """The statistics of one asset id, `state` and `actions`.
+
+        Raises:
+            CheckpointError: there are none of this id, or they are damaged.
+        """
+        self._check_asset_id(asset_id)
+        if asset_id == LEROBOT and self.lerobot_stats:
+            return self.lerobot_stats
+        try:
+            return load_norm_stats(self.layout.assets[asset_id])
+        except NormStatsError as error:
+            raise CheckpointError(str(error)) from error
+
+    def _check_asset_id(self, asset_id: str) -> None:
+        if asset_id not in self.asset_ids:
+            found = [f"{name} (beside the parameters)" if name == BESIDE else name for name in self.asset_ids]
+            raise CheckpointError(
+                f"{self.layout.root / 'assets' / asset_id / 'norm_stats.json'}: missing; asset ids found:"
+                f" {', '.join(found) or 'none'}",
+                "name one of these with <asset_id>, or copy the file there" if found else "copy the file there",
+            )
+
+    def chosen_asset_id(self) -> str | None:
+        """The asset id that is asked for or recorded, or the only one; None where there is none, or several and no choice."""
+        if self.record.asset_id is not None:
+            return self.record.asset_id
+        return self.asset_ids[0] if len(self.asset_ids) == 1 else None
 
     def config(self, dtype: str = "float32") -> Pi0Config:
         """The architecture; `dtype` of the activations. An action horizon or token length of 0 says: not known.
@@ -56,10 +135,12 @@ class Source:
             raise CheckpointError(f"{self.layout.weights}: {error}") from error
         unknown = set(config.cameras) - set(CAMERAS)
         if unknown:
-            raise CheckpointError(f"cameras: expected some of {list(CAMERAS)}, found {sorted(unknown)}")
+            raise CheckpointError(
+                f"{self.layout.root}: cameras: expected some of {list(CAMERAS)}, found {sorted(unknown)}: correct {FILE}"
+            )
         if record.image_size not in (None, config.vision.image_size):
             raise CheckpointError(
-                f"{self.layout.root}: image_size: the record says {record.image_size} pixels, the parameters"
+                f"{self.layout.root / FILE}: image_size: it says {record.image_size} pixels, the parameters"
                 f" {config.vision.image_size}; they belong to different checkpoints"
             )
         return config
@@ -69,11 +150,12 @@ def open_source(location: str | Path, preset: str | None = None) -> Source:
     """Opens a checkpoint; fetches a remote one first.
 
     Args:
-        location: a step folder, its `params/`, a safetensors file, a URL of one of these, or a preset's name.
-        preset: name of the preset that fills in what the checkpoint's own record does not say.
+        location: a step folder, its `params/`, a safetensors file or an index of several, a URL of one of these, or a preset's
+            name.
+        preset: name of the preset that fills in what the checkpoint's own files do not say.
 
     Raises:
-        CheckpointError: no whole checkpoint is there, or no such preset.
+        CheckpointError: no whole checkpoint is there, no such preset, or what is said of it is contradictory.
     """
     location = str(location)
     if location in SEEDED and not Path(location).exists():
@@ -84,16 +166,43 @@ def open_source(location: str | Path, preset: str | None = None) -> Source:
     known = find_preset(preset) if preset else None
     layout = find_layout(local_path(location))
     record = read_record(layout.root)
-    if known:
-        record = record.over(_as_record(known, layout))
-    weights = _open_weights(layout, record)
+    config = read_config(layout.root, may_be_lerobot=layout.kind == "safetensors")
+    said = record.over(_as_record(known, layout)) if known else record
+    weights, processors = _open_weights(layout, said, config)
     if known and known.pi05 != ("time_mlp_in/kernel" in weights.shapes):
         kinds = ("pi0", "pi0.5")
         raise CheckpointError(
-            f"{layout.weights}: preset {known.name} is a {kinds[known.pi05]}, the checkpoint is a"
-            f" {kinds[not known.pi05]}; choose another preset of {', '.join(PRESETS)}"
+            f"{layout.weights}: preset {known.name} is a {kinds[known.pi05]}, the checkpoint is a {kinds[not known.pi05]}",
+            f"choose another <preset> of {', '.join(PRESETS)}",
         )
-    return Source(layout, record.over(Record(step=_step(layout))), weights)
+    beside, fields = _facts(config, processors)
+    features = config.features if config else None
+    source = Source(layout, record, weights, beside, fields, features, processors.norm_stats)
+    _refuse_contradiction(
+        source, record, f"{layout.root / FILE} says {{field}} {{value}}", "correct the one that is wrong"
+    )
+    if known:
+        others = ", ".join(name for name in PRESETS if name != known.name)
+        do = f"leave <preset> away, or choose another of {others}"
+        _refuse_contradiction(
+            source, _as_record(known, layout), f"preset {known.name} says {{field}} {{value}}", do, roughly=True
+        )
+        beside = beside.over(_as_record(known, layout))
+    if processors.prompt_unsure and record.prompt_state_dim is None:
+        _log.warning(
+            "%s: does not tell whether the state was padded to 32 numbers in its prompts, as LeRobot 0.4 did; it is read"
+            ' without, as LeRobot does since 0.5; else put {"schema": 1, "prompt_state_dim": 32} into a %s beside it',
+            layout.root, FILE,
+        )  # fmt: skip
+    return dataclasses.replace(source, record=record.over(beside).over(Record(step=_step(layout))))
+
+
+def check_asked(asked: Record) -> None:
+    """Raises `CheckpointError` where a length that a caller asks for is not positive."""
+    for field in _LENGTHS:
+        value = getattr(asked, field)
+        if value is not None and value < 1:
+            raise CheckpointError(f"{field}: expected at least 1, found {value}", f"give another <{field}>")
 
 
 def find_preset(name: str) -> Preset:
@@ -112,14 +221,56 @@ def local_path(location: str) -> Path:
     return Path(location).expanduser()
 
 
-def _open_weights(layout: Layout, record: Record) -> Weights:
+def _open_weights(layout: Layout, record: Record, config: ConfigFile | None) -> tuple[Weights, Processors]:
+    """The parameters, and the normalisation that LeRobot's files or parameters hold."""
     if layout.kind == "orbax":
         from vlascope_server.checkpoints.orbax_format import OrbaxWeights
 
-        return OrbaxWeights(layout.weights)
+        weights = OrbaxWeights(layout.weights)
+        if config:
+            config.check_shapes(weights.shapes)
+        return weights, Processors()
     from vlascope_server.checkpoints.torch_format import TorchWeights
 
-    return TorchWeights(layout.weights, vision_heads=record.vision_heads, kv_heads=record.kv_heads)
+    weights = TorchWeights(layout.weights, vision_heads=record.vision_heads, kv_heads=record.kv_heads)
+    if config:
+        config.check_shapes(weights.shapes)
+    if buffers := weights.normalisers():
+        return weights, read_buffers(layout.weights, buffers, config)
+    if config and config.is_lerobot:
+        return weights, read_processors(layout.root, config)
+    return weights, Processors()
+
+
+def _facts(config: ConfigFile | None, processors: Processors) -> tuple[Record, dict[str, str]]:
+    """What the files beside the parameters say of a record's fields, and where."""
+    said = config.record if config else Record()
+    fields = {field: f"{config.path}: {name}" for field, name in config.fields.items()} if config else {}
+    if None not in (processors.max_token_len, said.max_token_len) and processors.max_token_len != said.max_token_len:
+        raise CheckpointError(
+            f"{processors.fields['max_token_len']}: it says {processors.max_token_len}, and {fields['max_token_len']} says"
+            f" {said.max_token_len}: they belong to different checkpoints"
+        )
+    told = Record(max_token_len=processors.max_token_len, normalisation=processors.normalisation)
+    return said.over(told), {**processors.fields, **fields}
+
+
+def _refuse_contradiction(source: Source, said: Record, who: str, do: str, *, roughly: bool = False) -> None:
+    """Raises `CheckpointError` where `said` is not what the files beside the parameters say.
+
+    Args:
+        who: says so; `{field}` and `{value}` stand for what.
+        do: what the reader can do; `{field}` stands for the argument.
+        roughly: openpi's formula of normalisation agrees with LeRobot's of the same kind.
+    """
+    for field in _COMPARED:
+        value, fact = getattr(said, field), getattr(source.beside, field)
+        shared = [str(x).removeprefix("lerobot_") if roughly else x for x in (value, fact)]
+        if None not in (value, fact) and shared[0] != shared[1]:
+            raise CheckpointError(
+                f"{source.fields[field]}: it says {fact}, and {who.format(field=field, value=value)}",
+                do.format(field=field),
+            )
 
 
 def _step(layout: Layout) -> int | None:

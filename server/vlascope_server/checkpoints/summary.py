@@ -1,4 +1,4 @@
-"""Says what is in a checkpoint without reading its weights. Knows nothing of how the answer is shown."""
+"""Says what is in a checkpoint without reading its weights."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vlascope_server.checkpoints.errors import CheckpointError
 from vlascope_server.checkpoints.source import Source
 from vlascope_server.checkpoints.weights import dtype_of
-from vlascope_server.robots.norm_stats import NormStatsError, load_norm_stats
 
 COMPONENTS = ("vision", "vlm", "action expert", "projections")
 
@@ -39,6 +37,8 @@ class Summary:
         groups: in the order of `COMPONENTS`.
         norm_stats: asset id -> quantity -> width and whether quantiles are there.
         record: what `vlascope.json`, the preset or the files say beyond the shapes.
+        features: of LeRobot's policy, in its own names: `cameras` (image slot -> camera), `state_dim`, `action_dim`; null for
+            another checkpoint.
     """
 
     path: str
@@ -48,6 +48,7 @@ class Summary:
     groups: list[Group]
     norm_stats: dict[str, dict[str, dict[str, Any]]]
     record: dict[str, Any]
+    features: dict[str, Any] | None
 
     def total(self, component: str | None = None) -> Group:
         """Sum over the groups of one component, or over all."""
@@ -76,12 +77,13 @@ def summarise(source: Source) -> Summary:
     architecture["image_tokens"] = config.vision.tokens
     return Summary(
         path=str(source.layout.weights),
-        kind=source.layout.kind,
+        kind=source.kind,
         model="pi0.5" if config.pi05 else "pi0",
         architecture=architecture,
         groups=_groups(source),
         norm_stats=_norm_stats(source),
         record=dataclasses.asdict(source.record),
+        features=None if source.features is None else dataclasses.asdict(source.features),
     )
 
 
@@ -121,11 +123,10 @@ def _groups(source: Source) -> list[Group]:
 
 
 def _norm_stats(source: Source) -> dict[str, dict[str, dict[str, Any]]]:
-    try:
-        loaded = {asset_id: load_norm_stats(path) for asset_id, path in source.layout.assets.items()}
-    except NormStatsError as error:
-        raise CheckpointError(str(error)) from error
     return {
-        asset_id: {key: {"width": entry.width, "quantiles": entry.q01 is not None} for key, entry in stats.items()}
-        for asset_id, stats in loaded.items()
+        asset_id: {
+            key: {"width": entry.width, "quantiles": entry.q01 is not None}
+            for key, entry in source.norm_stats(asset_id).items()
+        }
+        for asset_id in source.asset_ids
     }

@@ -1,6 +1,6 @@
-"""Reads and writes the reference's PyTorch checkpoints: one file `model.safetensors`. Needs no torch.
+"""Reads and writes the parameters of PyTorch checkpoints, the reference's and those of LeRobot's port. Needs no torch.
 
-Knows nothing of the files beside it. Names and axis orders come from `torch_names`; here is which tensors must be there.
+Names and axis orders come from `torch_names`, bytes from `tensor_files`; here is which tensors must be there.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-import safetensors
 from safetensors.numpy import save_file
 
 from vlascope_server.checkpoints import torch_names as names
 from vlascope_server.checkpoints.errors import CheckpointError
+from vlascope_server.checkpoints.tensor_files import TensorFiles
 from vlascope_server.checkpoints.weights import empty
 from vlascope_server.model import GemmaConfig, Pi0Config, VisionConfig
 from vlascope_server.model.parameters import parameter_shapes
@@ -26,10 +26,10 @@ _SIGLIP_HEADS = {32: 2, 192: 3, 384: 6, 512: 8, 768: 12, 1024: 16, 1152: 16, 128
 
 
 class TorchWeights:
-    """The parameters in one `model.safetensors`; opening it reads only the header.
+    """The parameters in one safetensors file or in several with an index; opening reads only headers.
 
     Args:
-        path: the file.
+        path: the file, or the index.
         vision_heads: attention heads of the image encoder, which merged axes hide; None takes the published encoder of
             this width.
         kv_heads: the same of the experts' keys and values; None takes 1, as all of the reference's models have.
@@ -39,48 +39,58 @@ class TorchWeights:
     """
 
     def __init__(self, path: Path, *, vision_heads: int | None = None, kv_heads: int | None = None):
-        self._path = path
-        try:
-            # the package knows numpy's bfloat16 from ml_dtypes, which is imported by then
-            self._file = safetensors.safe_open(path, framework="np")
-        except (safetensors.SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path}: expected a whole safetensors file; it is damaged or cut off: copy it again ({error})"
-            ) from error
-        slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118 it is no mapping
-        self._tensors = {name: tuple(entry.get_shape()) for name, entry in slices.items()}
+        self._path, self._files = path, TensorFiles(path)
+        self._stored: dict[str, str] = {}
+        """The reference's name -> name in the file."""
+        for stored in self._files.shapes:
+            if stored.startswith(names.LEROBOT_NORMALISERS):
+                continue
+            name = names.reference_name(stored)
+            if other := self._stored.get(name):
+                raise CheckpointError(
+                    f"{path}: tensors {other} and {stored}: both are {name}; expected it once: this was put together from"
+                    " two checkpoints"
+                )
+            self._stored[name] = stored
+        self._tensors = {name: self._files.shapes[stored] for name, stored in self._stored.items()}
         self._embedding = names.EMBEDDING if names.EMBEDDING in self._tensors else names.LM_HEAD
         config = self._config(vision_heads, kv_heads)
         self.shapes: Mapping[str, tuple[int, ...]] = parameter_shapes(config)
         self._check()
-        stored = {name: entry.get_dtype() for name, entry in slices.items()}
-        self.dtypes = {name: self._dtype(name, stored) for name in self.shapes}
+        self.dtypes = {name: self._dtype(name) for name in self.shapes}
 
     def read(self, name: str, dtype: str | None = None) -> np.ndarray:
         """One parameter in `dtype`, or as stored; holds one layer besides the result."""
         rule, shape = names.rule(name), self.shapes[name]
         result = empty(shape, dtype or self.dtypes[name])
         for tensor, index in rule.places(shape):
-            stored = self._file.get_tensor(self._stored_name(tensor))
+            stored = self._files.read(self._stored[self._tied(tensor)])
             result[index] = rule.layout.to_jax(stored, shape[rule.index_axes :])
         return result
 
-    def _stored_name(self, tensor: str) -> str:
+    def normalisers(self) -> dict[str, np.ndarray]:
+        """The statistics that LeRobot before 0.4 kept among the parameters: tensor -> numbers; empty in other files."""
+        found = [name for name in self._files.shapes if name.startswith(names.LEROBOT_NORMALISERS)]
+        return {name: self._files.read(name) for name in found}
+
+    def _tied(self, tensor: str) -> str:
         return self._embedding if tensor == names.EMBEDDING else tensor
 
-    def _dtype(self, name: str, stored: Mapping[str, str]) -> str:
+    def _dtype(self, name: str) -> str:
         tensor, _ = next(names.rule(name).places(self.shapes[name]))
-        code = stored[self._stored_name(tensor)]
+        stored = self._stored[self._tied(tensor)]
+        code = self._files.codes[stored]
         if code not in _DTYPES:
-            raise CheckpointError(f"{self._path}: tensor {tensor}: expected one of {list(_DTYPES)}, found {code}")
+            raise CheckpointError(f"{self._path}: tensor {stored}: expected one of {list(_DTYPES)}, found {code}")
         return _DTYPES[code]
 
     def _shape(self, tensor: str, ndim: int) -> tuple[int, ...]:
-        shape = self._tensors.get(self._stored_name(tensor))
+        shape = self._tensors.get(self._tied(tensor))
         if shape is None:
             raise CheckpointError(
-                f"{self._path}: tensor {tensor}: missing; expected the reference's Pi0 or Pi0.5, found"
-                f" {len(self._tensors)} tensors such as {next(iter(sorted(self._tensors)), 'none')}: this is another model"
+                f"{self._path}: tensor {tensor}: missing; expected the reference's Pi0 or Pi0.5, or LeRobot's port of them;"
+                f" found {len(self._tensors)} tensors such as {min(self._stored.values(), default='none')}: this is another"
+                " model"
             )
         if len(shape) != ndim:
             raise CheckpointError(f"{self._path}: tensor {tensor}: expected {ndim} axes, found shape {shape}")
@@ -92,8 +102,8 @@ class TorchWeights:
         if vision_heads is None and width not in _SIGLIP_HEADS:
             raise CheckpointError(
                 f"{self._path}: an image encoder of width {width} is none of the published ones"
-                f" ({list(_SIGLIP_HEADS)}), and the file does not tell its attention heads: say 'vision_heads' in the"
-                " vlascope.json beside it"
+                f" ({list(_SIGLIP_HEADS)}), and the file does not tell its attention heads: put a vlascope.json beside it,"
+                ' such as {"schema": 1, "vision_heads": 4}'
             )
         block = "PaliGemma/img/Transformer/encoderblock/MlpBlock_0/Dense_0/kernel"
         vision = VisionConfig(
@@ -152,14 +162,15 @@ class TorchWeights:
             )
 
 
-def write_torch(path: Path, params: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Writes `model.safetensors` as the reference's strict loader wants it.
+def write_torch(path: Path, params: Iterable[tuple[str, np.ndarray]], prefix: str = "") -> None:
+    """Writes `model.safetensors` as the reference's strict loader wants it, or LeRobot's.
 
     The text embedding is stored as the tied `lm_head`, and the action expert's own, which nothing uses, as zeros.
 
     Args:
         path: the file; replaced when there.
         params: name and array, one after the other, so that a caller need not hold both forms of all parameters.
+        prefix: of every tensor's name: none for the reference, `LEROBOT_PREFIX` for LeRobot.
 
     Raises:
         CheckpointError: a parameter has no torch form.
@@ -174,7 +185,10 @@ def write_torch(path: Path, params: Iterable[tuple[str, np.ndarray]]) -> None:
     width = tensors[_first("action_in_proj/kernel")].shape[0]
     embedding = tensors[names.LM_HEAD]
     tensors[names.EXPERT_LM_HEAD] = np.zeros((embedding.shape[0], width), embedding.dtype)
-    save_file(tensors, path, metadata={names.EMBEDDING: names.LM_HEAD})
+    metadata = {f"{prefix}{names.EMBEDDING}": f"{prefix}{names.LM_HEAD}"}
+    if prefix:
+        metadata["format"] = "pt"  # which transformers and LeRobot ask for
+    save_file({f"{prefix}{name}": tensor for name, tensor in tensors.items()}, path, metadata=metadata)
 
 
 def check_has_torch_form(params: Iterable[str]) -> None:

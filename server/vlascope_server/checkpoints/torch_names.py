@@ -1,6 +1,7 @@
 """Names and layouts of the reference's PyTorch model, derived by rule from the names of its JAX parameters.
 
-Knows nothing of files. One rule says for a parameter which torch tensors hold it and how a tensor's axes are ordered.
+One rule says for a parameter which torch tensors hold it and how a tensor's axes are ordered. LeRobot's port of the model has
+the same tensors under other names; `reference_name` translates these.
 
 L layers, N heads, H head size, D width in, E width out, P patch size. Torch keeps linear maps as (out, in).
 """
@@ -25,7 +26,29 @@ LM_HEAD = f"{_ROOT}.paligemma.lm_head.weight"
 EXPERT_LM_HEAD = f"{_ROOT}.gemma_expert.lm_head.weight"
 """Never used nor trained, but the reference's strict loader wants it; rows: vocabulary, columns: action width."""
 
+LEROBOT_PREFIX = "model."
+"""LeRobot's policy holds the network as its attribute `model` (policies/pi0/modeling_pi0.py)."""
+LEROBOT_NORMALISERS = ("normalize_inputs.", "normalize_targets.", "unnormalize_outputs.")
+"""Modules in which LeRobot before 0.4 held statistics, beside the network."""
+
+_BEFORE_TRANSFORMERS_4_52 = {
+    "paligemma.language_model.lm_head.": "paligemma.lm_head.",
+    "paligemma.language_model.model.": "paligemma.model.language_model.",
+    "paligemma.vision_tower.": "paligemma.model.vision_tower.",
+    "paligemma.multi_modal_projector.": "paligemma.model.multi_modal_projector.",
+}
+"""Where PaliGemma's modules were when LeRobot first ported Pi0 -> where they are since (huggingface/lerobot#1415)."""
+
 Shape = tuple[int, ...]
+
+
+def reference_name(stored: str) -> str:
+    """The reference's name of a tensor that is stored under LeRobot's name, old or new; any other name stays as it is."""
+    name = stored.removeprefix(LEROBOT_PREFIX)
+    for old, new in _BEFORE_TRANSFORMERS_4_52.items():
+        if name.startswith(f"{_ROOT}.{old}"):
+            return f"{_ROOT}.{new}{name.removeprefix(f'{_ROOT}.{old}')}"
+    return name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,7 +50,10 @@ def main(args: list[str] | None = None) -> int:
     print(json.dumps({type(command).__name__.lower(): dataclasses.asdict(command)}, default=str), file=sys.stderr)
     try:
         command.run()
-    except (CheckpointError, CommandError, ServeError, StoreError) as error:
+    except CheckpointError as error:
+        print(f"vlascope-server: {error.for_command()}", file=sys.stderr)
+        return 2
+    except (CommandError, ServeError, StoreError) as error:
         print(f"vlascope-server: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a folder that cannot be made, a full disk

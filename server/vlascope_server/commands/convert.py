@@ -1,4 +1,4 @@
-"""`vlascope-server convert`: a checkpoint from one of the reference's formats to the other. Knows nothing of either."""
+"""`vlascope-server convert`: a checkpoint from one format to another."""
 
 from __future__ import annotations
 
@@ -15,27 +15,42 @@ from vlascope_server.commands.options import LogLevel
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
-    """Writes a checkpoint anew as Orbax or as safetensors, with its statistics. Without --dtype the values stay exact."""
+    """Writes a checkpoint anew as Orbax, as safetensors or as LeRobot's policies are saved, with its statistics.
+
+    Without --dtype the values stay exact.
+    """
 
     source: Annotated[str, tyro.conf.Positional]
     """A step folder, its params/, a safetensors file, a URL (downloaded to the cache first), or a preset's name."""
     destination: Annotated[Path, tyro.conf.Positional]
     """A folder that does not exist yet."""
-    to: Literal["orbax", "safetensors"]
-    """The format to write."""
+    to: Literal["orbax", "safetensors", "lerobot"]
+    """The format to write: openpi's two, or LeRobot's, which has to know the lengths and one set of statistics."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of the parameters; without it each stays as it is stored."""
     preset: str | None = None
-    """Fills in what neither the parameters nor vlascope.json say."""
+    """Fills in what the checkpoint's own files do not say."""
+    action_horizon: int | None = None
+    """Actions in one chunk, where nothing says."""
+    max_token_len: int | None = None
+    """Text tokens, padding included, where nothing says."""
+    asset_id: str | None = None
+    """Which statistics belong to it, where it has several."""
+    delta_actions: bool | None = None
+    """Whether its actions are relative to the state, where nothing says."""
     log_level: LogLevel = "info"
     """How much to log, to stderr."""
 
     def run(self) -> None:
         """Writes the folder, and in it `convert.json` with these options."""
-        from vlascope_server.checkpoints import convert_checkpoint, opened
+        from vlascope_server.checkpoints import Record, convert_checkpoint, opened
         from vlascope_server.checkpoints.weights import nbytes
 
-        with opened(self.source, self.preset) as source:
+        asked = Record(
+            self.action_horizon, self.max_token_len, asset_id=self.asset_id, delta_actions=self.delta_actions
+        )
+        with opened(self.source, self.preset) as opened_source:
+            source = opened_source.asked(asked)
             size = nbytes(source.weights, self.dtype)
             print(f"writing about {size / 1e9:.3f} GB to {self.destination}", file=sys.stderr)
             folder = convert_checkpoint(source, self.destination, self.to, self.dtype)

@@ -1,4 +1,4 @@
-"""`vlascope-server inspect`: what is in a checkpoint, as a table or as JSON. Knows nothing of how that is found out."""
+"""`vlascope-server inspect`: what is in a checkpoint, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Inspect:
     json: bool = False
     """Print JSON rather than tables."""
     preset: str | None = None
-    """Fills in what neither the parameters nor vlascope.json say."""
+    """Fills in what the checkpoint's own files do not say."""
     log_level: LogLevel = "info"
     """How much to log, to stderr."""
 
@@ -75,6 +75,12 @@ def _facts(summary: Summary):
     for field, value in {**rest, **known}.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         table.add_row(field, "not known" if value is None else escape(shown))
+    for field, value in (summary.features or {}).items():
+        name = f"LeRobot's {field}"
+        if isinstance(value, dict):
+            table.add_row(name, escape(", ".join(f"{camera} as {slot}" for slot, camera in value.items()) or "none"))
+        else:
+            table.add_row(name, "not known" if value is None else str(value))
     return table
 
 

@@ -1,4 +1,4 @@
-"""`vlascope-server serve`: a policy on a websocket. Knows nothing of how it is served."""
+"""`vlascope-server serve`: a policy on a websocket."""
 
 from __future__ import annotations
 
@@ -38,9 +38,13 @@ class Serve:
     default_prompt: str | None = None
     """The instruction for observations without one."""
     preset: str | None = None
-    """Fills in what neither the parameters nor vlascope.json say."""
+    """Fills in what the checkpoint's own files do not say."""
     asset_id: str | None = None
     """Which statistics, where the checkpoint has several."""
+    action_horizon: int | None = None
+    """Actions in one chunk, where the checkpoint does not say."""
+    max_token_len: int | None = None
+    """Text tokens, padding included, where the checkpoint does not say."""
     tokenizer: Path | None = None
     """A SentencePiece model; the checkpoint's own unless told."""
     capture: str | None = None
@@ -98,7 +102,15 @@ class Serve:
         options = ServeOptions(
             checkpoint=self.checkpoint,
             policy=PolicyOptions(
-                self.robot, self.num_steps, self.dtype, self.default_prompt, self.preset, self.asset_id, self.tokenizer
+                robot=self.robot,
+                num_steps=self.num_steps,
+                dtype=self.dtype,
+                default_prompt=self.default_prompt,
+                preset=self.preset,
+                asset_id=self.asset_id,
+                tokenizer=self.tokenizer,
+                action_horizon=self.action_horizon,
+                max_token_len=self.max_token_len,
             ),
             store=self.store,
             host=self.host,

@@ -1,10 +1,11 @@
 """What a checkpoint needs to read a robot and to move it: robot, conventions, cameras, tokenizer, dtype.
 
-Serving and training both choose these here, so that a policy is served as it was trained. Knows nothing of either.
+Serving and training both choose these here, so that a policy is served as it was trained.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ import jax
 
 from vlascope_server.checkpoints import Checkpoint, CheckpointError
 from vlascope_server.prompts import Tokenizer, TokenizerError, paligemma_tokenizer
-from vlascope_server.robots import ROBOTS, Conventions, RobotIO
+from vlascope_server.robots import ROBOTS, Aloha, Conventions, RobotIO
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -26,11 +27,27 @@ def find_robot(name: str, checkpoint: Checkpoint, asked: str | None) -> RobotIO:
     robot = asked or checkpoint.record.robot
     if robot is None:
         raise CheckpointError(
-            f"{name}: does not say whose observations it reads: name the robot, one of {list(ROBOTS)}"
+            f"{name}: does not say whose observations it reads", f"name the <robot>, one of {', '.join(ROBOTS)}"
         )
     if robot not in ROBOTS:
-        raise CheckpointError(f"{name}: robot {robot!r} is not known; known: {', '.join(ROBOTS)}")
-    return ROBOTS[robot]
+        raise CheckpointError(f"{name}: robot {robot!r} is not known", f"name one of {', '.join(ROBOTS)} as <robot>")
+    found = ROBOTS[robot]
+    if isinstance(found, Aloha) and (checkpoint.record.normalisation or "").startswith("lerobot"):
+        # LeRobot's port hands joints and grippers to the model as the driver gives them
+        return dataclasses.replace(found, adapt_to_pi=False)
+    return found
+
+
+def missing_statistics(name: str, checkpoint: Checkpoint) -> CheckpointError:
+    """Why a checkpoint has none to normalise with: there are none, or several and nobody chose."""
+    if checkpoint.asset_ids:
+        return CheckpointError(
+            f"{name}: has the statistics of {', '.join(checkpoint.asset_ids)}", "choose with <asset_id>"
+        )
+    return CheckpointError(
+        f"{name}: has no statistics to normalise states and actions with; expected a norm_stats.json beside the"
+        " parameters or at assets/<id>/, or LeRobot's processors: put that of the training data there"
+    )
 
 
 def find_conventions(checkpoint: Checkpoint, robot: RobotIO, delta_actions: bool | None = None) -> Conventions:
@@ -50,7 +67,8 @@ def find_cameras(name: str, checkpoint: Checkpoint, robot: RobotIO) -> tuple[str
     if set(cameras) != set(robot.spec.cameras):
         raise CheckpointError(
             f"{name}: sees the cameras {list(checkpoint.config.cameras)}, and robot {robot.spec.name} has"
-            f" {list(robot.spec.cameras)}"
+            f" {list(robot.spec.cameras)}",
+            "name another <robot>, or correct 'cameras' in a vlascope.json beside the parameters",
         )
     return cameras
 
@@ -61,9 +79,9 @@ def find_tokenizer(name: str, checkpoint: Checkpoint, asked: Path | None = None)
     Raises:
         CheckpointError: it cannot be read or fetched, or has more tokens than the model.
     """
-    path = asked or checkpoint.tokenizer
+    path, state_dim = asked or checkpoint.tokenizer, checkpoint.record.prompt_state_dim
     try:
-        tokenizer = paligemma_tokenizer() if path is None else Tokenizer(path)
+        tokenizer = paligemma_tokenizer(state_dim) if path is None else Tokenizer(path, state_dim)
         tokenizer.check_fits(checkpoint.config.vocabulary)
     except TokenizerError as error:
         raise CheckpointError(f"{name}: {error}") from None

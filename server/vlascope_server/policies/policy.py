@@ -19,7 +19,14 @@ from vlascope_latents import LatentLayout
 
 from vlascope_server.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from vlascope_server.model import Observation, fuse_for_inference
-from vlascope_server.policies.assembly import find_cameras, find_conventions, find_dtype, find_robot, find_tokenizer
+from vlascope_server.policies.assembly import (
+    find_cameras,
+    find_conventions,
+    find_dtype,
+    find_robot,
+    find_tokenizer,
+    missing_statistics,
+)
 from vlascope_server.robots import NormStatsError, RobotInputError, RobotIO, RobotPipeline
 
 _FINGERPRINT_SAMPLE = 4096
@@ -37,6 +44,8 @@ class PolicyOptions:
         preset: fills in what the checkpoint does not say.
         asset_id: which statistics, where a checkpoint has several.
         tokenizer: a SentencePiece file; the checkpoint's own unless told.
+        action_horizon: actions in one chunk, where the checkpoint does not say.
+        max_token_len: text tokens, padding included, where the checkpoint does not say.
     """
 
     robot: str | None = None
@@ -46,6 +55,8 @@ class PolicyOptions:
     preset: str | None = None
     asset_id: str | None = None
     tokenizer: Path | None = None
+    action_horizon: int | None = None
+    max_token_len: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,8 +122,15 @@ class Policy:
         """
         dtype = find_dtype(options.dtype)
         name = location.rstrip("/").rsplit("/", 1)[-1]
-        preset, asset_id = options.preset, options.asset_id
-        return cls(name, load_checkpoint(location, dtype=dtype, preset=preset, asset_id=asset_id), options)
+        checkpoint = load_checkpoint(
+            location,
+            dtype=dtype,
+            preset=options.preset,
+            action_horizon=options.action_horizon,
+            max_token_len=options.max_token_len,
+            asset_id=options.asset_id,
+        )
+        return cls(name, checkpoint, options)
 
     @property
     def layout(self) -> LatentLayout:
@@ -184,7 +202,7 @@ def draw_noise(seed: int, shape: tuple[int, int]) -> Float[np.ndarray, "A a"]:
 
 def _pipeline(name: str, checkpoint: Checkpoint, robot: RobotIO) -> RobotPipeline:
     if checkpoint.norm_stats is None:
-        raise CheckpointError(f"{name}: no statistics chosen: name their asset id")
+        raise missing_statistics(name, checkpoint)
     conventions, config = find_conventions(checkpoint, robot), checkpoint.config
     try:
         return RobotPipeline(robot, checkpoint.norm_stats, conventions, config.action_dim, config.vision.image_size)

@@ -8,11 +8,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import numpy as np
-
 from vlascope_server.model import GemmaConfig, Pi0Config, VisionConfig
 from vlascope_server.presets.preset import Preset
 from vlascope_server.robots import Libero, NormStats
+from vlascope_server.robots.norm_stats import unit_stats
 
 TOKENIZER_PATH = Path(__file__).with_name("tiny_tokenizer.model")
 """Their SentencePiece model; `server/scripts/train_tiny_tokenizer.py` makes it."""
@@ -52,5 +51,4 @@ TINY_PI05 = dataclasses.replace(TINY, pi05=True, max_token_len=64)
 
 def unit_norm_stats(state_dim: int, action_dim: int) -> dict[str, NormStats]:
     """Statistics that change nothing but by the 1e-6 margin, for weights that were never trained."""
-    widths = {"state": state_dim, "actions": action_dim}
-    return {key: NormStats(np.zeros(n), np.ones(n), -np.ones(n), np.ones(n)) for key, n in widths.items()}
+    return {"state": unit_stats(state_dim), "actions": unit_stats(action_dim)}

@@ -26,8 +26,8 @@ def paligemma_path() -> Path:
     return cache_folder() / "paligemma_tokenizer.model"
 
 
-def paligemma_tokenizer() -> Tokenizer:
-    """PaliGemma's tokenizer, fetched on first use.
+def paligemma_tokenizer(state_dim: int | None = None) -> Tokenizer:
+    """PaliGemma's tokenizer, fetched on first use; `state_dim` as `Tokenizer` takes it.
 
     Raises:
         TokenizerError: it is not there and could not be fetched, or it is another file; says where to put it by hand.
@@ -40,7 +40,7 @@ def paligemma_tokenizer() -> Tokenizer:
             f"{path}: is not PaliGemma's tokenizer (sha256 {found[:12]}…, expected {SHA256[:12]}…);"
             " delete it, and it is fetched again"
         )
-    return Tokenizer(path)
+    return Tokenizer(path, state_dim)
 
 
 def _fetch(path: Path) -> None:

@@ -1,6 +1,6 @@
 """Turns an instruction into the token numbers that a policy reads, with any SentencePiece model.
 
-Knows nothing of the model but how many text tokens it takes, and of robots only a normalised state.
+It is told how many text tokens the model takes, and a normalised state where the prompt has one.
 """
 
 from __future__ import annotations
@@ -40,12 +40,17 @@ class TokenizedPrompt:
 class Tokenizer:
     """A SentencePiece model file, and the two prompt formats.
 
+    Args:
+        path: the file.
+        state_dim: numbers of the state in a prompt, zeros behind those that `encode` is given; None writes these alone. LeRobot
+            padded so, to 32, up to its release 0.4 (huggingface/lerobot#2863).
+
     Raises:
         TokenizerError: the file is missing, no SentencePiece model, or without a begin-of-sequence token.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, state_dim: int | None = None):
+        self.path, self._state_dim = Path(path), state_dim
         try:
             content = self.path.read_bytes()
         except OSError as error:
@@ -89,7 +94,8 @@ class Tokenizer:
         if state is None:
             tokens = self._ids(clean(instruction), bos=True) + self._ids("\n", bos=False)
         else:
-            tokens = self._ids(state_prompt(instruction, state), bos=True)
+            padding = max(0, (self._state_dim or 0) - len(state))
+            tokens = self._ids(state_prompt(instruction, np.pad(state, (0, padding))), bos=True)
         kept = tokens[:length]
         out = np.full(length, PADDING, np.int32)
         out[: len(kept)] = kept

@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from jaxtyping import Float, UInt8
 
-Normalisation = Literal["zscore", "quantile"]
+Normalisation = Literal["zscore", "quantile", "lerobot_zscore", "lerobot_quantile"]
+"""The formulas are in `normalise.py`: openpi's two, and LeRobot's, which differ in what keeps them from dividing by zero."""
 
 
 class RobotInputError(ValueError):
@@ -55,7 +56,7 @@ class Conventions:
     """How a checkpoint's training data was prepared; belongs to the checkpoint, and each robot knows the usual one.
 
     Attributes:
-        normalisation: `zscore`, or `quantile` (1 % and 99 % to -1 and 1).
+        normalisation: `zscore`, or `quantile` (1 % and 99 % to -1 and 1), by the formula of openpi or of LeRobot.
         delta_actions: the model gives the actions of `RobotSpec.delta_mask` relative to the state.
     """
 

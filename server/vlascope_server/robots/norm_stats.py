@@ -1,6 +1,6 @@
 """Normalisation statistics of a robot's state and actions: the file beside a checkpoint, and one pass over data.
 
-Knows nothing of how they are applied, of the robot they belong to, or of the model's padded width.
+They are applied in `normalise.py`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-_FIELDS = ("mean", "std", "q01", "q99")
+from vlascope_server.json_file import JsonError, JsonMap, read_json
+
+QUANTITIES = ("state", "actions")
+"""Whose statistics a policy needs."""
+
+_QUANTILES = ("q01", "q99")
+_FIELDS = ("mean", "std", *_QUANTILES)
 _BINS = 5000
 """Histogram bins a dimension; the reference's number, so that quantiles agree with published statistics."""
 _EDGE_MARGIN = 1e-10
@@ -62,35 +67,45 @@ class NormStats:
             object.__setattr__(self, field, value)
         if (self.std < 0).any():
             raise NormStatsError(f"std: dimension {int(np.argmax(self.std < 0))} is negative")
+        if self.q01 is not None and self.q99 is not None and (self.q01 > self.q99).any():
+            i = int(np.argmax(self.q01 > self.q99))
+            raise NormStatsError(f"q01: dimension {i} is {self.q01[i]:g}, above q99's {self.q99[i]:g}")
 
     @property
     def width(self) -> int:
         """Dimensions."""
         return len(self.mean)
 
+    def cut(self, width: int) -> NormStats:
+        """The first `width` dimensions of these."""
+        q01, q99 = (None if x is None else x[:width] for x in (self.q01, self.q99))
+        return NormStats(self.mean[:width], self.std[:width], q01, q99)
+
 
 def load_norm_stats(path: str | Path) -> dict[str, NormStats]:
     """Reads `norm_stats.json` as the reference writes it: {"norm_stats": {"state": {"mean": [...], ...}, ...}}.
 
+    Statistics of anything but `state` and `actions` are left alone, whatever their form.
+
     Returns:
-        quantity -> statistics; the quantities are usually `state` and `actions`.
+        quantity -> statistics, of those of `state` and `actions` that are there.
 
     Raises:
-        NormStatsError: the file is missing, no JSON, or not of that form; one line that names the file.
+        NormStatsError: the file is missing, no JSON, not of that form, or has neither; one line that names the file.
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        entries = read_json(path).map("norm_stats")
+        if entries is None or not any(quantity in entries for quantity in QUANTITIES):
+            found = "no 'norm_stats'" if entries is None else f"{list(entries)}"
+            raise NormStatsError(
+                f"{path}: expected a map 'norm_stats' from 'state' and 'actions' to their statistics, found {found}"
+            )
+        return {quantity: _parse(path, entries, quantity) for quantity in QUANTITIES if quantity in entries}
     except FileNotFoundError:
-        raise NormStatsError(f"{path}: no such file; expected the norm_stats.json of a checkpoint's assets") from None
-    except IsADirectoryError:
-        raise NormStatsError(f"{path}: is a folder; expected the file norm_stats.json in it") from None
-    except ValueError as error:
-        raise NormStatsError(f"{path}: expected JSON: {error}") from None
-    entries = content.get("norm_stats") if isinstance(content, dict) else None
-    if not isinstance(entries, dict) or not entries:
-        raise NormStatsError(f"{path}: expected a map 'norm_stats' from a quantity (state, actions) to its statistics")
-    return {key: _parse(path, key, entry) for key, entry in entries.items()}
+        raise NormStatsError(f"{path}: no such file; expected the norm_stats.json of a checkpoint") from None
+    except JsonError as error:
+        raise NormStatsError(str(error)) from None
 
 
 def save_norm_stats(path: str | Path, stats: Mapping[str, NormStats]) -> None:
@@ -106,6 +121,11 @@ def save_norm_stats(path: str | Path, stats: Mapping[str, NormStats]) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps({"norm_stats": entries}, indent=2) + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+def unit_stats(width: int) -> NormStats:
+    """Statistics that leave `width` numbers as they are, but for a margin."""
+    return NormStats(np.zeros(width), np.ones(width), -np.ones(width), np.ones(width))
 
 
 class RunningStats:
@@ -177,12 +197,12 @@ def _edges(low: Float[np.ndarray, " d"], high: Float[np.ndarray, " d"], margin: 
     return np.linspace(low - margin, high + margin, _BINS + 1, axis=1)
 
 
-def _parse(path: Path, key: str, entry: Any) -> NormStats:
-    if not isinstance(entry, dict) or not {"mean", "std"} <= entry.keys():
-        found = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
-        raise NormStatsError(f"{path}: {key}: expected a map with mean and std, found {found}")
+def _parse(path: Path, entries: JsonMap, quantity: str) -> NormStats:
+    entry = entries.map(quantity)
+    if entry is None or "mean" not in entry or "std" not in entry:
+        raise NormStatsError(f"{path}: {quantity}: expected a map with mean and std, found {list(entry or ())}")
+    fields = {field: entry.numbers(field, or_null=field in _QUANTILES) for field in _FIELDS}
     try:
-        arrays = {field: entry[field] for field in _FIELDS if entry.get(field) is not None}
-        return NormStats(**{field: np.asarray(value, dtype=np.float64) for field, value in arrays.items()})
-    except (TypeError, ValueError) as error:
-        raise NormStatsError(f"{path}: {key}: {error}") from None
+        return NormStats(**{field: np.array(value) for field, value in fields.items() if value is not None})
+    except NormStatsError as error:
+        raise NormStatsError(f"{path}: {quantity}: {error}") from None

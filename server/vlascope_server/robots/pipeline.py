@@ -17,7 +17,7 @@ from vlascope_server.robots.actions import pad, to_absolute, to_delta
 from vlascope_server.robots.contract import Conventions, RobotInputError, RobotIO
 from vlascope_server.robots.images import resize_with_pad
 from vlascope_server.robots.norm_stats import NormStats, NormStatsError
-from vlascope_server.robots.normalise import normalise, quantiles, unnormalise
+from vlascope_server.robots.normalise import needs_quantiles, normalise, quantiles, unnormalise
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class RobotPipeline:
                     f"norm stats of {key}: expected {width} dimensions for {spec.name} (or {self.action_dim}, padded),"
                     f" found {found}; are they another robot's?"
                 )
-            if self.conventions.normalisation == "quantile":
+            if needs_quantiles(self.conventions.normalisation):
                 quantiles(self.stats[key])
 
     def inputs(self, observation: Mapping[str, Any]) -> ModelInputs:

@@ -118,9 +118,9 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
     # statistics that were drawn with the weights say nothing, and those of a run stay what they were
     measured = not resumed and (drawn or options.norm_stats == "dataset" or checkpoint.norm_stats is None)
     if options.norm_stats == "checkpoint" and measured:
-        raise TrainingError(
-            f"norm_stats: {options.init} has none that could be kept; measure them: --norm-stats dataset"
-        )
+        several = not drawn and checkpoint.asset_ids
+        kept = f"those of {', '.join(several)}; choose with --asset-id, or" if several else "none that could be kept;"
+        raise TrainingError(f"norm_stats: {options.init} has {kept} measure them: --norm-stats dataset")
     stats, count = checkpoint.norm_stats, checkpoint.record.norm_stats_count
     if measured or stats is None:
         stats, count = measure(frames, robot, conventions, horizon, pad)
@@ -189,6 +189,7 @@ def _load(options: TrainOptions) -> Checkpoint:
         preset=options.preset,
         action_horizon=options.action_horizon,
         max_token_len=options.max_token_len,
+        to_train=True,
         asset_id=options.asset_id if options.norm_stats == "checkpoint" else None,
     )
 
@@ -230,7 +231,7 @@ def _longest(config: Pi0Config, tokenizer: Tokenizer, parts: Sequence[Frames], s
         if tokens.truncated:
             raise TrainingError(
                 f"max_token_len: {config.max_token_len} tokens; {text!r}{' and the state' if state_in_prompt else ''} takes"
-                f" {tokens.truncated} more: give more to weights that are drawn, or leave the instruction out with --tasks"
+                f" {tokens.truncated} more: give more with --max-token-len, or leave the instruction out with --tasks"
             )
     longest = max(tokens.mask.sum() for tokens in encoded.values())
     return min(config.max_token_len, -int(-longest // 8) * 8)

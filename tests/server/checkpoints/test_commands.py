@@ -67,7 +67,8 @@ def test_inspect_the_references(goldens, capsys, folder):
     assert out["model"] == ("pi0.5" if folder.endswith("pi05") else "pi0")
     assert out["kind"] == ("orbax" if "orbax" in folder else "safetensors")
     assert out["total"]["elements"] == (576_928 if folder.endswith("pi05") else 471_392)
-    assert out["architecture"]["action_horizon"] is None
+    horizon = {"openpi_torch_pi0": 50, "openpi_torch_pi05": 10}  # which config.json says
+    assert out["architecture"]["action_horizon"] == horizon.get(folder)
     assert out["record"]["step"] == (29999 if folder == "openpi_orbax_pi0" else None)
 
 

@@ -65,8 +65,16 @@ def test_cameras_and_adapters_alpha_survive(tmp_path):
 
 def test_nobody_guesses_horizon_or_token_length(tmp_path):
     folder = bare(tmp_path / "step")
-    refuses(r"step: action_horizon and max_token_len: not in vlascope.json.*preset: .*pi05_libero", folder)
-    refuses("step: max_token_len: not in vlascope.json", folder, action_horizon=5)
+    refuses(
+        r"step: action_horizon and max_token_len: neither vlascope.json nor config.json says.*; give action_horizon= and"
+        r" max_token_len=, or preset=, one of tiny, .*pi05_libero",
+        folder,
+    )
+    refuses(
+        "step: max_token_len: neither vlascope.json nor config.json says.*; give max_token_len=, or preset=",
+        folder,
+        action_horizon=5,
+    )
     assert load_checkpoint(folder, action_horizon=5, max_token_len=12).config.cameras == CAMERAS
 
 
@@ -151,7 +159,10 @@ def test_lock_files_left_behind_do_not_matter(copy):
 def test_folders_that_are_no_checkpoint(saved, tmp_path):
     refuses("it holds the steps 1000: name one", saved.parent)
     (tmp_path / "notes.txt").touch()
-    refuses(r"expected a checkpoint with params/ or model.safetensors; found notes.txt", tmp_path)
+    refuses(
+        r"expected a checkpoint with params/, model.safetensors or model.safetensors.index.json; found notes.txt",
+        tmp_path,
+    )
     refuses("expected a checkpoint folder or a .safetensors file", tmp_path / "notes.txt")
 
 
@@ -222,15 +233,30 @@ def test_damaged_norm_stats(copy):
     ("content", "match"),
     [
         ("{", "vlascope.json: expected JSON"),
-        ('{"schema": 2}', "vlascope.json: expected a map with 'schema': 1; update vlascope"),
+        ('{"schema": 2}', "vlascope.json: expected a map with 'schema': 1, found 2; update vlascope"),
         ('{"schema": 1, "horizon": 3}', "vlascope.json: horizon: unknown; the fields are .*'action_horizon'"),
+        ('{"schema": true}', "vlascope.json: expected a map with 'schema': 1, found True"),
+        ("[1]", r"vlascope.json: expected a map, found \[1\]"),
+        ('{"schema": 1, "action_horizon": 0}', "vlascope.json: action_horizon: expected more than 0, found 0"),
+        ('{"schema": 1, "action_horizon": 5.0}', "vlascope.json: action_horizon: expected int | None, found 5.0"),
+        ('{"schema": 1, "lora_alpha": NaN}', "vlascope.json: lora_alpha: expected float | None, found nan"),
+        ('{"schema": 1, "lora_alpha": -1}', "vlascope.json: lora_alpha: expected more than 0, found -1"),
+        (
+            '{"schema": 1, "vision_heads": 99999999999}',
+            "vlascope.json: vision_heads: expected int | None, found 99999999999",
+        ),
+        ('{"schema": 1, "cameras": "base_0_rgb"}', "vlascope.json: cameras: expected tuple.* found 'base_0_rgb'"),
+        ('{"schema": 1, "delta_actions": 1}', "vlascope.json: delta_actions: expected bool | None, found 1"),
         ('{"schema": 1, "action_horizon": "5"}', "vlascope.json: action_horizon: expected int | None, found '5'"),
         (
             '{"schema": 1, "normalisation": "minmax"}',
             "vlascope.json: normalisation: expected .*'zscore'.*found 'minmax'",
         ),
         ('{"schema": 1, "cameras": ["base_0"], "action_horizon": 1, "max_token_len": 1}', "cameras: expected some of"),
-        ('{"schema": 1, "image_size": 224, "action_horizon": 1, "max_token_len": 1}', "the record says 224 pixels"),
+        (
+            '{"schema": 1, "image_size": 224, "action_horizon": 1, "max_token_len": 1}',
+            "vlascope.json: image_size: it says 224 pixels, the parameters 56",
+        ),
     ],
 )
 def test_bad_records(copy, content, match):

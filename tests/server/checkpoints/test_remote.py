@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import http.server
 import multiprocessing
@@ -102,6 +103,31 @@ def test_one_safetensors_file(memory, cache, tmp_path):
     assert (checkpoint.kind, checkpoint.asset_id) == ("safetensors", "lab/robot")
     assert not (cache / "memory" / "bucket" / "run" / "1000" / "params").exists()
     assert load_checkpoint("memory://bucket/run/1000/params").kind == "orbax"
+
+
+def test_a_lerobot_policy_comes_with_what_belongs_to_it(memory, tmp_path):
+    drawn = load_checkpoint("tiny-drawn", dtype="float32")
+    record = dataclasses.replace(drawn.record, delta_actions=False)
+    folder = save_checkpoint(
+        tmp_path / "lerobot", drawn.params, drawn.config, kind="lerobot", norm_stats=drawn.norm_stats, asset_id="x",
+        record=record, tokenizer=drawn.tokenizer,
+    )  # fmt: skip
+    for path in folder.iterdir():
+        memory.pipe(f"/bucket/lerobot/{path.name}", path.read_bytes())
+    memory.pipe("/bucket/lerobot/README.md", b"not fetched")
+    checkpoint = load_checkpoint("memory://bucket/lerobot", dtype="float32")
+    assert (checkpoint.kind, checkpoint.asset_id, checkpoint.config) == ("lerobot", "lerobot", drawn.config)
+    assert checkpoint.path is not None
+    assert checkpoint.tokenizer == checkpoint.path / "tokenizer.model"
+    assert not (checkpoint.path / "README.md").exists()
+
+
+def test_what_lies_beside_parameters_is_no_checkpoint(memory):
+    memory.pipe("/bucket/empty/config.json", b"{}")
+    with pytest.raises(
+        CheckpointError, match=r"expected a checkpoint with params/ or model.safetensors; found config.json"
+    ):
+        load_checkpoint("memory://bucket/empty")
 
 
 def test_web_server(web):

@@ -71,7 +71,9 @@ def test_several_kv_heads_and_unusual_vision_heads(tmp_path):
     params = draw(config)
     save_checkpoint(tmp_path / "saved", params, config, kind="safetensors")
     assert_same(load_checkpoint(tmp_path / "saved", dtype="float32").params, params)
-    with pytest.raises(CheckpointError, match=r"width 36 is none of the published ones.*'vision_heads'"):
+    with pytest.raises(
+        CheckpointError, match=r'width 36 is none of the published ones.*vlascope.json.*"vision_heads": 4}'
+    ):
         TorchWeights(tmp_path / "saved" / "model.safetensors")
 
 

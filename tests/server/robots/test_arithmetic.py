@@ -100,3 +100,17 @@ def test_pad_equals_the_reference(golden):
         assert found.dtype == golden[f"pad/{key}_out"].dtype
     with pytest.raises(ValueError, match="cannot pad 8 dimensions to 7"):
         pad(np.zeros(8), 7)
+
+
+@pytest.mark.parametrize("kind", ["lerobot_zscore", "lerobot_quantile"])
+def test_lerobots_formulas(kind):
+    """LeRobot's processor/normalize_processor.py by hand: a dimension that moves, one that hardly does, one that does not."""
+    stats = NormStats([1.0, 0.0, 5.0], [2.0, 1e-7, 0.0], [-1.0, -1e-7, 5.0], [3.0, 1e-7, 5.0])
+    x = np.array([2.0, 1e-7, 5.0])
+    normal = normalise(x, stats, kind)
+    expected = [1 / 2.00000001, 1e-7 / 1.1e-7, 0.0] if kind == "lerobot_zscore" else [0.5, 1.0, -1.0]
+    np.testing.assert_allclose(normal, expected, rtol=1e-9, atol=1e-9)
+    wide = np.array([0.5, 1.0, -1.0, 7.0])
+    back = [0.5 * 2 + 1, 1e-7, 5.0, 7.0] if kind == "lerobot_zscore" else [2.0, 1e-7, 5.0, 7.0]
+    np.testing.assert_allclose(unnormalise(wide, stats, kind), back, rtol=1e-9)
+    assert unnormalise(wide, stats, kind)[2] == 5.0

@@ -53,7 +53,7 @@ def test_running_stats_refuse_bad_vectors():
 def test_file_round_trip_is_exact(tmp_path):
     rng = np.random.default_rng(0)
     stats = {
-        "state": NormStats(rng.normal(size=8), rng.random(8), rng.normal(size=8), rng.normal(size=8)),
+        "state": NormStats(rng.normal(size=8), rng.random(8), -rng.random(8), rng.random(8)),
         "actions": NormStats(rng.normal(size=7), rng.random(7)),
     }
     save_norm_stats(tmp_path / "norm_stats.json", stats)
@@ -75,15 +75,23 @@ def _stats(**entry):
     [
         (None, "no such file"),
         ("{", "expected JSON"),
-        ("[]", "expected a map 'norm_stats'"),
-        ('{"norm_stats": {}}', "expected a map 'norm_stats'"),
+        ("[]", "expected a map, found []"),
+        ('{"norm_stats": {}}', "expected a map 'norm_stats' from 'state' and 'actions' to their statistics, found []"),
+        ('{"norm_stats": {"image": {}}}', "from 'state' and 'actions' to their statistics, found ['image']"),
+        ('{"norm_stats": null}', "norm_stats: expected a map, found None"),
+        ('{"norm_stats": {"state": null}}', "norm_stats.state: expected a map, found None"),
         (_stats(mean=[1.0]), "state: expected a map with mean and std, found ['mean']"),
         (_stats(mean=[1.0], std=[1.0, 2.0]), "state: std: expected a vector as long as mean (1,), found shape (2,)"),
-        (_stats(mean=["x"], std=[1.0]), "state: could not convert"),
-        (_stats(mean=[float("nan")], std=[1.0]), "state: mean: dimension 0 is not finite"),
+        (_stats(mean=["1.0"], std=[1.0]), "norm_stats.state.mean.0: expected a finite number, found '1.0'"),
+        (_stats(mean=[True], std=[1.0]), "norm_stats.state.mean.0: expected a finite number, found True"),
+        (_stats(mean=[10**400], std=[1.0]), "norm_stats.state.mean.0: expected a finite number, found 1000"),
+        (_stats(mean=[None], std=[1.0]), "norm_stats.state.mean.0: expected a finite number, found None"),
+        (_stats(mean=None, std=[1.0]), "norm_stats.state.mean: expected a list of numbers, found None"),
+        (_stats(mean=[float("nan")], std=[1.0]), "norm_stats.state.mean.0: expected a finite number, found nan"),
         (_stats(mean=[1.0], std=[-1.0]), "state: std: dimension 0 is negative"),
         (_stats(mean=[1.0], std=[1.0], q01=[0.0]), "state: q01 and q99: expected both or neither"),
-        (_stats(mean=1.0, std=1.0), "state: mean: expected a vector"),
+        (_stats(mean=1.0, std=1.0), "norm_stats.state.mean: expected a list of numbers, found 1.0"),
+        (_stats(mean=[1.0], std=[1.0], q01=[2.0], q99=[1.0]), "state: q01: dimension 0 is 2, above q99's 1"),
     ],
 )
 def test_a_bad_file_is_one_line_that_names_it(tmp_path, content, message):
@@ -98,5 +106,15 @@ def test_a_bad_file_is_one_line_that_names_it(tmp_path, content, message):
 
 
 def test_a_folder_is_no_file(tmp_path):
-    with pytest.raises(NormStatsError, match="is a folder"):
+    with pytest.raises(NormStatsError, match="cannot be read: Is a directory"):
         load_norm_stats(tmp_path)
+
+
+def test_statistics_of_anything_else_are_left_alone(tmp_path):
+    entries = {"state": {"mean": [1.0], "std": [2.0]}, "tactile": "not yet", "actions": {"mean": [3.0], "std": [4.0]}}
+    (tmp_path / "norm_stats.json").write_text(json.dumps({"norm_stats": {"image": None, **entries}}))
+    loaded = load_norm_stats(tmp_path / "norm_stats.json")
+    assert {key: (entry.mean.item(), entry.std.item()) for key, entry in loaded.items()} == {
+        "state": (1.0, 2.0),
+        "actions": (3.0, 4.0),
+    }

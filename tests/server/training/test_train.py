@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from vlascope_server.checkpoints import load_checkpoint
+from vlascope_server.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from vlascope_server.commands import main
 from vlascope_server.model import lora_frozen, sample_actions
 from vlascope_server.policies import Policy, PolicyOptions, draw_noise
@@ -97,6 +98,25 @@ def test_serves_what_it_learnt(learnt, dataset):
             np.testing.assert_array_equal(actions[:, 4], np.float32(0.1))
     # only the instruction tells which way
     assert np.mean(signs) > 0.9
+
+
+def test_begins_with_a_lerobot_policy(options, tmp_path):
+    """Its normalisation and what it calls its statistics stay; the horizon may become another."""
+    drawn = load_checkpoint("small", dtype="float32")
+    record = dataclasses.replace(drawn.record, normalisation="lerobot_zscore", delta_actions=False)
+    lerobot = save_checkpoint(
+        tmp_path / "lerobot", drawn.params, drawn.config, kind="lerobot", norm_stats=drawn.norm_stats, asset_id="x",
+        record=record, tokenizer=drawn.tokenizer,
+    )  # fmt: skip
+    horizon = drawn.config.action_horizon + 1
+    with pytest.raises(
+        CheckpointError, match=f"chunk_size: it says {horizon - 1}, and action_horizon {horizon} was asked for"
+    ):
+        load_checkpoint(lerobot, action_horizon=horizon)
+    trained = train(options(init=str(lerobot), action_horizon=horizon, steps=1, norm_stats="dataset"))
+    checkpoint = load_checkpoint(trained.checkpoint)
+    assert checkpoint.config.action_horizon == horizon
+    assert (checkpoint.record.normalisation, checkpoint.asset_id) == ("lerobot_zscore", "lerobot")
 
 
 def test_resumed_is_unbroken(options, tmp_path):

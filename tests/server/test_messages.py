@@ -1,0 +1,60 @@
+"""What messages ask for is there: an option of the command, an argument in Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import vlascope_server
+from vlascope_server.checkpoints import CheckpointError, load_checkpoint
+from vlascope_server.commands.convert import Convert
+from vlascope_server.commands.serve import Serve
+from vlascope_server.commands.train import Train
+from vlascope_server.policies import PolicyOptions
+
+ROOT = Path(vlascope_server.__file__).parent
+ARGUMENTS = {
+    name
+    for path in ROOT.rglob("*.py")
+    for name in re.findall(r"<([a-z]+_[a-z_]+|preset|robot)>", path.read_text("utf-8"))
+}
+OPTIONS = {
+    (path.relative_to(ROOT).as_posix(), option)
+    for path in ROOT.rglob("*.py")
+    if path.name != "provenance.py"  # which runs git
+    for option in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text("utf-8"))
+}
+
+
+def fields(command) -> set[str]:
+    return {field.name for field in dataclasses.fields(command)}
+
+
+def test_both_spellings():
+    error = CheckpointError("x: action_horizon: not known", "give <action_horizon>, or a <preset>")
+    assert str(error) == "x: action_horizon: not known; give action_horizon=, or a preset="
+    assert error.for_command() == "x: action_horizon: not known; give --action-horizon, or a --preset"
+    assert str(CheckpointError("x: <y> is damaged")) == "x: <y> is damaged"
+
+
+def test_arguments_are_there():
+    assert {"action_horizon", "asset_id", "preset", "robot"} <= ARGUMENTS
+    for name in (ARGUMENTS | {"max_token_len"}) - {"delta_actions"}:  # which only `convert --to lerobot` asks for
+        assert name in inspect.signature(load_checkpoint).parameters
+        assert name in fields(Serve)
+        assert name in fields(Train)
+        assert name in fields(PolicyOptions)
+    for name in ARGUMENTS - {"robot"}:  # whose robot it is, `convert` never asks
+        assert name in fields(Convert)
+
+
+@pytest.mark.parametrize(("path", "option"), sorted(OPTIONS))
+def test_options_are_there(path, option):
+    """A file of training speaks of `train`, one of serving of `serve`; the others of any command."""
+    commands = {"training": (Train,), "serving": (Serve,), "policies": (Serve, Train)}
+    known = commands.get(path.split("/")[0], (Serve, Train, Convert))
+    name = option.replace("-", "_").removeprefix("no_")
+    assert any(name in fields(command) for command in known), f"{path}: --{option}"
