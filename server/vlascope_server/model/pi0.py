@@ -215,7 +215,11 @@ def _read(
 def _run_vlm(
     params: Params, config: Pi0Config, prefix: Prefix, plan: CapturePlan | None, latents: Latents, remat: bool
 ) -> tuple[gemma.KeysValues, Latents]:
-    """Keys and values of every layer, and the selected taps written into `latents`."""
+    """Keys and values of every layer, and the selected taps written into `latents`.
+
+    Keys and values are projected from a block's input, so that what the last block writes into the stream reaches no action:
+    it is computed where it is captured, and nowhere else.
+    """
     select = TapSelector.of(plan, "vlm", prefix.valid)
     rotation = gemma.rotary(prefix.positions, config.vlm.head_dim)
     bias = gemma.attention_bias(prefix.valid[:, :, None] & prefix.valid[:, None, :])
@@ -228,10 +232,17 @@ def _run_vlm(
             latents = select.record(latents, taps, (slot,))
         return (x, latents), projected.kv
 
-    layers = expert_layers(params, 0)
-    block = jax.checkpoint(block) if remat else block
-    (_, latents), cache = scan_tapped(block, (prefix.tokens, latents), layers, select.plan.layers if select else ())
-    return cache, latents
+    def last(carry, layer: Params, slot: jax.Array | None):
+        if slot is not None:
+            return block(carry, layer, slot)
+        return carry, gemma.project(layer, config.vlm, carry[0], rotation).kv
+
+    layers, before = expert_layers(params, 0), config.vlm.depth - 1
+    selected = select.plan.layers if select else ()
+    block, last = (jax.checkpoint(each) if remat else each for each in (block, last))
+    carry, cache = scan_tapped(block, (prefix.tokens, latents), layers, selected, range(before))
+    (_, latents), end = scan_tapped(last, carry, layers, selected, range(before, before + 1))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *([cache, end] if before else [end])), latents
 
 
 def _velocity(

@@ -94,6 +94,7 @@ def scan_tapped(
     carry: Any,
     stacked: Any,
     selected: Sequence[int],
+    within: range | None = None,
 ) -> tuple[Any, Any]:
     """Scans over the leading axis of `stacked` (layers, denoise steps), telling the body which entries are selected.
 
@@ -103,13 +104,15 @@ def scan_tapped(
         carry: what the body hands from entry to entry.
         stacked: a pytree of arrays with one leading axis.
         selected: ascending entries.
+        within: the entries to go over; all of them unless given. Slots count from the first of all that are selected.
 
     Returns:
-        The last carry and the outputs of all entries, stacked.
+        The last carry and the outputs of these entries, stacked; None where there is no entry.
     """
     length = jax.tree.leaves(stacked)[0].shape[0]
-    outputs, slot = [], 0
-    for first, last, tapped in _runs(length, selected):
+    within = range(length) if within is None else within
+    outputs, slot = [], sum(entry < within.start for entry in selected)
+    for first, last, tapped in _runs(within, selected):
         entries = jnp.arange(first, last)
         slots = entries - first + slot if tapped else None
         if (first, last) == (0, length):
@@ -123,7 +126,9 @@ def scan_tapped(
 
 
 def _join(parts: Sequence[Any]) -> Any:
-    """Concatenates equal pytrees along their leading axis."""
+    """Concatenates equal pytrees along their leading axis; None where there are none."""
+    if not parts:
+        return None
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
@@ -131,10 +136,10 @@ def _entry(stacked: Any, index: jax.Array) -> Any:
     return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stacked)
 
 
-def _runs(length: int, selected: Sequence[int]) -> list[tuple[int, int, bool]]:
-    """Cuts 0..length into maximal runs (first, last, whether selected), `last` exclusive."""
+def _runs(within: range, selected: Sequence[int]) -> list[tuple[int, int, bool]]:
+    """Cuts a range into maximal runs (first, last, whether selected), `last` exclusive."""
     runs = []
-    for tapped, group in itertools.groupby(range(length), key=lambda i: i in selected):
+    for tapped, group in itertools.groupby(within, key=lambda i: i in selected):
         indices = list(group)
         runs.append((indices[0], indices[-1] + 1, tapped))
     return runs
