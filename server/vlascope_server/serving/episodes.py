@@ -114,6 +114,12 @@ class Episodes:
                 )
             return found
 
+    def withdraw(self, episode: OpenEpisode) -> None:
+        """Forgets an episode whose beginning was refused: nothing of it is in the store."""
+        with self._lock:
+            if self._open.get(episode.id) is episode and episode.writer is None:
+                del self._open[episode.id]
+
     def end(self, owner: object, name: str, success: bool | None, total_steps: int | None) -> Sealed:
         """Seals an episode; waits until its frames are on disk.
 
@@ -194,6 +200,7 @@ class Episodes:
         if self.run is None:
             raise RequestError("no_store", _NO_STORE, "collect_latents")
         if episode.writer is None:
+            self._check_disk(episode)
             try:
                 episode.writer = self.run.open_episode(episode.id, episode.metadata, plan)
             except StoreError as error:
@@ -259,7 +266,7 @@ class Episodes:
         except StoreError as failure:
             error = str(failure)
             _log.error("%s", failure)
-        status = "sealed" if writer.state == "sealed" else "interrupted"
+        status = "sealed" if error is None and writer.state == "sealed" else "interrupted"
         return Sealed(episode, status, writer.committed, writer.dropped, error)
 
     def _check_disk(self, episode: OpenEpisode) -> None:

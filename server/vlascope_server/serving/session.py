@@ -285,7 +285,11 @@ class Session:
         plan = self._planned(request.collect) if request.collect else None
         episode = service.episodes.begin(self, request.episode)
         if plan is not None:
-            service.episodes.open_writer(episode, plan)
+            try:
+                service.episodes.open_writer(episode, plan)
+            except RequestError:
+                service.episodes.withdraw(episode)
+                raise
         attempt = episode.writer.attempt if episode.writer else None
         return {"request": "begin_episode", "episode": episode.id, "run": service.run, "attempt": attempt}
 
