@@ -11,9 +11,10 @@ import logging
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import jax
 from vlascope_latents import CapturePlan, CaptureSpec, CaptureSpecError, plan_capture
@@ -185,6 +186,17 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
         episodes.close()
         if run is not None and not listening:
             shutil.rmtree(run.path, ignore_errors=True)  # a server that never was leaves no empty run
+    if programs.compiling:
+        _leave_a_compiler()
+
+
+def _leave_a_compiler() -> NoReturn:
+    """Ends the process. Everything is closed; only a compile goes on, which cannot be interrupted and may take minutes."""
+    _log.info("the program that is being compiled is given up")
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def check_writable(folder: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from vlascope_client.protocol import ErrorCode
 
-
 _MESSAGE_BYTES, _FIELD_BYTES, _ALLOWED_BYTES = 1200, 200, 400
 
 

@@ -5,13 +5,15 @@ Knows nothing of sockets.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import logging
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar
 
 import numpy as np
 from vlascope_client.codec import pack
@@ -19,7 +21,15 @@ from vlascope_latents import CapturePlan, CaptureSpec, CaptureSpecError
 from vlascope_latents.store import StoreError
 from vlascope_latents.store.frame_slot import FrameSlot
 
-from vlascope_server.policies import Policy, PreparedObservation, Programs, draw_noise
+from vlascope_server.policies import (
+    Policy,
+    PreparedObservation,
+    Programs,
+    ProgramsClosedError,
+    TooManyJobsError,
+    draw_noise,
+)
+from vlascope_server.policies.compile_queue import JOBS_OF_A_CLIENT
 from vlascope_server.robots import RobotInputError
 from vlascope_server.serving.batcher import Activity, Batcher, Sample
 from vlascope_server.serving.episodes import Episodes, OpenEpisode
@@ -37,6 +47,8 @@ from vlascope_server.serving.messages import (
 from vlascope_server.serving.metrics import Metrics
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _KINDS = {Infer: "infer", BeginEpisode: "begin_episode", EndEpisode: "end_episode", Plan: "plan", Status: "status"}
 
@@ -95,12 +107,22 @@ class _Capture:
     stored: bool
 
 
-class Session:
-    """One client. Its messages are answered one after the other."""
+class _ClientGoneError(Exception):
+    """The client hung up: nobody reads what would be computed."""
 
-    def __init__(self, service: Service, status: Callable[[], Mapping[str, Any]]):
+
+class Session:
+    """One client. Its messages are answered one after the other.
+
+    Attributes:
+        host: the machine that it connects from.
+    """
+
+    def __init__(self, service: Service, status: Callable[[], Mapping[str, Any]], host: str = ""):
         """Starts a conversation; `status()` gives what the server itself adds to a status reply."""
-        self._service, self._status = service, status
+        self._service, self._status, self.host = service, status, host
+        self._gone: Future[None] = Future()
+        self._sample: Future[Sample] | None = None
         self._own: OpenEpisode | None = None
         self._previous_total: float | None = None
 
@@ -126,6 +148,12 @@ class Session:
         except RequestError as error:
             outcome = error.code
             return error.to_json()
+        except _ClientGoneError:
+            outcome = "gone"
+            return error_json("internal", "the client hung up before it was answered")
+        except ProgramsClosedError:
+            outcome = "shutting_down"
+            return error_json(outcome, "the server is shutting down: connect again later")
         except Exception:
             outcome, number = "internal", secrets.token_hex(4)
             _log.exception("fault %s", number)
@@ -138,9 +166,19 @@ class Session:
         self._previous_total = seconds
         self._service.metrics.stages.labels("total").observe(seconds)
 
+    def abandon(self) -> None:
+        """Told that the client hung up, from any thread: what is still to be compiled or computed for it is not."""
+        if self._gone.done():
+            return
+        self._gone.set_result(None)
+        if self._sample is not None:
+            self._sample.cancel()
+        self._service.programs.gone(self)
+        self._service.activity.gone(self)
+
     def close(self, *, clean: bool) -> None:
         """Ends the episodes that are open."""
-        self._service.activity.gone(self)
+        self.abandon()
         for sealed in self._service.episodes.release(self, clean=clean):
             if sealed.episode.writer is None:
                 continue
@@ -162,7 +200,7 @@ class Session:
         capture = self._capture(request, spec, episode, prepared, timestep)
         reserved = time.perf_counter()
         try:
-            sample = service.batcher.submit(prepared, noise, spec).result()
+            sample = self._computed(prepared, noise, spec)
             episode.inferences += 1
             actions = service.policy.robot_actions(sample.actions, prepared)
             latents = self._keep(capture, request, prepared, sample, actions, timestep, seed) if capture else None
@@ -206,6 +244,46 @@ class Session:
             reply["server_timing"]["prev_total_ms"] = 1e3 * self._previous_total
         return reply
 
+    def _wait_until_compiled(self, spec: CaptureSpec) -> None:
+        program = self._wanted(lambda: self._service.programs.want(spec, 1, self))
+        if not program.done():
+            either: list[Future[Any]] = [program, self._gone]
+            concurrent.futures.wait(either, return_when=concurrent.futures.FIRST_COMPLETED)
+            self._check_not_gone()
+        program.result()
+
+    def _computed(self, prepared: PreparedObservation, noise: np.ndarray, spec: CaptureSpec | None) -> Sample:
+        """Waits for the batch that the observation is part of."""
+        self._sample = self._wanted(lambda: self._service.batcher.submit(prepared, noise, spec, self))
+        if self._gone.done():  # after it was kept: `abandon` has seen it, or is seen here
+            self._sample.cancel()
+        try:
+            sample = self._sample.result()
+        except CancelledError:
+            raise _ClientGoneError from None
+        finally:
+            self._sample = None
+        self._check_not_gone()
+        return sample
+
+    def _wanted(self, ask: Callable[[], Future[T]]) -> Future[T]:
+        """Has something compiled or computed, unless the client has gone."""
+        self._check_not_gone()
+        try:
+            future = ask()
+        except TooManyJobsError:
+            raise RequestError(
+                "overloaded",
+                f"{JOBS_OF_A_CLIENT} programs are being compiled for this connection: wait for one of them",
+            ) from None
+        if self._gone.done():  # the programs were told before they were asked
+            self._service.programs.gone(self)
+        return future
+
+    def _check_not_gone(self) -> None:
+        if self._gone.done():
+            raise _ClientGoneError
+
     def _noise(self, request: Infer) -> tuple[np.ndarray, int | None]:
         shape = self._service.policy.noise_shape
         if request.noise is None:
@@ -232,7 +310,7 @@ class Session:
         service = self._service
         plan = self._planned(spec)
         # a program that is still to be compiled must not hold room that others could use
-        service.programs.want(spec, 1).result()
+        self._wait_until_compiled(spec)
         if service.episodes.run is None and request.return_latents:
             return _Capture(plan, episode, None, stored=False)
         slot = service.episodes.reserve(episode, plan, prepared.prompt, request.annotations, timestep)
