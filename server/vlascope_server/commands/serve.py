@@ -73,6 +73,10 @@ class Serve:
     """Connections at a time."""
     max_in_flight: int = 64
     """Requests being answered at a time."""
+    max_connecting: int = 128
+    """Sockets that have not finished their handshake, at a time; a quarter of them from one host."""
+    max_episodes: int | None = None
+    """Episodes open in the store at a time; unless told, 32 a client, or fewer where the limit of open files is low."""
     max_message_bytes: str = "32MB"
     """Of one message."""
     warm_up: Literal["none", "single", "all"] = "single"
@@ -116,7 +120,13 @@ class Serve:
             tls_cert=self.tls_cert,
             tls_key=self.tls_key,
             insecure=self.insecure,
-            limits=Limits(size("--max-message-bytes", self.max_message_bytes), self.max_clients, self.max_in_flight),
+            limits=Limits(
+                size("--max-message-bytes", self.max_message_bytes),
+                self.max_clients,
+                self.max_in_flight,
+                self.max_connecting,
+                self.max_episodes,
+            ),
             warm_up=self.warm_up,
         )
         serve(options, _print_started, lambda: print("ready", flush=True))

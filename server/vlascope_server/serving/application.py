@@ -25,10 +25,12 @@ from vlascope_server.policies import Policy, PolicyOptions, Programs
 from vlascope_server.provenance import provenance
 from vlascope_server.serving.access import Access, check_host, read_key, tls_context
 from vlascope_server.serving.batcher import Activity, Batcher
+from vlascope_server.serving.descriptors import episodes_to_hold, raise_limit
 from vlascope_server.serving.episodes import Episodes
 from vlascope_server.serving.errors import ServeError
 from vlascope_server.serving.metadata import server_metadata
 from vlascope_server.serving.metrics import Metrics
+from vlascope_server.serving.repeats import OncePerSecond
 from vlascope_server.serving.server import Limits, PolicyServer
 from vlascope_server.serving.session import Seeds, Service
 
@@ -122,6 +124,16 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
     _check(options)
     if options.store is not None:
         check_writable(options.store)
+    limits = dataclasses.replace(
+        options.limits,
+        episodes=episodes_to_hold(
+            raise_limit(),
+            clients=options.limits.clients,
+            connecting=options.limits.connecting,
+            writers=options.writers,
+            asked=options.limits.episodes,
+        ),
+    )
     use_compilation_cache()
     policy = Policy.load(options.checkpoint, options.policy)
     try:
@@ -130,7 +142,7 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
         raise ServeError(f"--capture: {error.message}") from None
     seeds = Seeds(options.seed)
     run = None if options.store is None else _create_run(options, options.store, policy, seeds.first)
-    episodes = Episodes(run, min_free=options.min_free)
+    episodes = Episodes(run, min_free=options.min_free, most=limits.episodes or 0)
     activity, metrics = Activity(), Metrics(run.status if run else None)
     on_cpu = jax.default_backend() == "cpu"
     max_batch = 1 if options.deterministic else options.max_batch or (4 if on_cpu else 8)
@@ -144,10 +156,10 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
     )
     service = Service(policy, programs, batcher, activity, episodes, metrics, options.capture, seeds)
     metadata = server_metadata(
-        policy, plan, service.run, dataclasses.asdict(options.limits), deterministic=options.deterministic
+        policy, plan, service.run, dataclasses.asdict(limits), deterministic=options.deterministic
     )
     listening = False
-    server = PolicyServer(service, metadata, access=Access(key), limits=options.limits)
+    server = PolicyServer(service, metadata, access=Access(key), limits=limits)
 
     async def compile_all() -> None:
         specs = [None] if run is None else [None, options.capture]
@@ -178,9 +190,14 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
         warming.cancel()
         await server.stop()
 
+    repeats = OncePerSecond()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(repeats)
     try:
         asyncio.run(run_server())
     finally:
+        for handler in logging.getLogger().handlers:
+            handler.removeFilter(repeats)
         programs.close()
         batcher.close()
         episodes.close()
@@ -224,6 +241,8 @@ def _check(options: ServeOptions) -> None:
         ("--writers", options.writers, 1),
         ("--max-clients", options.limits.clients, 1),
         ("--max-in-flight", options.limits.requests_in_flight, 1),
+        ("--max-connecting", options.limits.connecting, 4),
+        ("--max-episodes", 1 if options.limits.episodes is None else options.limits.episodes, 1),
         ("--max-message-bytes", options.limits.message_bytes, 1024),
     ):
         if value < least:

@@ -37,6 +37,7 @@ from websockets.http11 import Request, Response
 from vlascope_server.serving.access import Access
 from vlascope_server.serving.errors import RequestError, error_json
 from vlascope_server.serving.session import Service, Session
+from vlascope_server.serving.sockets import BACKLOG, Arrivals, listen
 
 _log = logging.getLogger(__name__)
 
@@ -66,11 +67,15 @@ class Limits:
         message_bytes: of one message.
         clients: connections.
         requests_in_flight: messages being answered, of all clients together.
+        connecting: sockets that have not finished their handshake; a quarter of them from one host.
+        episodes: open in the store, of all clients together; None is as many as descriptors allow, and 32 a client at most.
     """
 
     message_bytes: int = 32 * 10**6
     clients: int = 64
     requests_in_flight: int = 64
+    connecting: int = 128
+    episodes: int | None = None
 
 
 class PolicyServer:
@@ -79,6 +84,8 @@ class PolicyServer:
     def __init__(self, service: Service, metadata: Mapping[str, Any], *, access: Access, limits: Limits):
         self._service, self._access, self._limits = service, access, limits
         self._metadata = pack(metadata)
+        self._arrivals = Arrivals(limits.connecting, max(1, limits.connecting // 4))
+        self._admitted: set[ServerConnection] = set()
         self._connections: set[ServerConnection] = set()
         self._waiting: set[ServerConnection] = set()
         self._looking: asyncio.Task[None] | None = None
@@ -87,7 +94,7 @@ class PolicyServer:
         self._idle.set()
         self._ready = self._stopping = False
         self._started = time.monotonic()
-        self._server: Server | None = None
+        self._servers: list[Server] = []
         # one thread a client, so that one that waits for room in the store holds up nobody else
         self._workers = ThreadPoolExecutor(limits.clients + 2, thread_name_prefix="session")
 
@@ -97,21 +104,24 @@ class PolicyServer:
         Raises:
             OSError: the address cannot be had.
         """
-        self._server = await serve(
-            self._converse,
-            host,
-            port,
-            ssl=tls,
-            compression=None,
-            max_size=_HARD_LIMIT * self._limits.message_bytes,
-            max_queue=1,
-            close_timeout=_GOODBYE_SECONDS,
-            process_request=self._process_request,
-            server_header="vlascope",
-            logger=_quiet,
-        )
+        asyncio.get_running_loop().set_exception_handler(_log_in_one_line)
+        for listening in listen(host, port, self._arrivals):
+            server = await serve(
+                self._converse,
+                sock=listening,
+                backlog=BACKLOG,
+                ssl=tls,
+                compression=None,
+                max_size=_HARD_LIMIT * self._limits.message_bytes,
+                max_queue=1,
+                close_timeout=_GOODBYE_SECONDS,
+                process_request=self._process_request,
+                server_header="vlascope",
+                logger=_quiet,
+            )
+            self._servers.append(server)
         self._looking = asyncio.create_task(self._look_for_hangups())
-        return next(iter(self._server.sockets)).getsockname()[1]
+        return next(iter(self._servers[0].sockets)).getsockname()[1]
 
     async def warm_up(self, compiled: Awaitable[None]) -> None:
         """Waits until the policy is compiled, elsewhere; then is ready."""
@@ -136,9 +146,11 @@ class PolicyServer:
                 await self._idle.wait()
         if self._looking is not None:
             self._looking.cancel()
-        if self._server is not None:
-            self._server.close(code=1001, reason="the server is shutting down")
-            await self._server.wait_closed()
+        self._arrivals.hang_up()
+        for server in self._servers:
+            server.close(code=1001, reason="the server is shutting down")
+        for server in self._servers:
+            await server.wait_closed()
         await asyncio.to_thread(self._workers.shutdown)
 
     async def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -161,10 +173,14 @@ class PolicyServer:
             return _response(200, text, "text/plain; version=0.0.4; charset=utf-8")
         if self._stopping:
             return _refusal(503, "shutting_down", "the server is shutting down")
-        if len(self._connections) >= self._limits.clients:
+        if len(self._connections | self._admitted) >= self._limits.clients:
             return _refusal(
                 503, "too_many_clients", f"{self._limits.clients} clients are connected, the most that are let in"
             )
+        self._arrivals.let_in(connection.remote_address)
+        self._admitted.add(connection)
+        lost = asyncio.ensure_future(connection.wait_closed())
+        lost.add_done_callback(lambda _: self._admitted.discard(connection))
         return None
 
     async def _converse(self, connection: ServerConnection) -> None:
@@ -236,6 +252,13 @@ class PolicyServer:
             "requests_in_flight": self._in_flight,
             "uptime_s": time.monotonic() - self._started,
         }
+
+
+def _log_in_one_line(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What asyncio could tell nobody else. An error of the system, such as no descriptors, needs no traceback."""
+    error = context.get("exception")
+    details = None if error is None or isinstance(error, OSError) else error
+    _log.error("%s (%s)", context["message"], error, exc_info=details)
 
 
 def _host(connection: ServerConnection) -> str:

@@ -11,6 +11,8 @@ import logging
 import secrets
 import threading
 import time
+import traceback
+import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
@@ -154,8 +156,8 @@ class Session:
         except ProgramsClosedError:
             outcome = "shutting_down"
             return error_json(outcome, "the server is shutting down: connect again later")
-        except Exception:
-            outcome, number = "internal", secrets.token_hex(4)
+        except Exception as error:
+            outcome, number = "internal", _fault_number(error)
             _log.exception("fault %s", number)
             return error_json(outcome, f"the server failed; its log says more under {number}")
         finally:
@@ -407,6 +409,12 @@ class Session:
         names = ("committed", "bytes", "dropped", "pending", "queue_bytes", "queue_limit", "episodes_open")
         status: Mapping[str, int] = run.status() if run else dict.fromkeys(names, 0)
         return {"run": self._service.run, **status}
+
+
+def _fault_number(error: Exception) -> str:
+    """The same for the same fault: where it repeats, it is not logged each time."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{zlib.crc32(f'{type(error).__name__} {last.filename} {last.lineno}'.encode()):08x}"
 
 
 def _tensors(plan: CapturePlan, sample: Sample) -> dict[str, Any]:
