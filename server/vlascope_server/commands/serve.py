@@ -69,6 +69,10 @@ class Serve:
     """Its key (PEM)."""
     insecure: bool = False
     """Lets other machines connect without a key."""
+    allow_host: tuple[str, ...] = ()
+    """Names that requests may call this server by; its machine's own and addresses in numbers need none. `*` is any."""
+    allow_origin: tuple[str, ...] = ()
+    """Sites whose web pages may connect, such as https://example.org; none unless told. `*` is any."""
     max_clients: int = 64
     """Connections at a time."""
     max_in_flight: int = 64
@@ -120,6 +124,8 @@ class Serve:
             tls_cert=self.tls_cert,
             tls_key=self.tls_key,
             insecure=self.insecure,
+            allow_hosts=self.allow_host,
+            allow_origins=self.allow_origin,
             limits=Limits(
                 size("--max-message-bytes", self.max_message_bytes),
                 self.max_clients,

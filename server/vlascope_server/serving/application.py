@@ -23,7 +23,7 @@ from vlascope_latents.store import RunWriter, StoreError
 from vlascope_server.cache import use_compilation_cache
 from vlascope_server.policies import Policy, PolicyOptions, Programs
 from vlascope_server.provenance import provenance
-from vlascope_server.serving.access import Access, check_host, read_key, tls_context
+from vlascope_server.serving.access import Access, check_host, is_address, read_key, tls_context
 from vlascope_server.serving.batcher import Activity, Batcher
 from vlascope_server.serving.descriptors import episodes_to_hold, raise_limit
 from vlascope_server.serving.episodes import Episodes
@@ -60,6 +60,8 @@ class ServeOptions:
         tls_cert: for wss.
         tls_key: for wss.
         insecure: allows other machines to connect without a key.
+        allow_hosts: names that a request may call this server by, beside its machine's own and addresses in numbers.
+        allow_origins: sites whose web pages may connect.
         limits: what is taken at most.
         warm_up: compile nothing, what a single client needs, or every batch size, before being ready.
     """
@@ -82,6 +84,8 @@ class ServeOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     insecure: bool = False
+    allow_hosts: tuple[str, ...] = ()
+    allow_origins: tuple[str, ...] = ()
     limits: Limits = Limits()  # noqa: RUF009
     warm_up: Literal["none", "single", "all"] = "single"
 
@@ -120,6 +124,8 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
     """
     key = read_key(options.api_key_file) if options.api_key_file else None
     check_host(options.host, has_key=key is not None, insecure=options.insecure)
+    named = (options.host, *options.allow_hosts) if not is_address(options.host) else options.allow_hosts
+    access = Access(key, named, options.allow_origins)
     tls = tls_context(options.tls_cert, options.tls_key)
     _check(options)
     if options.store is not None:
@@ -159,7 +165,7 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
         policy, plan, service.run, dataclasses.asdict(limits), deterministic=options.deterministic
     )
     listening = False
-    server = PolicyServer(service, metadata, access=Access(key), limits=limits)
+    server = PolicyServer(service, metadata, access=access, limits=limits)
 
     async def compile_all() -> None:
         specs = [None] if run is None else [None, options.capture]

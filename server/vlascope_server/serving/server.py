@@ -34,7 +34,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from vlascope_server.serving.access import Access
+from vlascope_server.serving.access import Access, single
 from vlascope_server.serving.errors import RequestError, error_json
 from vlascope_server.serving.session import Service, Session
 from vlascope_server.serving.sockets import BACKLOG, Arrivals, listen
@@ -155,6 +155,8 @@ class PolicyServer:
 
     async def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """HTTP, and refusals before a websocket is opened."""
+        if (why := self._access.foreign(request.headers)) is not None:
+            return _refusal(403, "forbidden", why)
         path = request.path.partition("?")[0]
         if path == "/healthz":
             return _response(200, b'{"status": "alive"}')
@@ -163,7 +165,7 @@ class PolicyServer:
             return _response(200 if self._ready else 503, f'{{"status": "{status}"}}'.encode())
         if path not in ("/", "/metrics"):
             return _refusal(404, "not_found", f"{path[:80]}: expected /, /healthz, /readyz or /metrics")
-        if not self._access.allows(request.headers.get("Authorization")):
+        if not self._access.allows(single(request.headers, "Authorization")):
             return _refusal(
                 401, "unauthorized", "a key is needed, as `Authorization: Api-Key <key>`; none or a wrong one came"
             )
