@@ -18,7 +18,9 @@ TEXT_BYTES = 65_536
 KEY_BYTES = 256
 """Of one key of a map."""
 
-_FIXED = {0xC0: 1, 0xC2: 1, 0xC3: 1, 0xCA: 5, 0xCB: 9, 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9, 0xD0: 2, 0xD1: 3, 0xD2: 5, 0xD3: 9}  # fmt: skip
+_FIXED = {
+    0xC0: 1, 0xC2: 1, 0xC3: 1, 0xCA: 5, 0xCB: 9, 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9, 0xD0: 2, 0xD1: 3, 0xD2: 5, 0xD3: 9
+}  # fmt: skip
 _TEXT = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 _BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 _LISTS = {0xDC: 2, 0xDD: 4}
@@ -55,10 +57,9 @@ def excess(data: bytes | bytearray | memoryview) -> str | None:
         if first in _EXTENSIONS:
             return "msgpack extension: expected maps, lists, text, numbers, booleans and arrays"
         width = _SIZES.get(first, 0)
+        size = first & (0x1F if first >= 0xA0 else 0x0F)
         if width:
             size = int.from_bytes(data[position + 1 : position + 1 + width], "big")
-        else:
-            size = first & (0x1F if first >= 0xA0 else 0x0F)
         position += 1 + width
         if first < 0xA0 or first in _LISTS or first in _MAPS:
             is_map = first < 0x90 or first in _MAPS

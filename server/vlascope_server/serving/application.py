@@ -33,6 +33,7 @@ from vlascope_server.serving.metrics import Metrics
 from vlascope_server.serving.repeats import OncePerSecond
 from vlascope_server.serving.server import Limits, PolicyServer
 from vlascope_server.serving.session import Seeds, Service
+from vlascope_server.serving.typos import Typos
 
 _log = logging.getLogger(__name__)
 
@@ -160,7 +161,8 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
         active_clients=activity.count,
         on_batch=lambda size, seconds: metrics.batch.observe(size),
     )
-    service = Service(policy, programs, batcher, activity, episodes, metrics, options.capture, seeds)
+    typos = Typos(policy.pipeline.robot)
+    service = Service(policy, programs, batcher, activity, episodes, metrics, options.capture, seeds, typos)
     metadata = server_metadata(
         policy, plan, service.run, dataclasses.asdict(limits), deterministic=options.deterministic
     )

@@ -47,6 +47,7 @@ from vlascope_server.serving.messages import (
     spec_error,
 )
 from vlascope_server.serving.metrics import Metrics
+from vlascope_server.serving.typos import Typos
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Service:
         metrics: counts.
         default_spec: for `collect_latents: true`.
         seeds: of the noise.
+        typos: finds keys that nobody reads.
     """
 
     policy: Policy
@@ -92,6 +94,7 @@ class Service:
     metrics: Metrics
     default_spec: CaptureSpec
     seeds: Seeds
+    typos: Typos
 
     @property
     def run(self) -> str | None:
@@ -221,6 +224,7 @@ class Session:
         }
         for stage, value in seconds.items():
             stages.labels(stage).observe(value)
+        warnings = service.typos.warnings(request.observation)
         reply: dict[str, Any] = {
             "actions": actions,
             # a list, since openpi-client's ActionChunkBroker slices every array by the step
@@ -238,9 +242,11 @@ class Session:
             reply["latents"] = latents
         if prepared.truncated:
             length = service.policy.config.max_token_len
-            reply["warnings"] = [
+            warnings.append(
                 f"prompt: {prepared.truncated} tokens did not fit into {length}: the policy has not seen them"
-            ]
+            )
+        if warnings:
+            reply["warnings"] = warnings
         reply["server_timing"] = {"infer_ms": 1e3 * (time.perf_counter() - begun)}
         if self._previous_total is not None:
             reply["server_timing"]["prev_total_ms"] = 1e3 * self._previous_total
