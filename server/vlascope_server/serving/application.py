@@ -211,13 +211,13 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
         episodes.close()
         if run is not None and not listening:
             shutil.rmtree(run.path, ignore_errors=True)  # a server that never was leaves no empty run
-    if programs.compiling:
-        _leave_a_compiler()
+    if programs.compiling or batcher.computing:
+        _leave_at_once()
 
 
-def _leave_a_compiler() -> NoReturn:
-    """Ends the process. Everything is closed; only a compile goes on, which cannot be interrupted and may take minutes."""
-    _log.info("the program that is being compiled is given up")
+def _leave_at_once() -> NoReturn:
+    """Ends the process. Everything is closed; only XLA still compiles or computes, which nothing can interrupt."""
+    _log.info("what is being compiled or computed is given up")
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

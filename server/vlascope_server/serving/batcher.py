@@ -10,13 +10,14 @@ Knows nothing of sockets, of episodes or of stores.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 
 import numpy as np
 from vlascope_latents import CaptureSpec
@@ -27,6 +28,9 @@ from vlascope_server.policies import Asker, Policy, PreparedObservation, Program
 _log = logging.getLogger(__name__)
 
 _ACTIVE_SECONDS = 2.0
+
+_LAST_BATCH_SECONDS = 2.0
+"""That the end waits for the batch that is being computed."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,6 +113,7 @@ class Batcher:
         self._queues: dict[CaptureSpec | None, deque[_Item]] = {}
         self._changed = threading.Condition(threading.RLock())
         self._closed = False
+        self._computing: list[_Item] = []
         programs.on_done = self._compiled
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
@@ -134,11 +139,23 @@ class Batcher:
         return item.future
 
     def close(self) -> None:
-        """Answers what is queued and can be answered at once, refuses the rest, and ends the thread. May be called again."""
+        """Answers what is queued and can be answered at once, refuses the rest, and ends the thread. May be called again.
+
+        A batch that takes the device long is not waited for: `computing` is true after that.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(_LAST_BATCH_SECONDS)
+        if self.computing:
+            with self._changed:
+                self._fail_all(ProgramsClosedError("the server closed before this was computed"))
+                _fail(self._computing, ProgramsClosedError("the server closed before this was computed"))
+
+    @property
+    def computing(self) -> bool:
+        """Whether the thread goes on; nothing can interrupt the device."""
+        return self._thread.is_alive()
 
     def _compiled(self) -> None:
         with self._changed:
@@ -159,7 +176,7 @@ class Batcher:
                 self._compute(program, items)
             except Exception as error:
                 _log.exception("a batch of %d failed, capture %s", len(items), spec)
-                _fail([item for item in items if not item.future.done()], error)
+                _fail(items, error)
 
     def _fail_all(self, error: BaseException) -> None:
         with self._changed:
@@ -189,6 +206,7 @@ class Batcher:
                     del self._queues[spec]
                 # from here on they cannot be cancelled
                 if items := [item for item in items if item.future.set_running_or_notify_cancel()]:
+                    self._computing = items
                     return program, items, spec
 
     def _oldest(self) -> tuple[CaptureSpec | None, Program, deque[_Item]] | None:
@@ -220,10 +238,12 @@ class Batcher:
         actions = np.asarray(on_device)
         seconds = time.perf_counter() - begun
         for row, item in enumerate(items):
-            item.future.set_result(Sample(actions[row], latents, row, begun - item.since, seconds, len(items)))
+            with contextlib.suppress(InvalidStateError):  # the end did not wait for it
+                item.future.set_result(Sample(actions[row], latents, row, begun - item.since, seconds, len(items)))
         self._on_batch(len(items), seconds)
 
 
 def _fail(items: Iterable[_Item], error: BaseException) -> None:
     for item in items:
-        item.future.set_exception(error)
+        with contextlib.suppress(InvalidStateError):  # answered already
+            item.future.set_exception(error)

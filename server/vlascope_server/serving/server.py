@@ -46,10 +46,10 @@ _quiet.setLevel(logging.CRITICAL)
 """Health checks and scanners that hang up are no news, and websockets logs each with a traceback; faults of ours are
 logged here."""
 
-_FINISH_SECONDS = 5.0
+_FINISH_SECONDS = 3.0
 """After a signal to end: messages in flight that take longer are refused."""
 
-_GOODBYE_SECONDS = 1.5
+_GOODBYE_SECONDS = 1.0
 """A client may take to close its side of a connection."""
 
 _LOOK_SECONDS = 0.5

@@ -161,7 +161,9 @@ class Session:
             return error_json(outcome, "the server is shutting down: connect again later")
         except Exception as error:
             outcome, number = "internal", _fault_number(error)
-            _log.exception("fault %s", number)
+            _log.exception(
+                f"fault {number}"
+            )  # in the text itself: each fault is logged, once a second where it repeats
             return error_json(outcome, f"the server failed; its log says more under {number}")
         finally:
             self._service.metrics.requests.labels(kind, outcome).inc()
@@ -176,8 +178,8 @@ class Session:
         if self._gone.done():
             return
         self._gone.set_result(None)
-        if self._sample is not None:
-            self._sample.cancel()
+        if (sample := self._sample) is not None:
+            sample.cancel()
         self._service.programs.gone(self)
         self._service.activity.gone(self)
 
@@ -262,11 +264,11 @@ class Session:
 
     def _computed(self, prepared: PreparedObservation, noise: np.ndarray, spec: CaptureSpec | None) -> Sample:
         """Waits for the batch that the observation is part of."""
-        self._sample = self._wanted(lambda: self._service.batcher.submit(prepared, noise, spec, self))
+        self._sample = future = self._wanted(lambda: self._service.batcher.submit(prepared, noise, spec, self))
         if self._gone.done():  # after it was kept: `abandon` has seen it, or is seen here
-            self._sample.cancel()
+            future.cancel()
         try:
-            sample = self._sample.result()
+            sample = future.result()
         except CancelledError:
             raise _ClientGoneError from None
         finally:

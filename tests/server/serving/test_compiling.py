@@ -180,7 +180,7 @@ def test_programs_that_are_let_go_leave_memory(policy):
     programs.want(None, 1).result()
     before = live()
     counts = []
-    for spec in specs(6):
+    for spec in specs(5):
         programs.want(spec, 1).result()
         counts.append(live() - before)
     programs.close()
