@@ -11,7 +11,7 @@ import pytest
 from vlascope_client.bounds import DEPTH, ITEMS, KEY_BYTES, TEXT_BYTES
 from vlascope_client.codec import pack
 from vlascope_server.serving.errors import RequestError, error_json
-from vlascope_server.serving.messages import read_request
+from vlascope_server.serving.messages import Infer, read_request
 
 from tests.server.serving.wire import observation
 
@@ -95,9 +95,13 @@ def test_what_is_just_within_the_bounds_is_read():
     for _ in range(DEPTH - 4):
         deep = [deep]
     request = read_request(pack(observation(episode={"metadata": {"deep": deep, "long": "é" * 2000}}, noise=None)))
+    assert isinstance(request, Infer)
+    assert request.episode is not None
     assert request.episode.metadata["deep"] == deep
     numbers = [[0.5] * 32] * 100
     request = read_request(pack({**observation(seed=None), "noise": numbers, "annotations": {"x": [1, True, 2.5]}}))
+    assert isinstance(request, Infer)
+    assert request.noise is not None
     assert request.noise.shape == (100, 32)
     np.testing.assert_array_equal(request.annotations["x"], [1, 1, 2.5])
     assert ITEMS > 100 * 33 + 30
