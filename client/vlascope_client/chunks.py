@@ -15,7 +15,7 @@ import numpy as np
 
 from vlascope_client.errors import PolicyClientError
 from vlascope_client.replies import PolicyReply
-from vlascope_client.requests import InferOptions
+from vlascope_client.requests import InferOptions, check_options
 
 Observation = Mapping[str, Any]
 
@@ -117,11 +117,13 @@ class ActionChunkBroker(_Chunk):
 
         Args:
             observation: as of `infer`, or a function that makes it; not looked at in steps that do not ask.
-            options: as of `infer`; not looked at in steps that do not ask.
+            options: as of `infer`; in steps that do not ask, only their names are looked at.
 
         Raises:
+            TypeError: an option that there is not.
             Exception: what `infer` of the policy raises.
         """
+        check_options(options)  # in every step, or a typo would show in the steps that ask alone
         if not self.needs_inference:
             return self._take(None)
         return self._take(self._policy.infer(observation() if callable(observation) else observation, **options))
@@ -138,6 +140,7 @@ class AsyncActionChunkBroker(_Chunk):
         self, observation: Observation | Callable[[], Observation], **options: Unpack[InferOptions]
     ) -> ActionStep:
         """See `ActionChunkBroker.act`."""
+        check_options(options)  # in every step, or a typo would show in the steps that ask alone
         if not self.needs_inference:
             return self._take(None)
         return self._take(await self._policy.infer(observation() if callable(observation) else observation, **options))

@@ -2,7 +2,7 @@
 
 An array is a map with the byte-string keys `__ndarray__`, `data` (C order), `dtype` (numpy's string) and `shape`; a numpy
 scalar one with `__npgeneric__`, `data` and `dtype`. Nothing here runs code that a peer sent, or takes more memory than a
-small multiple of its message. Knows nothing of what a message means.
+message has bytes and a few megabytes beside them. Knows nothing of what a message means.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Any, NoReturn
 
 import msgpack
 import numpy as np
+
+from vlascope_client.bounds import excess
+from vlascope_client.wording import short
 
 _KINDS = "biufSU"  # no objects, no void, no complex numbers, no times
 _AXES = 32  # numpy 1 has no more; a longer shape would only cost time to multiply
@@ -48,8 +51,10 @@ def unpack(data: bytes | bytearray | memoryview) -> Any:
     """The message in `data`. Its arrays are read-only.
 
     Raises:
-        MessageError: it is not msgpack, or an array in it is not what it says.
+        MessageError: it is not msgpack, exceeds the bounds of `bounds.py`, or an array in it is not what it says.
     """
+    if (what := excess(data)) is not None:
+        raise MessageError(f"message: {what}")
     try:
         return msgpack.unpackb(data, object_hook=_unpack_array, ext_hook=_refuse_extension, strict_map_key=True)
     except MessageError:
@@ -86,11 +91,11 @@ def _unpack_array(value: dict) -> Any:
             or len(shape) > _AXES
             or not all(type(n) is int and 0 <= n < 2**63 for n in shape)
         ):
-            raise MessageError(f"array: expected a shape of up to {_AXES} whole numbers, found {_short(shape)}")
+            raise MessageError(f"array: expected a shape of up to {_AXES} whole numbers, found {short(shape)}")
         if not isinstance(data, bytes) or len(data) != math.prod(shape) * dtype.itemsize:
             found = len(data) if isinstance(data, bytes) else type(data).__name__
             expected = math.prod(shape) * dtype.itemsize
-            raise MessageError(f"array: expected {expected} bytes for {_short(shape)} {dtype}, found {found}")
+            raise MessageError(f"array: expected {expected} bytes for {short(shape)} {dtype}, found {found}")
         return np.ndarray(shape, dtype, buffer=data)
     if b"__npgeneric__" in value:
         dtype = _dtype(value)
@@ -115,7 +120,7 @@ def _dtype(value: dict) -> np.dtype:
             raise TypeError
         dtype = np.dtype(name)
     except (TypeError, ValueError):
-        raise MessageError(f"array: expected numpy's name of a dtype such as '<f4', found {_short(name)}") from None
+        raise MessageError(f"array: expected numpy's name of a dtype such as '<f4', found {short(name)}") from None
     if dtype.kind not in _KINDS or dtype.itemsize == 0:
         raise MessageError(f"array: dtype {name}: expected numbers, booleans or text")
     return dtype
@@ -123,8 +128,3 @@ def _dtype(value: dict) -> np.dtype:
 
 def _refuse_extension(code: int, data: bytes) -> NoReturn:
     raise MessageError(f"message: msgpack extension {code}: expected maps, lists, text, numbers, booleans and arrays")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -55,8 +55,7 @@ def infer_message(observation: Mapping[str, Any], options: InferOptions) -> Mess
         ValueError: the observation is a request, or holds an option that is given beside it too.
         TypeError: an option that there is not.
     """
-    if unknown := [name for name in options if name not in OWN_FIELDS]:
-        raise TypeError(f"infer: unknown option {unknown[0]!r}; expected {', '.join(OWN_FIELDS)}")
+    check_options(options)
     if "request" in observation:
         raise ValueError("observation: has a key `request`, which would make it no observation: rename it")
     message = dict(observation)
@@ -71,6 +70,12 @@ def infer_message(observation: Mapping[str, Any], options: InferOptions) -> Mess
     if "episode" in message:
         message["episode"] = episode_map(message["episode"])
     return message
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises TypeError for an option of `infer` that there is not."""
+    if unknown := [name for name in options if name not in OWN_FIELDS]:
+        raise TypeError(f"infer: unknown option {unknown[0]!r}; expected {', '.join(OWN_FIELDS)}")
 
 
 def plan_message(collect_latents: CaptureRequest) -> Message:

@@ -1,9 +1,20 @@
-"""Where downloads and compiled programs are kept. Knows nothing of what they are."""
+"""Where downloads and compiled programs are kept, and how much of a disk the programs may take."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import time
 from pathlib import Path
+
+PROGRAM_BYTES = 4 * 10**9
+"""Compiled programs that are kept on disk; those that were used longest ago make room."""
+
+FREE_BYTES = 10**9
+"""No program is kept while its disk has less free."""
+
+_WORTH_KEEPING, _NEVER = 1.0, 1e9
+"""JAX keeps the programs that took it longer to compile: its own default in seconds, and what no program takes."""
 
 
 def cache_folder() -> Path:
@@ -12,8 +23,49 @@ def cache_folder() -> Path:
 
 
 def use_compilation_cache() -> None:
-    """What one process has compiled, no later one compiles again; a folder that JAX was told of already stays."""
+    """What one process has compiled, no later one compiles again; a folder or bound that JAX was told of already stays."""
     import jax
 
     if jax.config.values.get("jax_compilation_cache_dir") is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    if jax.config.values.get("jax_compilation_cache_max_size") == -1:
+        jax.config.update("jax_compilation_cache_max_size", PROGRAM_BYTES)
+    _date_programs(Path(jax.config.values["jax_compilation_cache_dir"]))
+    heed_free_space()
+
+
+def heed_free_space() -> None:
+    """Call before compiling: programs are still read from a disk that is nearly full, and none is written to it."""
+    import jax
+
+    folder = jax.config.values.get("jax_compilation_cache_dir")
+    if folder is None:
+        return
+    name = "jax_persistent_cache_min_compile_time_secs"
+    if _free(Path(folder)) < FREE_BYTES:
+        jax.config.update(name, _NEVER)
+    elif jax.config.values[name] == _NEVER:
+        jax.config.update(name, _WORTH_KEEPING)
+
+
+def _free(folder: Path) -> int:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0
+
+
+def _date_programs(folder: Path) -> None:
+    """Gives a date to each program that has none, from before there was a bound or from a process that was killed.
+
+    JAX keeps the date of last use in a file of its own, and keeps no further program where one is missing.
+    """
+    try:
+        for program in folder.glob("*-cache"):
+            date = program.with_name(program.name.removesuffix("-cache") + "-atime")
+            if not date.exists():
+                date.write_bytes(time.time_ns().to_bytes(8, "little"))
+    except OSError:
+        return  # a folder that cannot be written keeps no programs anyway

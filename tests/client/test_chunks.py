@@ -73,6 +73,14 @@ class TestBroker:
         assert made_at == [0, 2]
         assert [observation for observation, _ in policy.asked] == [{"t": 0}, {"t": 2}]
 
+    def test_an_unknown_option_is_an_error_in_every_step(self, made: Any) -> None:
+        policy, _, act = made(3)
+        for _ in range(2):  # the first step asks the policy, the second does not
+            with pytest.raises(TypeError, match="unknown option 'colect_latents'"):
+                act("o", colect_latents=True)
+            act("o", timestep=1)
+        assert len(policy.asked) == 1
+
     def test_reset(self, made: Any) -> None:
         _, broker, act = made(3)
         act({})

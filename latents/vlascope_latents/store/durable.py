@@ -33,19 +33,24 @@ def write_durably(path: Path, content: Any) -> None:
         OSError: it could not; no file is left behind.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    # the folder is opened first: where descriptors have run out, nothing has been renamed yet
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            write_all(descriptor, content)
-            sync_data(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    sync_folder(path.parent)
+            try:
+                write_all(descriptor, content)
+                sync_data(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def write_all(descriptor: int, content: Any) -> None:

@@ -62,7 +62,12 @@ class IndexWriter:
         self.path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         self._length = 0
-        sync_folder(path.parent)
+        try:
+            sync_folder(path.parent)
+        except OSError:
+            os.close(self._descriptor)
+            os.unlink(path)
+            raise
 
     def append(self, lines: list[FrameLine]) -> None:
         """Commits frames.

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ def create_run_folder(root: Path, name: str, layout: LatentLayout, model: Mappin
         StoreError: `root` cannot be written, or `name` is no name.
     """
     check_name("run", name)
+    made: Path | None = None
     now = datetime.datetime.now(datetime.UTC)
     stem = f"{now:%Y%m%dT%H%M%S}-{name}"
     try:
@@ -91,6 +93,7 @@ def create_run_folder(root: Path, name: str, layout: LatentLayout, model: Mappin
                 path.mkdir()
             except FileExistsError:
                 continue
+            made = path
             break
         else:
             raise StoreError(f"{root}: a thousand runs are called {stem}: choose another name")
@@ -105,6 +108,8 @@ def create_run_folder(root: Path, name: str, layout: LatentLayout, model: Mappin
         }
         write_durably(path / RUN_FILE, json.dumps(content, indent=1).encode())
     except OSError as error:
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
         raise StoreError(
             f"{root}: cannot create a run here ({error.strerror}): choose a folder that can be written"
         ) from error

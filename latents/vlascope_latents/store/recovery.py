@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from collections.abc import Container
 from pathlib import Path
 
 from vlascope_latents.store.durable import PARTIAL, BlockingStore, sync_folder
@@ -52,8 +53,7 @@ def recover_run(path: Path, store: BlockingStore) -> Recovery:
         attributes = read_attributes(store, f"{EPISODES}/{folder}")
         index = path / INDEX_FOLDER / f"{folder}.jsonl"
         if attributes is None:  # the kill came while it was made: nobody was told that it exists
-            store.delete_folder(f"{EPISODES}/{folder}")
-            index.unlink(missing_ok=True)
+            discard_episode(path, store, folder)
             done.swept.append(f"{EPISODES}/{folder}")
         elif attributes["status"] == "open":
             _, length = read_index(index)
@@ -65,9 +65,30 @@ def recover_run(path: Path, store: BlockingStore) -> Recovery:
         else:
             rows[folder] = EpisodeRow.from_attributes(folder, attributes)
             done.rows.append(folder)
+    _sweep_indices(path, {*rows, *store.list_dir(EPISODES)}, done)
     if len(rows) > len(known):
         write_table(path / TABLE_FILE, rows.values())
     return done
+
+
+def _sweep_indices(path: Path, folders: Container[str], done: Recovery) -> None:
+    """Removes empty index files without an episode, which would keep their ids from being opened."""
+    for index in sorted((path / INDEX_FOLDER).glob("*.jsonl")):
+        if index.stem not in folders and index.stat().st_size == 0:
+            index.unlink()
+            done.swept.append(f"{INDEX_FOLDER}/{index.name}")
+
+
+def discard_episode(path: Path, store: BlockingStore, folder: str) -> None:
+    """Removes every trace of an episode that was never opened.
+
+    The index goes first: a folder without attributes is found again after a kill, an index alone is not.
+
+    Raises:
+        OSError: some of it is still there; calling it again is safe.
+    """
+    (path / INDEX_FOLDER / f"{folder}.jsonl").unlink(missing_ok=True)
+    store.delete_folder(f"{EPISODES}/{folder}")
 
 
 def _sweep(path: Path, done: Recovery) -> None:

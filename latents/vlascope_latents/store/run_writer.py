@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
+import shutil
 import threading
 import uuid
 from collections.abc import Callable, Mapping
@@ -36,12 +38,14 @@ from vlascope_latents.store.layout_on_disk import (
     read_run,
     split_folder,
 )
-from vlascope_latents.store.recovery import Recovery, recover_run
+from vlascope_latents.store.recovery import Recovery, discard_episode, recover_run
 from vlascope_latents.store.sealing import EPISODES
 from vlascope_latents.store.table import EpisodeRow, read_table, write_table
 from vlascope_latents.store.tensors import StoredTensor, group_metadata, stored_tensors
 
 OnFull = Literal["block", "drop"]
+
+_log = logging.getLogger(__name__)
 
 
 class RunWriter:
@@ -73,10 +77,13 @@ class RunWriter:
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="latent-store-writer")
         self._lock = threading.RLock()
         self._table = threading.Lock()
+        self._discarding = threading.Lock()
         self._open: dict[str, EpisodeWriter] = {}
         self._opening: set[str] = set()
         self._rows: dict[str, EpisodeRow] = {}
         self._attempts: dict[str, int] = {}
+        self._refused: set[str] = set()
+        self._table_behind = False
         self._committed = self._dropped = self._bytes = 0
         self._closed = False
 
@@ -97,13 +104,20 @@ class RunWriter:
         Raises:
             StoreError: the folder cannot be written, or a name or option is wrong.
         """
-        run = cls(create_run_folder(Path(root), name, layout, model or {}), **options)
+        path = create_run_folder(Path(root), name, layout, model or {})
         try:
-            run._store.put("zarr.json", group_metadata())
-            run._store.put(f"{EPISODES}/zarr.json", group_metadata())
-        except OSError as error:
-            run.close()
-            raise StoreError(f"{run.path}: cannot be written ({error.strerror}): make room") from error
+            run = cls(path, **options)
+            try:
+                run._store.put("zarr.json", group_metadata())
+                run._store.put(f"{EPISODES}/zarr.json", group_metadata())
+            except BaseException:
+                run.close()
+                raise
+        except BaseException as error:
+            shutil.rmtree(path, ignore_errors=True)  # a run that could not be opened leaves no folder
+            if isinstance(error, OSError):
+                raise StoreError(f"{path}: cannot be written ({error.strerror}): make room") from error
+            raise
         return run
 
     @classmethod
@@ -144,7 +158,8 @@ class RunWriter:
             plan: what its frames hold.
 
         Raises:
-            StoreError: the id is no name or is open already, a frame does not fit in memory, or the disk is full.
+            StoreError: the id is no name or is open already, a frame does not fit in memory, or the disk is full. A refused
+                opening leaves nothing: neither files nor, where those could be removed, a used attempt number.
         """
         episode_id = f"episode-{uuid.uuid4().hex[:12]}" if episode_id is None else check_name("episode", episode_id)
         tensors = stored_tensors(plan, self.info.layout)
@@ -156,26 +171,50 @@ class RunWriter:
                 raise StoreError(f"episode {episode_id}: is open already: seal it before the next attempt")
             self._opening.add(episode_id)
             attempt = self._attempts.get(episode_id, 0) + 1
+        folder = episode_folder(episode_id, attempt)
         try:
             # without the lock: what waits for the disk here holds up no other episode
-            episode = self._make_episode(episode_id, attempt, metadata, plan, tensors)
+            self._discard_refused()
+            try:
+                episode = self._make_episode(episode_id, folder, attempt, metadata, plan, tensors)
+            except BaseException:
+                self._refused.add(folder)
+                self._discard_refused()
+                raise
             with self._lock:
                 self._attempts[episode_id] = attempt
                 self._open[episode_id] = episode
             return episode
         finally:
             with self._lock:
+                if folder in self._refused:  # what is left there must not become part of the next attempt
+                    self._attempts[episode_id] = attempt
                 self._opening.discard(episode_id)
+
+    def _discard_refused(self) -> None:
+        """Removes what refused openings left; what cannot be removed now is tried again at the next opening and the close."""
+        if not self._refused:
+            return
+        with self._discarding:  # a folder that another thread still removes must not be made again
+            for folder in list(self._refused):
+                try:
+                    discard_episode(self.path, self._store, folder)
+                except OSError as error:
+                    _log.warning(
+                        "%s: refused episode %s is still to be removed (%s)", self.path, folder, error.strerror
+                    )
+                    return
+                self._refused.discard(folder)
 
     def _make_episode(
         self,
         episode_id: str,
+        folder: str,
         attempt: int,
         metadata: Mapping[str, Any] | None,
         plan: CapturePlan,
         tensors: tuple[StoredTensor, ...],
     ) -> EpisodeWriter:
-        folder = episode_folder(episode_id, attempt)
         base = f"{EPISODES}/{folder}"
         attributes = {"episode": episode_id, "attempt": attempt, "status": "open", "metadata": dict(metadata or {}),
                       "capture_spec": plan.spec.to_map()}  # fmt: skip
@@ -183,14 +222,20 @@ class RunWriter:
             content = group_metadata(attributes)
         except TypeError as error:
             raise StoreError(f"episode {episode_id}, metadata: expected JSON ({error})") from error
+        index = None
         try:
             for group in dict.fromkeys(tensor.path.split("/")[0] for tensor in tensors):
                 self._store.put(f"{base}/{group}/zarr.json", group_metadata())
             for tensor in tensors:
                 self._store.put(f"{base}/{tensor.path}/zarr.json", tensor.metadata(0))
-            self._store.put(f"{base}/zarr.json", content)
             index = IndexWriter(self.path / INDEX_FOLDER / f"{folder}.jsonl")
-        except OSError as error:
+            # the attributes come last: readers see an episode once everything else of it is there
+            self._store.put(f"{base}/zarr.json", content)
+        except BaseException as error:
+            if index is not None:
+                index.close()
+            if not isinstance(error, OSError):
+                raise
             raise StoreError(
                 f"{self.path}: cannot open episode {folder} ({error.strerror}): make room or choose another folder"
             ) from error
@@ -236,6 +281,9 @@ class RunWriter:
             except StoreError as error:
                 failures.append(error)
         self._workers.shutdown()
+        self._discard_refused()
+        if self._table_behind:
+            self._write_table()
         self._store.close()
         self._lock_file.close()
         if failures:
@@ -258,10 +306,22 @@ class RunWriter:
             if row is not None:
                 self._rows[row.folder] = row
         if row is not None:
-            with self._table:  # not the other one: nobody else has to wait until a table of thousands is written
-                with self._lock:
-                    rows = list(self._rows.values())
+            self._write_table()
+
+    def _write_table(self) -> None:
+        """The table is a copy: an episode is sealed by its attributes, whether or not its row can be written now."""
+        with self._table:  # not the other one: nobody else has to wait until a table of thousands is written
+            with self._lock:
+                rows = list(self._rows.values())
+            try:
                 write_table(self.path / TABLE_FILE, rows)
+            except OSError as error:
+                self._table_behind = True
+                _log.warning(
+                    "%s: cannot be written now (%s): it is tried again", self.path / TABLE_FILE, error.strerror
+                )
+            else:
+                self._table_behind = False
 
 
 def lock_run(path: Path) -> Any:

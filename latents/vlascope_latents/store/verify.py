@@ -1,19 +1,29 @@
-"""Recomputes every checksum of a store and names what is not as it was written.
+"""Recomputes every checksum of a store, and compares each episode's arrays with its capture spec and with its frames.
 
-Knows nothing of how to mend it: a damaged frame is lost.
+A damaged frame is lost: this module only names it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import functools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
 
+from vlascope_latents.layout import LatentLayout
+from vlascope_latents.plan import plan_capture
+from vlascope_latents.spec import CaptureSpec, CaptureSpecError
 from vlascope_latents.store.errors import DamagedError, StoreError
+from vlascope_latents.store.index import FrameLine
+from vlascope_latents.store.layout_on_disk import read_run
 from vlascope_latents.store.reader import Episode
 from vlascope_latents.store.shard_reader import Part, ShardReader
+from vlascope_latents.store.tensors import StoredTensor, stored_tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,27 +43,92 @@ class Problem:
 def verify(episodes: Iterable[Episode]) -> Iterator[Problem]:
     """Reads every tensor of every committed frame and yields what is wrong."""
     shards = ShardReader()
+    layout_of = functools.cache(lambda path: read_run(path).layout)
     for episode in episodes:
         try:
             lines, tensors = episode.lines(), episode.tensors()
+            expected = _expected_arrays(episode, layout_of(episode.path))
+            wrong = [*_compare_arrays(expected, tensors), *_compare_shards(episode, tensors, lines)]
         except StoreError as error:
             yield Problem(episode.run, episode.row.folder, None, str(error))
             continue
         if episode.status != "open" and len(lines) != episode.row.frames:
-            message = f"expected {episode.row.frames} committed frames, found {len(lines)} in the index"
+            wrong.append(f"expected {episode.row.frames} committed frames, found {len(lines)} in the index")
+        for message in wrong:
             yield Problem(episode.run, episode.row.folder, None, message)
         for line in lines:
-            for path, checksum in line.xxh3.items():
-                if path not in tensors:
-                    yield Problem(episode.run, episode.row.folder, line.frame, f"{path}: the array is missing")
-                    continue
-                tensor = tensors[path]
-                content = np.empty(tensor.shape, tensor.storage_dtype)
-                try:
-                    file = episode.folder / path / tensor.key(line.frame)
-                    shards.read(file, tensor, Part.whole(tensor), content)
-                    found = xxhash.xxh3_64_hexdigest(content.data)
-                    if found != checksum:
-                        raise DamagedError(f"{file}: damaged: expected checksum {checksum}, found {found}")
-                except DamagedError as error:
-                    yield Problem(episode.run, episode.row.folder, line.frame, str(error))
+            for message in _check_frame(episode, line, tensors, expected, shards):
+                yield Problem(episode.run, episode.row.folder, line.frame, message)
+
+
+def _expected_arrays(episode: Episode, layout: LatentLayout) -> dict[str, StoredTensor]:
+    """The arrays that the episode's capture spec asks for, by path."""
+    file = episode.folder / "zarr.json"
+    try:
+        spec = CaptureSpec.from_map(_attributes(file)["capture_spec"])
+        return {tensor.path: tensor for tensor in stored_tensors(plan_capture(spec, layout), layout)}
+    except (KeyError, TypeError, CaptureSpecError) as error:
+        raise DamagedError(f"{file}: damaged: expected a capture spec that fits the run's layout ({error})") from error
+
+
+def _attributes(file: Path) -> Mapping[str, Any]:
+    try:
+        return json.loads(file.read_bytes())["attributes"]
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{file}: damaged: expected the attributes of an episode") from error
+
+
+def _compare_arrays(expected: Mapping[str, StoredTensor], found: Mapping[str, StoredTensor]) -> Iterator[str]:
+    for path in sorted({*expected, *found}):
+        if path not in expected:
+            yield f"{path}: the array is not part of the capture spec, which asks for {', '.join(expected)}"
+        elif path not in found:
+            yield f"{path}: the array is missing"
+        else:
+            for field in ("dims", "shape", "dtype", "attributes"):
+                want, have = getattr(expected[path], field), getattr(found[path], field)
+                if have != want:
+                    yield f"{path}: {field}: expected {want} by the capture spec, found {have}"
+
+
+def _compare_shards(episode: Episode, tensors: Mapping[str, StoredTensor], lines: Sequence[FrameLine]) -> Iterator[str]:
+    """Of a closed episode: every array is as long as the index, and holds a file for each frame and no other.
+
+    An open one may hold frames on their way, and what a killed writer left.
+    """
+    if episode.status == "open":
+        return
+    for path, tensor in tensors.items():
+        folder = episode.folder / path
+        length = json.loads((folder / "zarr.json").read_bytes())["shape"][0]
+        if length != len(lines):
+            yield f"{path}: the array has {length} frames, and the index {len(lines)}"
+        committed = {tensor.key(line.frame) for line in lines}
+        left = sorted(file.name for file in folder.glob("c.*") if file.name not in committed)
+        if left:
+            yield f"{path}: {len(left)} files of no committed frame, such as {left[0]}"
+
+
+def _check_frame(
+    episode: Episode,
+    line: FrameLine,
+    tensors: Mapping[str, StoredTensor],
+    expected: Mapping[str, StoredTensor],
+    shards: ShardReader,
+) -> Iterator[str]:
+    for path in sorted({*expected, *tensors} - {*line.xxh3}):
+        yield f"{path}: the index has no checksum of it"
+    for path, checksum in line.xxh3.items():
+        if path not in tensors:
+            yield f"{path}: the array is missing"
+            continue
+        tensor = tensors[path]
+        content = np.empty(tensor.shape, tensor.storage_dtype)
+        try:
+            file = episode.folder / path / tensor.key(line.frame)
+            shards.read(file, tensor, Part.whole(tensor), content)
+            found = xxhash.xxh3_64_hexdigest(content.data)
+            if found != checksum:
+                raise DamagedError(f"{file}: damaged: expected checksum {checksum}, found {found}")
+        except DamagedError as error:
+            yield str(error)

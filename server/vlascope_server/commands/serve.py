@@ -73,10 +73,18 @@ class Serve:
     """Its key (PEM)."""
     insecure: bool = False
     """Lets other machines connect without a key."""
+    allow_host: tuple[str, ...] = ()
+    """Names that requests may call this server by; its machine's own and addresses in numbers need none. `*` is any."""
+    allow_origin: tuple[str, ...] = ()
+    """Sites whose web pages may connect, such as https://example.org; none unless told. `*` is any."""
     max_clients: int = 64
     """Connections at a time."""
     max_in_flight: int = 64
     """Requests being answered at a time."""
+    max_connecting: int = 128
+    """Sockets that have not finished their handshake, at a time; a quarter of them from one host."""
+    max_episodes: int | None = None
+    """Episodes open in the store at a time; unless told, 32 a client, or fewer where the limit of open files is low."""
     max_message_bytes: str = "32MB"
     """Of one message."""
     warm_up: Literal["none", "single", "all"] = "single"
@@ -128,7 +136,15 @@ class Serve:
             tls_cert=self.tls_cert,
             tls_key=self.tls_key,
             insecure=self.insecure,
-            limits=Limits(size("--max-message-bytes", self.max_message_bytes), self.max_clients, self.max_in_flight),
+            allow_hosts=self.allow_host,
+            allow_origins=self.allow_origin,
+            limits=Limits(
+                size("--max-message-bytes", self.max_message_bytes),
+                self.max_clients,
+                self.max_in_flight,
+                self.max_connecting,
+                self.max_episodes,
+            ),
             warm_up=self.warm_up,
         )
         serve(options, _print_started, lambda: print("ready", flush=True))

@@ -1,30 +1,38 @@
 """Compiled sampling programs, one a capture spec and batch size, made on a thread of their own when first wanted.
 
-Compiling takes seconds to minutes; whoever has a program that is ready goes on meanwhile. Knows nothing of requests.
+Compiling takes seconds to minutes; whoever has a program that is ready goes on meanwhile. `compile_queue.py` says which
+program comes next.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, InvalidStateError
 
 import jax
 import numpy as np
 from vlascope_latents import CapturePlan, CaptureSpec, plan_capture
 
+from vlascope_server.cache import heed_free_space
 from vlascope_server.model import Observation, sample_actions
 from vlascope_server.model.taps import Latents
+from vlascope_server.policies.compile_queue import Asker, CompileQueue, Job
 from vlascope_server.policies.policy import Policy
 
 _log = logging.getLogger(__name__)
 
-_KEPT_SPECS = 8
+KEPT_SPECS = 8
 """Specs, besides none, whose programs stay: each costs memory, and a client may name any number of them."""
+
+
+class ProgramsClosedError(RuntimeError):
+    """The server ends, and compiles nothing more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Programs:
         on_done: called after each attempt to compile.
     """
 
-    def __init__(self, policy: Policy, max_batch: int, *, pad: bool):
+    def __init__(self, policy: Policy, max_batch: int, *, pad: bool, kept_specs: int = KEPT_SPECS):
         """Compiles nothing yet.
 
         Args:
@@ -56,15 +64,19 @@ class Programs:
             max_batch: the greatest size; the others are the powers of two below.
             pad: run a batch in the next greater size rather than in smaller ones: right where a larger batch costs little
                 more, as on a GPU, and wrong where it costs its size, as on a CPU.
+            kept_specs: specs, besides none, whose programs stay; those that were asked for longest ago go first.
         """
         self.on_done: Callable[[], None] = lambda: None
         self.sizes = tuple(
             dict.fromkeys([*(2**k for k in range(max_batch.bit_length()) if 2**k < max_batch), max_batch])
         )
-        self._policy, self._pad = policy, pad
-        self._lock = threading.Lock()
+        self._policy, self._pad, self._kept_specs = policy, pad, kept_specs
+        self._changed = threading.Condition()
         self._closed = False
-        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compiler")
+        self._queue = CompileQueue()
+        self._running: Job | None = None
+        # a daemon: compiling cannot be interrupted, and nobody waits for it at the end
+        self._compiler: threading.Thread | None = None
         self._programs: OrderedDict[CaptureSpec | None, dict[int, Future[Program]]] = OrderedDict()
         self._plan = functools.lru_cache(256)(lambda spec: plan_capture(spec, policy.layout))
 
@@ -82,62 +94,139 @@ class Programs:
             return next((size for size in self.sizes if size >= count), self.sizes[-1])
         return max(size for size in self.sizes if size <= count)
 
-    def want(self, spec: CaptureSpec | None, size: int) -> Future[Program]:
-        """Has a program compiled, once; the future fails where it cannot be."""
-        with self._lock:
-            made = self._programs.setdefault(spec, {})
+    def want(self, spec: CaptureSpec | None, size: int, asker: Asker | None = None) -> Future[Program]:
+        """Has a program compiled, once; the future fails where it cannot be, and is cancelled where every asker has gone.
+
+        Args:
+            spec: of the program.
+            size: of its batches.
+            asker: the client that waits; None for the server itself.
+
+        Raises:
+            TooManyJobsError: the asker waits for as many programs as a client may.
+        """
+        future = self._ask(spec, size, asker, optional=False)
+        assert future is not None, "only optional programs may be left out"  # noqa: S101 (the queue's own rule)
+        return future
+
+    def _ask(
+        self, spec: CaptureSpec | None, size: int, asker: Asker | None, *, optional: bool
+    ) -> Future[Program] | None:
+        with self._changed:
+            known = self._programs.get(spec, {}).get(size)
+            if known is None or known.cancelled() or not known.done():
+                if self._closed:
+                    future: Future[Program] = Future()
+                    future.set_exception(ProgramsClosedError("the server is shutting down"))
+                    return future
+                asked = self._queue.ask((spec, size), asker, optional=optional)
+                if asked is None:
+                    return None
+                future = asked
+            else:
+                future = known
+            self._programs.setdefault(spec, {})[size] = future
             self._programs.move_to_end(spec)
-            if size in made and not made[size].cancelled():
-                return made[size]
-            if self._closed:
-                made[size] = Future()
-                made[size].set_exception(RuntimeError("the server is shutting down"))
-                return made[size]
-            future = made[size] = self._compiler.submit(self._compile, spec, size)
+            if future is known:
+                return future
             self._forget()
+            if self._compiler is None:
+                self._compiler = threading.Thread(target=self._run, name="compiler", daemon=True)
+                self._compiler.start()
+            self._changed.notify_all()
         # without the lock: who is told holds one of its own, and asks for programs while it does
         future.add_done_callback(lambda _: self.on_done())
         return future
 
-    def ready(self, spec: CaptureSpec | None, count: int) -> Program | None:
+    def gone(self, asker: Asker) -> None:
+        """Forgets a client: what nobody else waits for is not compiled, unless it is being compiled already."""
+        with self._changed:
+            dropped = self._queue.gone(asker)
+            for job in dropped:
+                spec, size = job.key
+                self._programs[spec].pop(size, None)
+                if not self._programs[spec]:
+                    del self._programs[spec]
+        for job in dropped:
+            job.future.cancel()
+
+    def ready(self, spec: CaptureSpec | None, count: int, askers: Collection[Asker | None] = (None,)) -> Program | None:
         """The program to run `count` observations with now: the best size where it is ready, else the largest below.
 
-        None where nothing is ready. What is missing is being compiled after this call.
+        None where nothing is ready. What is missing is being compiled after this call, for `askers`.
         """
         best = self.size_for(count)
-        self.want(spec, best)
-        with self._lock:
-            made = dict(self._programs.get(spec, {}))
-        done = {size: f for size, f in made.items() if f.done() and not f.cancelled() and f.exception() is None}
+        with self._changed:
+            done = {
+                size: future
+                for size, future in self._programs.get(spec, {}).items()
+                if future.done() and not future.cancelled() and future.exception() is None
+            }
+            if done:
+                self._programs.move_to_end(spec)
         if best in done:
             return done[best].result()
+        for asker in askers:
+            self._ask(spec, best, asker, optional=best != self.sizes[0])
+            if not done and best != self.sizes[0]:
+                self.want(spec, self.sizes[0], asker)
         below = [size for size in done if size < best]
         return done[max(below)].result() if below else None
 
     def failure(self, spec: CaptureSpec | None) -> BaseException | None:
         """Why a spec has no program at all; None where one may still come."""
-        with self._lock:
+        with self._changed:
             first = self._programs.get(spec, {}).get(self.sizes[0])
         return first.exception() if first is not None and first.done() and not first.cancelled() else None
 
+    @property
+    def compiling(self) -> bool:
+        """Whether a program is being compiled now, which nothing can interrupt."""
+        with self._changed:
+            return self._running is not None
+
     def close(self) -> None:
-        """Lets go of what waits to be compiled."""
-        with self._lock:
+        """Lets go of what waits to be compiled, and tells whoever waits for what is being compiled that it comes too late."""
+        with self._changed:
             self._closed = True
-        self._compiler.shutdown(wait=False, cancel_futures=True)
+            left = self._queue.clear()
+            self._changed.notify_all()
+        for job in left:
+            _fail(job.future, ProgramsClosedError("the server is shutting down"))
 
     def _forget(self) -> None:
         """Lets the specs go that were asked for longest ago; never one that somebody waits for, who would only ask again."""
         specs = {spec: made for spec, made in self._programs.items() if spec is not None}
         compiled = [spec for spec, made in specs.items() if all(future.done() for future in made.values())]
-        for spec in compiled[: max(0, len(specs) - _KEPT_SPECS)]:
+        for spec in compiled[: max(0, len(specs) - self._kept_specs)]:
             del self._programs[spec]
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or len(self._queue))
+                if self._closed:
+                    return
+                job = self._running = self._queue.take()
+            if job is None:
+                continue
+            try:
+                program = self._compile(*job.key) if job.future.set_running_or_notify_cancel() else None
+            except BaseException as error:
+                outcome: Callable[[], None] = functools.partial(_fail, job.future, error)
+            else:
+                outcome = functools.partial(_succeed, job.future, program)
+            with self._changed:
+                self._queue.done(job)
+                self._running = None
+            outcome()
 
     def _compile(self, spec: CaptureSpec | None, size: int) -> Program:
         policy = self._policy
         noise = jax.ShapeDtypeStruct((size, *policy.noise_shape), np.float32)
         what = "without capture" if spec is None else f"with {spec}"
         _log.info("compiling for a batch of %d, %s", size, what)
+        heed_free_space()
         try:
             lowered = sample_actions.lower(
                 policy.params, policy.config, policy.batch_shape(size), noise, num_steps=policy.num_steps, capture=spec
@@ -146,4 +235,17 @@ class Programs:
         except Exception:
             _log.exception("compiling for a batch of %d, %s, failed", size, what)
             raise
+        finally:
+            # JAX remembers every program that it has lowered, and those that we let go would stay in memory
+            sample_actions.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
         return Program(size, lambda observation, noise: compiled(policy.params, observation, noise))
+
+
+def _succeed(future: Future[Program], program: Program | None) -> None:
+    with contextlib.suppress(InvalidStateError):  # closed or cancelled meanwhile
+        future.set_result(program)  # pyright: ignore[reportArgumentType]
+
+
+def _fail(future: Future[Program], error: BaseException) -> None:
+    with contextlib.suppress(InvalidStateError):
+        future.set_exception(error)

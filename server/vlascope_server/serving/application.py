@@ -11,9 +11,10 @@ import logging
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import jax
 from vlascope_latents import CapturePlan, CaptureSpec, CaptureSpecError, plan_capture
@@ -22,14 +23,17 @@ from vlascope_latents.store import RunWriter, StoreError
 from vlascope_server.cache import use_compilation_cache
 from vlascope_server.policies import Policy, PolicyOptions, Programs
 from vlascope_server.provenance import provenance
-from vlascope_server.serving.access import Access, check_host, read_key, tls_context
+from vlascope_server.serving.access import Access, check_host, is_address, read_key, tls_context
 from vlascope_server.serving.batcher import Activity, Batcher
+from vlascope_server.serving.descriptors import episodes_to_hold, raise_limit
 from vlascope_server.serving.episodes import Episodes
 from vlascope_server.serving.errors import ServeError
 from vlascope_server.serving.metadata import server_metadata
 from vlascope_server.serving.metrics import Metrics
+from vlascope_server.serving.repeats import OncePerSecond
 from vlascope_server.serving.server import Limits, PolicyServer
 from vlascope_server.serving.session import Seeds, Service
+from vlascope_server.serving.typos import Typos
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +61,8 @@ class ServeOptions:
         tls_cert: for wss.
         tls_key: for wss.
         insecure: allows other machines to connect without a key.
+        allow_hosts: names that a request may call this server by, beside its machine's own and addresses in numbers.
+        allow_origins: sites whose web pages may connect.
         limits: what is taken at most.
         warm_up: compile nothing, what a single client needs, or every batch size, before being ready.
     """
@@ -79,6 +85,8 @@ class ServeOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     insecure: bool = False
+    allow_hosts: tuple[str, ...] = ()
+    allow_origins: tuple[str, ...] = ()
     limits: Limits = Limits()  # noqa: RUF009
     warm_up: Literal["none", "single", "all"] = "single"
 
@@ -117,10 +125,22 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
     """
     key = read_key(options.api_key_file) if options.api_key_file else None
     check_host(options.host, has_key=key is not None, insecure=options.insecure)
+    named = (options.host, *options.allow_hosts) if not is_address(options.host) else options.allow_hosts
+    access = Access(key, named, options.allow_origins)
     tls = tls_context(options.tls_cert, options.tls_key)
     _check(options)
     if options.store is not None:
         check_writable(options.store)
+    limits = dataclasses.replace(
+        options.limits,
+        episodes=episodes_to_hold(
+            raise_limit(),
+            clients=options.limits.clients,
+            connecting=options.limits.connecting,
+            writers=options.writers,
+            asked=options.limits.episodes,
+        ),
+    )
     use_compilation_cache()
     policy = Policy.load(options.checkpoint, options.policy)
     try:
@@ -129,7 +149,7 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
         raise ServeError(f"--capture: {error.message}") from None
     seeds = Seeds(options.seed)
     run = None if options.store is None else _create_run(options, options.store, policy, seeds.first)
-    episodes = Episodes(run, min_free=options.min_free)
+    episodes = Episodes(run, min_free=options.min_free, most=limits.episodes or 0)
     activity, metrics = Activity(), Metrics(run.status if run else None)
     on_cpu = jax.default_backend() == "cpu"
     max_batch = 1 if options.deterministic else options.max_batch or (4 if on_cpu else 8)
@@ -141,12 +161,13 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
         active_clients=activity.count,
         on_batch=lambda size, seconds: metrics.batch.observe(size),
     )
-    service = Service(policy, programs, batcher, activity, episodes, metrics, options.capture, seeds)
+    typos = Typos(policy.pipeline.robot)
+    service = Service(policy, programs, batcher, activity, episodes, metrics, options.capture, seeds, typos)
     metadata = server_metadata(
-        policy, plan, service.run, dataclasses.asdict(options.limits), deterministic=options.deterministic
+        policy, plan, service.run, dataclasses.asdict(limits), deterministic=options.deterministic
     )
     listening = False
-    server = PolicyServer(service, metadata, access=Access(key), limits=options.limits)
+    server = PolicyServer(service, metadata, access=access, limits=limits)
 
     async def compile_all() -> None:
         specs = [None] if run is None else [None, options.capture]
@@ -177,14 +198,30 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
         warming.cancel()
         await server.stop()
 
+    repeats = OncePerSecond()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(repeats)
     try:
         asyncio.run(run_server())
     finally:
+        for handler in logging.getLogger().handlers:
+            handler.removeFilter(repeats)
         programs.close()
         batcher.close()
         episodes.close()
         if run is not None and not listening:
             shutil.rmtree(run.path, ignore_errors=True)  # a server that never was leaves no empty run
+    if programs.compiling or batcher.computing:
+        _leave_at_once()
+
+
+def _leave_at_once() -> NoReturn:
+    """Ends the process. Everything is closed; only XLA still compiles or computes, which nothing can interrupt."""
+    _log.info("what is being compiled or computed is given up")
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def check_writable(folder: Path) -> None:
@@ -212,6 +249,8 @@ def _check(options: ServeOptions) -> None:
         ("--writers", options.writers, 1),
         ("--max-clients", options.limits.clients, 1),
         ("--max-in-flight", options.limits.requests_in_flight, 1),
+        ("--max-connecting", options.limits.connecting, 4),
+        ("--max-episodes", 1 if options.limits.episodes is None else options.limits.episodes, 1),
         ("--max-message-bytes", options.limits.message_bytes, 1024),
     ):
         if value < least:

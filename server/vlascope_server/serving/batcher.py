@@ -10,23 +10,27 @@ Knows nothing of sockets, of episodes or of stores.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, InvalidStateError
 
 import numpy as np
 from vlascope_latents import CaptureSpec
 
 from vlascope_server.model.taps import Latents
-from vlascope_server.policies import Policy, PreparedObservation, Program, Programs
+from vlascope_server.policies import Asker, Policy, PreparedObservation, Program, Programs, ProgramsClosedError
 
 _log = logging.getLogger(__name__)
 
 _ACTIVE_SECONDS = 2.0
+
+_LAST_BATCH_SECONDS = 2.0
+"""That the end waits for the batch that is being computed."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,6 +64,7 @@ class _Item:
     noise: np.ndarray
     future: Future[Sample]
     since: float
+    asker: Asker | None
 
 
 class Activity:
@@ -108,27 +113,49 @@ class Batcher:
         self._queues: dict[CaptureSpec | None, deque[_Item]] = {}
         self._changed = threading.Condition(threading.RLock())
         self._closed = False
+        self._computing: list[_Item] = []
         programs.on_done = self._compiled
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
 
-    def submit(self, prepared: PreparedObservation, noise: np.ndarray, spec: CaptureSpec | None) -> Future[Sample]:
-        """Queues one observation with its noise [action horizon, the model's action width]."""
-        item = _Item(prepared, noise, Future(), time.perf_counter())
-        self._programs.want(spec, 1)
+    def submit(
+        self, prepared: PreparedObservation, noise: np.ndarray, spec: CaptureSpec | None, asker: Asker | None = None
+    ) -> Future[Sample]:
+        """Queues one observation with its noise [action horizon, the model's action width].
+
+        Until its batch begins, cancelling the future takes it out of the queue: nothing is computed for it.
+
+        Raises:
+            ProgramsClosedError: the server ends.
+            TooManyJobsError: `asker`, the client that waits for it, waits for as many programs as a client may.
+        """
+        item = _Item(prepared, noise, Future(), time.perf_counter(), asker)
+        self._programs.want(spec, 1, asker)
         with self._changed:
             if self._closed:
-                raise RuntimeError("the batcher is closed")
+                raise ProgramsClosedError("the server is shutting down")
             self._queues.setdefault(spec, deque()).append(item)
             self._changed.notify_all()
         return item.future
 
     def close(self) -> None:
-        """Answers what is queued and can be answered at once, refuses the rest, and ends the thread."""
+        """Answers what is queued and can be answered at once, refuses the rest, and ends the thread. May be called again.
+
+        A batch that takes the device long is not waited for: `computing` is true after that.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(_LAST_BATCH_SECONDS)
+        if self.computing:
+            with self._changed:
+                self._fail_all(ProgramsClosedError("the server closed before this was computed"))
+                _fail(self._computing, ProgramsClosedError("the server closed before this was computed"))
+
+    @property
+    def computing(self) -> bool:
+        """Whether the thread goes on; nothing can interrupt the device."""
+        return self._thread.is_alive()
 
     def _compiled(self) -> None:
         with self._changed:
@@ -149,15 +176,12 @@ class Batcher:
                 self._compute(program, items)
             except Exception as error:
                 _log.exception("a batch of %d failed, capture %s", len(items), spec)
-                for item in items:
-                    if not item.future.done():
-                        item.future.set_exception(error)
+                _fail(items, error)
 
     def _fail_all(self, error: BaseException) -> None:
         with self._changed:
             for queue in self._queues.values():
-                for item in queue:
-                    item.future.set_exception(error)
+                _fail([item for item in queue if item.future.set_running_or_notify_cancel()], error)
             self._queues.clear()
 
     def _next(self) -> tuple[Program, list[_Item], CaptureSpec | None] | None:
@@ -167,7 +191,7 @@ class Batcher:
                 chosen = self._oldest()
                 if chosen is None:
                     if self._closed:
-                        self._fail_all(RuntimeError("the server closed before this was compiled"))
+                        self._fail_all(ProgramsClosedError("the server closed before this was compiled"))
                         return None
                     self._changed.wait()
                     continue
@@ -180,17 +204,28 @@ class Batcher:
                 items = [queue.popleft() for _ in range(min(program.size, len(queue)))]
                 if not queue:
                     del self._queues[spec]
-                return program, items, spec
+                # from here on they cannot be cancelled
+                if items := [item for item in items if item.future.set_running_or_notify_cancel()]:
+                    self._computing = items
+                    return program, items, spec
 
     def _oldest(self) -> tuple[CaptureSpec | None, Program, deque[_Item]] | None:
+        self._drop_cancelled()
         for spec, queue in sorted(self._queues.items(), key=lambda entry: entry[1][0].since):
-            program = self._programs.ready(spec, len(queue))
+            program = self._programs.ready(spec, len(queue), [item.asker for item in queue])
             if program is not None:
                 return spec, program, queue
             if (error := self._programs.failure(spec)) is not None:
-                for item in self._queues.pop(spec):
-                    item.future.set_exception(error)
+                _fail([item for item in self._queues.pop(spec) if item.future.set_running_or_notify_cancel()], error)
         return None
+
+    def _drop_cancelled(self) -> None:
+        """Those whose clients have gone, before they are counted or anything is compiled for them."""
+        for spec, queue in list(self._queues.items()):
+            if any(item.future.cancelled() for item in queue):
+                self._queues[spec] = queue = deque(item for item in queue if not item.future.cancelled())
+            if not queue:
+                del self._queues[spec]
 
     def _compute(self, program: Program, items: list[_Item]) -> None:
         begun = time.perf_counter()
@@ -203,5 +238,12 @@ class Batcher:
         actions = np.asarray(on_device)
         seconds = time.perf_counter() - begun
         for row, item in enumerate(items):
-            item.future.set_result(Sample(actions[row], latents, row, begun - item.since, seconds, len(items)))
+            with contextlib.suppress(InvalidStateError):  # the end did not wait for it
+                item.future.set_result(Sample(actions[row], latents, row, begun - item.since, seconds, len(items)))
         self._on_batch(len(items), seconds)
+
+
+def _fail(items: Iterable[_Item], error: BaseException) -> None:
+    for item in items:
+        with contextlib.suppress(InvalidStateError):  # answered already
+            item.future.set_exception(error)

@@ -26,14 +26,13 @@ from vlascope_latents import CapturePlan, CaptureSpec
 from vlascope_latents.store import EpisodeWriter, RunWriter, StoreError
 from vlascope_latents.store.frame_slot import FrameSlot
 
+from vlascope_server.serving.descriptors import EPISODES_OF_A_CLIENT
 from vlascope_server.serving.errors import RequestError
 from vlascope_server.serving.messages import EpisodeInfo
 
 _log = logging.getLogger(__name__)
 
 _DISK_LOOK_SECONDS = 1.0
-_OPEN_EPISODES = 32
-"""Of one connection: each holds a file open."""
 _NO_STORE = "collect_latents: this server has no store: start it with --store, or ask for return_latents"
 
 
@@ -76,10 +75,11 @@ class Sealed:
 class Episodes:
     """Every open episode of a server. Every method may be called from any thread."""
 
-    def __init__(self, run: RunWriter | None, *, min_free: int = 0):
-        """Keeps frames in `run`; refuses them while the disk has fewer than `min_free` bytes free."""
+    def __init__(self, run: RunWriter | None, *, min_free: int = 0, most: int = 1 << 16):
+        """Keeps frames in `run`, of `most` episodes at a time; refuses them while the disk has under `min_free` bytes free."""
         self.run = run
-        self._min_free = min_free
+        self._min_free, self._most = min_free, most
+        self._in_store = 0
         self._open: dict[str, OpenEpisode] = {}
         self._names = itertools.count()
         self._lock = threading.Lock()
@@ -101,9 +101,11 @@ class Episodes:
             self._sealed.wait_for(lambda: name not in self._sealing)
             found = self._open.get(name)
             if found is None:
-                if sum(episode.owner is owner for episode in self._open.values()) >= _OPEN_EPISODES:
+                if sum(episode.owner is owner for episode in self._open.values()) >= EPISODES_OF_A_CLIENT:
                     raise RequestError(
-                        "overloaded", f"{_OPEN_EPISODES} episodes are open on this connection: end one first", "episode"
+                        "overloaded",
+                        f"{EPISODES_OF_A_CLIENT} episodes are open on this connection: end one first",
+                        "episode",
                     )
                 found = self._open[name] = OpenEpisode(name, owner, dict(info.metadata), implicit)
             elif found.owner is not owner:
@@ -113,6 +115,12 @@ class Episodes:
                     "episode.id",
                 )
             return found
+
+    def withdraw(self, episode: OpenEpisode) -> None:
+        """Forgets an episode whose beginning was refused: nothing of it is in the store."""
+        with self._lock:
+            if self._open.get(episode.id) is episode and episode.writer is None:
+                del self._open[episode.id]
 
     def end(self, owner: object, name: str, success: bool | None, total_steps: int | None) -> Sealed:
         """Seals an episode; waits until its frames are on disk.
@@ -194,10 +202,23 @@ class Episodes:
         if self.run is None:
             raise RequestError("no_store", _NO_STORE, "collect_latents")
         if episode.writer is None:
+            self._check_disk(episode)
+            with self._lock:
+                if self._in_store >= self._most:
+                    raise RequestError(
+                        "overloaded",
+                        f"{self._most} episodes are open in the store: try again when one has ended",
+                        "episode",
+                    )
+                self._in_store += 1
             try:
                 episode.writer = self.run.open_episode(episode.id, episode.metadata, plan)
-            except StoreError as error:
-                raise RequestError("store_failed", str(error)) from None
+            except BaseException as error:
+                with self._lock:
+                    self._in_store -= 1
+                if isinstance(error, StoreError):
+                    raise RequestError("store_failed", str(error)) from None
+                raise
             episode.spec = plan.spec
         return episode.writer
 
@@ -217,7 +238,8 @@ class Episodes:
             try:
                 slot.fill(tensors())
             except Exception as error:
-                _log.exception("a frame of episode %s could not be captured", slot.episode.id)
+                known = isinstance(error, StoreError | OSError)
+                _log.error("a frame of episode %s is not stored (%s)", slot.episode.id, error, exc_info=not known)
                 slot.release(error)
             filled(time.perf_counter() - begun)
 
@@ -246,6 +268,7 @@ class Episodes:
             return self._close_writer(episode, how)
         finally:
             with self._lock:
+                self._in_store -= episode.writer is not None
                 self._sealing.discard(episode.id)
                 self._sealed.notify_all()
 
@@ -259,7 +282,7 @@ class Episodes:
         except StoreError as failure:
             error = str(failure)
             _log.error("%s", failure)
-        status = "sealed" if writer.state == "sealed" else "interrupted"
+        status = "sealed" if error is None and writer.state == "sealed" else "interrupted"
         return Sealed(episode, status, writer.committed, writer.dropped, error)
 
     def _check_disk(self, episode: OpenEpisode) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 from vlascope_client.codec import MessageError, unpack
 from vlascope_client.protocol import OWN_FIELDS, PROMPT_CHARACTERS
+from vlascope_client.wording import short
 from vlascope_latents import CaptureSpec, CaptureSpecError
 from vlascope_latents.store.errors import StoreError
 from vlascope_latents.store.layout_on_disk import check_name
@@ -25,6 +26,7 @@ _TEXT_CHARACTERS = 4096
 _METADATA_BYTES = 16 << 10
 _ANNOTATIONS = 64
 _ANNOTATION_NUMBERS = 4096
+_SPEC_ARRAY_BYTES = 4096
 _LARGEST = 2**63 - 1
 
 
@@ -117,7 +119,7 @@ def read_request(data: bytes | str) -> Request:
         return _infer(message)
     name = _plain(message["request"])
     if not isinstance(name, str):
-        raise RequestError("unknown_request", f"request: unknown: {_short(name)}", "request", REQUESTS)
+        raise RequestError("unknown_request", f"request: unknown: {short(name)}", "request", REQUESTS)
     if name == "begin_episode":
         _only(message, "request", "episode", "collect_latents")
         return BeginEpisode(_episode(message.get("episode", {})), _collect(message))
@@ -133,7 +135,7 @@ def read_request(data: bytes | str) -> Request:
     if name == "status":
         _only(message, "request")
         return Status()
-    raise RequestError("unknown_request", f"request: unknown: {_short(name)}", "request", REQUESTS)
+    raise RequestError("unknown_request", f"request: unknown: {short(name)}", "request", REQUESTS)
 
 
 def _infer(message: Mapping[str, Any]) -> Infer:
@@ -142,18 +144,18 @@ def _infer(message: Mapping[str, Any]) -> Infer:
         raise RequestError(
             "invalid_observation", f"prompt: {len(prompt)} characters; expected at most {PROMPT_CHARACTERS}", "prompt"
         )
+    observation = {key: value for key, value in message.items() if key not in OWN_FIELDS}
+    for key, value in observation.items():
+        _check_robot_value(key, value)
     seed, noise = _optional_int(message, "seed"), message.get("noise")
     if noise is not None:
-        try:
-            noise = np.asarray(noise) if isinstance(noise, np.ndarray | list) else None
-        except ValueError:  # a list of lists of unlike lengths
-            noise = None
-        if noise is None or noise.dtype.kind not in "fiu" or not np.isfinite(noise).all():
+        noise = _numbers(noise) if isinstance(noise, np.ndarray | list) else None
+        if noise is None or noise.dtype.kind == "b" or not np.isfinite(noise).all():
             _refuse("noise", "expected an array of finite numbers")
         if seed is not None:
             _refuse("noise", "given together with seed: expected one of them")
     return Infer(
-        observation={key: value for key, value in message.items() if key not in OWN_FIELDS},
+        observation=observation,
         collect=_collect(message),
         episode=_episode(message["episode"]) if message.get("episode") is not None else None,
         timestep=_optional_int(message, "timestep"),
@@ -162,6 +164,51 @@ def _infer(message: Mapping[str, Any]) -> Infer:
         noise=noise,
         return_latents=_optional_bool(message, "return_latents") or False,
     )
+
+
+def _check_robot_value(field: str, value: Any) -> None:
+    """Refuses what no robot sends and numpy would blow up: long text where an array belongs, and lists of other than numbers.
+
+    A list of text becomes an array of its longest text in every place.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_robot_value(f"{field}/{_key(key)}", item)
+        return
+    if isinstance(value, str | bytes) and len(value) > PROMPT_CHARACTERS:
+        found = f"text of {len(value)} characters; expected at most {PROMPT_CHARACTERS}"
+    elif isinstance(value, list) and (other := _no_number(value)) is not None:
+        found = f"a list that holds {other}; expected numbers"
+    else:
+        return
+    raise RequestError("invalid_observation", f"{_key(field)}: {found}", _key(field))
+
+
+def _no_number(values: list[Any]) -> str | None:
+    """The type of something in a list, or in the lists in it, that is no number; None where all are."""
+    for value in values:
+        if isinstance(value, list):
+            if (found := _no_number(value)) is not None:
+                return found
+        elif isinstance(value, np.generic):
+            if value.dtype.kind not in "biuf":
+                return f"numpy {value.dtype}"
+        elif not isinstance(value, int | float):
+            return type(value).__name__
+    return None
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """Numbers, or lists of them, as an array; None where they are none or lie in no regular grid. No text reaches numpy."""
+    if isinstance(value, np.ndarray | np.generic):
+        return np.asarray(value) if value.dtype.kind in "biuf" else None
+    if not isinstance(value, int | float | list) or (isinstance(value, list) and _no_number(value) is not None):
+        return None
+    try:
+        array = np.asarray(value)
+    except ValueError:  # a list of lists of unlike lengths
+        return None
+    return array if array.dtype.kind in "biuf" else None
 
 
 def _collect(message: Mapping[str, Any]) -> CaptureSpec | bool:
@@ -194,14 +241,14 @@ def _episode(value: Any) -> EpisodeInfo:
             _refuse(f"episode.{_key(key)}", "unknown field", known)
     name = _plain(value.get("id"))
     if name is not None and not _is_name(name):
-        _refuse("episode.id", f"expected up to 96 letters, digits, dots, underscores and dashes, found {_short(name)}")
+        _refuse("episode.id", f"expected up to 96 letters, digits, dots, underscores and dashes, found {short(name)}")
     metadata: dict[str, Any] = {}
     for key in _EPISODE_TEXT:
         text = _plain(value.get(key))
         if text is None:
             continue
         if not isinstance(text, str) or len(text) > _TEXT_CHARACTERS:
-            _refuse(f"episode.{key}", f"expected up to {_TEXT_CHARACTERS} characters, found {_short(text)}")
+            _refuse(f"episode.{key}", f"expected up to {_TEXT_CHARACTERS} characters, found {short(text)}")
         metadata[key] = text
     for key in _EPISODE_NUMBERS:
         number = _optional_int(value, key, f"episode.{key}")
@@ -227,12 +274,14 @@ def _more(value: Any, known: tuple[str, ...]) -> dict[str, Any]:
     for key in value:
         if not isinstance(key, str) or key in known:
             _refuse(f"episode.metadata.{_key(key)}", "expected a name that is no field of an episode")
+    size = 0
     try:
-        size = len(json.dumps(value, allow_nan=False))
+        for part in json.JSONEncoder(allow_nan=False).iterencode(value):
+            size += len(part)
+            if size > _METADATA_BYTES:
+                _refuse("episode.metadata", f"more than {_METADATA_BYTES} bytes of JSON; expected at most that")
     except (TypeError, ValueError):
         _refuse("episode.metadata", "expected JSON: text, numbers, booleans, lists and maps")
-    if size > _METADATA_BYTES:
-        _refuse("episode.metadata", f"{size} bytes of JSON; expected at most {_METADATA_BYTES}")
     return value
 
 
@@ -246,18 +295,15 @@ def _annotations(value: Any) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for name, item in value.items():
         if not _is_name(name):
-            _refuse("annotations", f"name {_short(name)}: expected letters, digits, dots, underscores and dashes")
-        try:
-            array = np.asarray(item)
-        except ValueError:
-            _refuse(f"annotations.{name}", "expected a number or a regular array of numbers")
-        if array.dtype.kind not in "biuf":
-            _refuse(f"annotations.{name}", f"expected a number or an array of numbers, found {array.dtype}")
-        arrays[name] = array.astype(np.float32)
+            _refuse("annotations", f"name {short(name)}: expected letters, digits, dots, underscores and dashes")
+        array = _numbers(item)
+        if array is None:
+            _refuse(f"annotations.{name}", f"expected a number or a regular array of numbers, found {short(item)}")
+        arrays[name] = array
     count = sum(array.size for array in arrays.values())
     if count > _ANNOTATION_NUMBERS:
         _refuse("annotations", f"{count} numbers; expected at most {_ANNOTATION_NUMBERS} in all")
-    return arrays
+    return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
 def _only(message: Mapping[str, Any], *known: str) -> None:
@@ -271,14 +317,14 @@ def _optional_int(message: Mapping[str, Any], key: str, field: str | None = None
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST:
-        _refuse(field or key, f"expected a whole number from 0 to 2^63-1, found {_short(value)}")
+        _refuse(field or key, f"expected a whole number from 0 to 2^63-1, found {short(value)}")
     return value
 
 
 def _optional_bool(message: Mapping[str, Any], key: str) -> bool | None:
     value = _plain(message.get(key))
     if value is not None and not isinstance(value, bool):
-        _refuse(key, f"expected true or false, found {_short(value)}")
+        _refuse(key, f"expected true or false, found {short(value)}")
     return value
 
 
@@ -290,18 +336,17 @@ def _plain(value: Any) -> Any:
 
 
 def _list(value: Any) -> Any:
+    """A field of a capture spec with arrays as lists."""
     if isinstance(value, list):
         return [_list(item) for item in value]
+    if isinstance(value, np.ndarray) and value.nbytes > _SPEC_ARRAY_BYTES:
+        found = f"an array of {value.nbytes} bytes; expected at most {_SPEC_ARRAY_BYTES}"
+        raise RequestError("invalid_spec", f"collect_latents: {found}", "collect_latents")
     return value.tolist() if isinstance(value, np.ndarray) else _plain(value)
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def _key(value: object) -> str:
-    return value[:80] if isinstance(value, str) else _short(value)
+    return value[:80] if isinstance(value, str) else short(value)
 
 
 def _refuse(field: str, message: str, allowed: tuple[str, ...] = ()) -> NoReturn:

@@ -46,5 +46,8 @@ def server_metadata(
             "default_spec": default.spec.to_map(),
             "frame_bytes": default.nbytes,
         },
-        "limits": {**limits, "prompt_characters": PROMPT_CHARACTERS},
+        "limits": {
+            **{name: limits[name] for name in ("message_bytes", "clients", "requests_in_flight", "episodes")},
+            "prompt_characters": PROMPT_CHARACTERS,
+        },
     }

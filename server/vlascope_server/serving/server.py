@@ -4,7 +4,9 @@ Lifecycle:
 1. `start` binds the port; the policy is loaded, nothing is compiled yet. `/healthz` and pings are answered from here on.
 2. `warm_up` compiles; then `/readyz` says so. Observations that come before wait.
 3. Each connection is answered message by message: the event loop reads and writes, a worker thread does the rest.
-4. `stop` refuses new messages, finishes those in flight, seals open episodes as interrupted, and closes.
+4. A client that hangs up while it is being answered is noticed at once: nothing more is compiled or computed for it.
+5. `stop` refuses new messages, finishes those in flight that are done within seconds, refuses the others, seals open episodes
+   as interrupted, and closes.
 
 Errors: a request that is wrong is answered with an error and the connection lives on; a fault of ours is answered with a
 number, and logged with its traceback under that number; a connection that breaks takes only its own episodes with it.
@@ -15,9 +17,11 @@ Knows nothing of what messages mean.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import http
 import logging
+import select
 import ssl
 import time
 from collections.abc import Awaitable, Mapping
@@ -30,9 +34,10 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from vlascope_server.serving.access import Access
+from vlascope_server.serving.access import Access, single
 from vlascope_server.serving.errors import RequestError, error_json
 from vlascope_server.serving.session import Service, Session
+from vlascope_server.serving.sockets import BACKLOG, Arrivals, listen
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +45,15 @@ _quiet = logging.getLogger("vlascope_server.websockets")
 _quiet.setLevel(logging.CRITICAL)
 """Health checks and scanners that hang up are no news, and websockets logs each with a traceback; faults of ours are
 logged here."""
+
+_FINISH_SECONDS = 3.0
+"""After a signal to end: messages in flight that take longer are refused."""
+
+_GOODBYE_SECONDS = 1.0
+"""A client may take to close its side of a connection."""
+
+_LOOK_SECONDS = 0.5
+"""Between looks whether clients that wait for an answer are still there."""
 
 _HARD_LIMIT = 2
 """Messages up to this many times the limit are read, and refused by name; longer ones end the connection."""
@@ -53,11 +67,15 @@ class Limits:
         message_bytes: of one message.
         clients: connections.
         requests_in_flight: messages being answered, of all clients together.
+        connecting: sockets that have not finished their handshake; a quarter of them from one host.
+        episodes: open in the store, of all clients together; None is as many as descriptors allow, and 32 a client at most.
     """
 
     message_bytes: int = 32 * 10**6
     clients: int = 64
     requests_in_flight: int = 64
+    connecting: int = 128
+    episodes: int | None = None
 
 
 class PolicyServer:
@@ -66,13 +84,17 @@ class PolicyServer:
     def __init__(self, service: Service, metadata: Mapping[str, Any], *, access: Access, limits: Limits):
         self._service, self._access, self._limits = service, access, limits
         self._metadata = pack(metadata)
+        self._arrivals = Arrivals(limits.connecting, max(1, limits.connecting // 4))
+        self._admitted: set[ServerConnection] = set()
         self._connections: set[ServerConnection] = set()
+        self._waiting: set[ServerConnection] = set()
+        self._looking: asyncio.Task[None] | None = None
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._ready = self._stopping = False
         self._started = time.monotonic()
-        self._server: Server | None = None
+        self._servers: list[Server] = []
         # one thread a client, so that one that waits for room in the store holds up nobody else
         self._workers = ThreadPoolExecutor(limits.clients + 2, thread_name_prefix="session")
 
@@ -82,19 +104,24 @@ class PolicyServer:
         Raises:
             OSError: the address cannot be had.
         """
-        self._server = await serve(
-            self._converse,
-            host,
-            port,
-            ssl=tls,
-            compression=None,
-            max_size=_HARD_LIMIT * self._limits.message_bytes,
-            max_queue=1,
-            process_request=self._process_request,
-            server_header="vlascope",
-            logger=_quiet,
-        )
-        return next(iter(self._server.sockets)).getsockname()[1]
+        asyncio.get_running_loop().set_exception_handler(_log_in_one_line)
+        for listening in listen(host, port, self._arrivals):
+            server = await serve(
+                self._converse,
+                sock=listening,
+                backlog=BACKLOG,
+                ssl=tls,
+                compression=None,
+                max_size=_HARD_LIMIT * self._limits.message_bytes,
+                max_queue=1,
+                close_timeout=_GOODBYE_SECONDS,
+                process_request=self._process_request,
+                server_header="vlascope",
+                logger=_quiet,
+            )
+            self._servers.append(server)
+        self._looking = asyncio.create_task(self._look_for_hangups())
+        return next(iter(self._servers[0].sockets)).getsockname()[1]
 
     async def warm_up(self, compiled: Awaitable[None]) -> None:
         """Waits until the policy is compiled, elsewhere; then is ready."""
@@ -103,17 +130,33 @@ class PolicyServer:
         self._service.metrics.ready.set(int(self._ready))
 
     async def stop(self) -> None:
-        """Finishes what is in flight, closes every connection, and ends their episodes."""
+        """Finishes what is in flight and soon done, closes every connection, and ends their episodes."""
         self._stopping, self._ready = True, False
         self._service.metrics.ready.set(0)
-        await self._idle.wait()
-        if self._server is not None:
-            self._server.close(code=1001, reason="the server is shutting down")
-            await self._server.wait_closed()
-        self._workers.shutdown()
+        try:
+            async with asyncio.timeout(_FINISH_SECONDS):
+                await self._idle.wait()
+        except TimeoutError:
+            _log.warning("%d requests in flight are refused: they would take too long", self._in_flight)
+        # whoever still waits for a program or for a batch is told that it will not come
+        self._service.programs.close()
+        await asyncio.to_thread(self._service.batcher.close)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await self._idle.wait()
+        if self._looking is not None:
+            self._looking.cancel()
+        self._arrivals.hang_up()
+        for server in self._servers:
+            server.close(code=1001, reason="the server is shutting down")
+        for server in self._servers:
+            await server.wait_closed()
+        await asyncio.to_thread(self._workers.shutdown)
 
     async def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """HTTP, and refusals before a websocket is opened."""
+        if (why := self._access.foreign(request.headers)) is not None:
+            return _refusal(403, "forbidden", why)
         path = request.path.partition("?")[0]
         if path == "/healthz":
             return _response(200, b'{"status": "alive"}')
@@ -122,7 +165,7 @@ class PolicyServer:
             return _response(200 if self._ready else 503, f'{{"status": "{status}"}}'.encode())
         if path not in ("/", "/metrics"):
             return _refusal(404, "not_found", f"{path[:80]}: expected /, /healthz, /readyz or /metrics")
-        if not self._access.allows(request.headers.get("Authorization")):
+        if not self._access.allows(single(request.headers, "Authorization")):
             return _refusal(
                 401, "unauthorized", "a key is needed, as `Authorization: Api-Key <key>`; none or a wrong one came"
             )
@@ -132,22 +175,33 @@ class PolicyServer:
             return _response(200, text, "text/plain; version=0.0.4; charset=utf-8")
         if self._stopping:
             return _refusal(503, "shutting_down", "the server is shutting down")
-        if len(self._connections) >= self._limits.clients:
+        if len(self._connections | self._admitted) >= self._limits.clients:
             return _refusal(
                 503, "too_many_clients", f"{self._limits.clients} clients are connected, the most that are let in"
             )
+        self._arrivals.let_in(connection.remote_address)
+        self._admitted.add(connection)
+        lost = asyncio.ensure_future(connection.wait_closed())
+        lost.add_done_callback(lambda _: self._admitted.discard(connection))
         return None
 
     async def _converse(self, connection: ServerConnection) -> None:
-        session = Session(self._service, self._status)
+        session = Session(self._service, self._status, _host(connection))
         self._connections.add(connection)
+        lost = asyncio.ensure_future(connection.wait_closed())
+        lost.add_done_callback(lambda _: session.abandon())
         self._service.metrics.clients.set(len(self._connections))
         clean = False
         try:
             await connection.send(self._metadata)
             async for message in connection:
                 begun = time.perf_counter()
-                await connection.send(await self._answer(session, message))
+                self._waiting.add(connection)
+                try:
+                    reply = await self._answer(session, message)
+                finally:
+                    self._waiting.discard(connection)
+                await connection.send(reply)
                 session.sent(time.perf_counter() - begun)
             clean = not self._stopping
         except ConnectionClosed:
@@ -183,6 +237,16 @@ class PolicyServer:
             if not self._in_flight:
                 self._idle.set()
 
+    async def _look_for_hangups(self) -> None:
+        """Ends connections whose clients hung up while they wait: a socket that nobody reads does not say so by itself.
+
+        That is so while a client's next message waits to be read.
+        """
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for connection in [connection for connection in self._waiting if _has_hung_up(connection)]:
+                connection.transport.abort()
+
     def _status(self) -> dict[str, Any]:
         return {
             "ready": self._ready,
@@ -190,6 +254,30 @@ class PolicyServer:
             "requests_in_flight": self._in_flight,
             "uptime_s": time.monotonic() - self._started,
         }
+
+
+def _log_in_one_line(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What asyncio could tell nobody else. An error of the system, such as no descriptors, needs no traceback."""
+    error = context.get("exception")
+    details = None if error is None or isinstance(error, OSError) else error
+    _log.error("%s (%s)", context["message"], error, exc_info=details)
+
+
+def _host(connection: ServerConnection) -> str:
+    address = connection.remote_address
+    return address[0] if address else ""
+
+
+def _has_hung_up(connection: ServerConnection) -> bool:
+    """Whether the other side has closed the socket, read to its end or not; False on systems that do not tell."""
+    if not hasattr(select, "POLLRDHUP"):
+        return False
+    number = connection.transport.get_extra_info("socket").fileno()
+    if number < 0:
+        return True
+    poll = select.poll()
+    poll.register(number, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def _refusal(status: int, code: str, message: str) -> Response:

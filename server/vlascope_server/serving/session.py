@@ -5,13 +5,17 @@ Knows nothing of sockets.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import logging
 import secrets
 import threading
 import time
+import traceback
+import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar
 
 import numpy as np
 from vlascope_client.codec import pack
@@ -19,7 +23,15 @@ from vlascope_latents import CapturePlan, CaptureSpec, CaptureSpecError
 from vlascope_latents.store import StoreError
 from vlascope_latents.store.frame_slot import FrameSlot
 
-from vlascope_server.policies import Policy, PreparedObservation, Programs, draw_noise
+from vlascope_server.policies import (
+    Policy,
+    PreparedObservation,
+    Programs,
+    ProgramsClosedError,
+    TooManyJobsError,
+    draw_noise,
+)
+from vlascope_server.policies.compile_queue import JOBS_OF_A_CLIENT
 from vlascope_server.robots import RobotInputError
 from vlascope_server.serving.batcher import Activity, Batcher, Sample
 from vlascope_server.serving.episodes import Episodes, OpenEpisode
@@ -35,8 +47,11 @@ from vlascope_server.serving.messages import (
     spec_error,
 )
 from vlascope_server.serving.metrics import Metrics
+from vlascope_server.serving.typos import Typos
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _KINDS = {Infer: "infer", BeginEpisode: "begin_episode", EndEpisode: "end_episode", Plan: "plan", Status: "status"}
 
@@ -68,6 +83,7 @@ class Service:
         metrics: counts.
         default_spec: for `collect_latents: true`.
         seeds: of the noise.
+        typos: finds keys that nobody reads.
     """
 
     policy: Policy
@@ -78,6 +94,7 @@ class Service:
     metrics: Metrics
     default_spec: CaptureSpec
     seeds: Seeds
+    typos: Typos
 
     @property
     def run(self) -> str | None:
@@ -95,12 +112,22 @@ class _Capture:
     stored: bool
 
 
-class Session:
-    """One client. Its messages are answered one after the other."""
+class _ClientGoneError(Exception):
+    """The client hung up: nobody reads what would be computed."""
 
-    def __init__(self, service: Service, status: Callable[[], Mapping[str, Any]]):
+
+class Session:
+    """One client. Its messages are answered one after the other.
+
+    Attributes:
+        host: the machine that it connects from.
+    """
+
+    def __init__(self, service: Service, status: Callable[[], Mapping[str, Any]], host: str = ""):
         """Starts a conversation; `status()` gives what the server itself adds to a status reply."""
-        self._service, self._status = service, status
+        self._service, self._status, self.host = service, status, host
+        self._gone: Future[None] = Future()
+        self._sample: Future[Sample] | None = None
         self._own: OpenEpisode | None = None
         self._previous_total: float | None = None
 
@@ -126,9 +153,17 @@ class Session:
         except RequestError as error:
             outcome = error.code
             return error.to_json()
-        except Exception:
-            outcome, number = "internal", secrets.token_hex(4)
-            _log.exception("fault %s", number)
+        except _ClientGoneError:
+            outcome = "gone"
+            return error_json("internal", "the client hung up before it was answered")
+        except ProgramsClosedError:
+            outcome = "shutting_down"
+            return error_json(outcome, "the server is shutting down: connect again later")
+        except Exception as error:
+            outcome, number = "internal", _fault_number(error)
+            _log.exception(
+                f"fault {number}"
+            )  # in the text itself: each fault is logged, once a second where it repeats
             return error_json(outcome, f"the server failed; its log says more under {number}")
         finally:
             self._service.metrics.requests.labels(kind, outcome).inc()
@@ -138,9 +173,19 @@ class Session:
         self._previous_total = seconds
         self._service.metrics.stages.labels("total").observe(seconds)
 
+    def abandon(self) -> None:
+        """Told that the client hung up, from any thread: what is still to be compiled or computed for it is not."""
+        if self._gone.done():
+            return
+        self._gone.set_result(None)
+        if (sample := self._sample) is not None:
+            sample.cancel()
+        self._service.programs.gone(self)
+        self._service.activity.gone(self)
+
     def close(self, *, clean: bool) -> None:
         """Ends the episodes that are open."""
-        self._service.activity.gone(self)
+        self.abandon()
         for sealed in self._service.episodes.release(self, clean=clean):
             if sealed.episode.writer is None:
                 continue
@@ -162,7 +207,7 @@ class Session:
         capture = self._capture(request, spec, episode, prepared, timestep)
         reserved = time.perf_counter()
         try:
-            sample = service.batcher.submit(prepared, noise, spec).result()
+            sample = self._computed(prepared, noise, spec)
             episode.inferences += 1
             actions = service.policy.robot_actions(sample.actions, prepared)
             latents = self._keep(capture, request, prepared, sample, actions, timestep, seed) if capture else None
@@ -181,6 +226,7 @@ class Session:
         }
         for stage, value in seconds.items():
             stages.labels(stage).observe(value)
+        warnings = service.typos.warnings(request.observation)
         reply: dict[str, Any] = {
             "actions": actions,
             # a list, since openpi-client's ActionChunkBroker slices every array by the step
@@ -198,13 +244,55 @@ class Session:
             reply["latents"] = latents
         if prepared.truncated:
             length = service.policy.config.max_token_len
-            reply["warnings"] = [
+            warnings.append(
                 f"prompt: {prepared.truncated} tokens did not fit into {length}: the policy has not seen them"
-            ]
+            )
+        if warnings:
+            reply["warnings"] = warnings
         reply["server_timing"] = {"infer_ms": 1e3 * (time.perf_counter() - begun)}
         if self._previous_total is not None:
             reply["server_timing"]["prev_total_ms"] = 1e3 * self._previous_total
         return reply
+
+    def _wait_until_compiled(self, spec: CaptureSpec) -> None:
+        program = self._wanted(lambda: self._service.programs.want(spec, 1, self))
+        if not program.done():
+            either: list[Future[Any]] = [program, self._gone]
+            concurrent.futures.wait(either, return_when=concurrent.futures.FIRST_COMPLETED)
+            self._check_not_gone()
+        program.result()
+
+    def _computed(self, prepared: PreparedObservation, noise: np.ndarray, spec: CaptureSpec | None) -> Sample:
+        """Waits for the batch that the observation is part of."""
+        self._sample = future = self._wanted(lambda: self._service.batcher.submit(prepared, noise, spec, self))
+        if self._gone.done():  # after it was kept: `abandon` has seen it, or is seen here
+            future.cancel()
+        try:
+            sample = future.result()
+        except CancelledError:
+            raise _ClientGoneError from None
+        finally:
+            self._sample = None
+        self._check_not_gone()
+        return sample
+
+    def _wanted(self, ask: Callable[[], Future[T]]) -> Future[T]:
+        """Has something compiled or computed, unless the client has gone."""
+        self._check_not_gone()
+        try:
+            future = ask()
+        except TooManyJobsError:
+            raise RequestError(
+                "overloaded",
+                f"{JOBS_OF_A_CLIENT} programs are being compiled for this connection: wait for one of them",
+            ) from None
+        if self._gone.done():  # the programs were told before they were asked
+            self._service.programs.gone(self)
+        return future
+
+    def _check_not_gone(self) -> None:
+        if self._gone.done():
+            raise _ClientGoneError
 
     def _noise(self, request: Infer) -> tuple[np.ndarray, int | None]:
         shape = self._service.policy.noise_shape
@@ -232,7 +320,7 @@ class Session:
         service = self._service
         plan = self._planned(spec)
         # a program that is still to be compiled must not hold room that others could use
-        service.programs.want(spec, 1).result()
+        self._wait_until_compiled(spec)
         if service.episodes.run is None and request.return_latents:
             return _Capture(plan, episode, None, stored=False)
         slot = service.episodes.reserve(episode, plan, prepared.prompt, request.annotations, timestep)
@@ -285,7 +373,11 @@ class Session:
         plan = self._planned(request.collect) if request.collect else None
         episode = service.episodes.begin(self, request.episode)
         if plan is not None:
-            service.episodes.open_writer(episode, plan)
+            try:
+                service.episodes.open_writer(episode, plan)
+            except RequestError:
+                service.episodes.withdraw(episode)
+                raise
         attempt = episode.writer.attempt if episode.writer else None
         return {"request": "begin_episode", "episode": episode.id, "run": service.run, "attempt": attempt}
 
@@ -325,6 +417,12 @@ class Session:
         names = ("committed", "bytes", "dropped", "pending", "queue_bytes", "queue_limit", "episodes_open")
         status: Mapping[str, int] = run.status() if run else dict.fromkeys(names, 0)
         return {"run": self._service.run, **status}
+
+
+def _fault_number(error: Exception) -> str:
+    """The same for the same fault: where it repeats, it is not logged each time."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{zlib.crc32(f'{type(error).__name__} {last.filename} {last.lineno}'.encode()):08x}"
 
 
 def _tensors(plan: CapturePlan, sample: Sample) -> dict[str, Any]:

@@ -69,8 +69,13 @@ class LiveServer:
 
 
 @contextlib.contextmanager
-def serve(*options: str, checkpoint: str = "tiny", ready: bool = True) -> Iterator[LiveServer]:
-    """Starts a server on a free port, waits until it is ready unless told, and ends it with the block."""
+def serve(
+    *options: str, checkpoint: str = "tiny", ready: bool = True, files: int | None = None
+) -> Iterator[LiveServer]:
+    """Starts a server on a free port, waits until it is ready unless told, and ends it with the block.
+
+    `files` is how many it may have open at most.
+    """
     command = [
         sys.executable,
         "-m",
@@ -83,6 +88,8 @@ def serve(*options: str, checkpoint: str = "tiny", ready: bool = True) -> Iterat
         *options,
     ]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "JAX_PLATFORMS": "cpu"}
+    if files is not None:
+        command = ["bash", "-c", f'ulimit -n {files}; exec "$@"', "bash", *command]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     lines: list[str] = []
     listening = threading.Event()

@@ -189,6 +189,10 @@ def test_a_disk_that_must_stay_free(tmp_path):
         error = wire.ask(observation(collect_latents=SPEC))
         assert error["code"] == "store_failed"
         assert "make room" in error["message"]
+        error = wire.ask({"request": "begin_episode", "episode": "a", "collect_latents": SPEC})
+        assert error["code"] == "store_failed"
+        assert wire.ask({"request": "end_episode", "episode": "a"})["code"] == "unknown_episode"
+        assert not list(server.run.glob("index/*"))
         assert wire.ask(observation())["actions"].shape == (10, 7)
 
 

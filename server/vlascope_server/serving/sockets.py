@@ -1,0 +1,110 @@
+"""The sockets that clients open: how many may be on their way to a handshake, overall and from one host.
+
+asyncio accepts whatever comes and keeps it through TLS and HTTP handshakes, for as long as those take. The listening socket
+itself keeps the count here, since it is the only one that sees every connection. Where there are too many, the one that
+has been silent longest goes: whoever has something to say says it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections import Counter, OrderedDict
+from typing import Any
+
+BACKLOG = 100
+"""Connections that one look at a listening socket accepts at most; the system queues as many."""
+
+
+class Arrivals:
+    """Sockets between being accepted and the end of their handshake. Used on the event loop alone."""
+
+    def __init__(self, most: int, most_of_a_host: int):
+        """Lets `most` wait at a time, and `most_of_a_host` of those from one address."""
+        self._most, self._most_of_a_host = most, most_of_a_host
+        self._waiting: OrderedDict[Any, socket.socket] = OrderedDict()
+
+    def __len__(self) -> int:
+        self._forget_closed()
+        return len(self._waiting)
+
+    def arrived(self, connection: socket.socket, address: Any) -> None:
+        """A socket was accepted; hangs up on another one where there are too many."""
+        self._waiting[address] = connection
+        if len(self._waiting) > self._most_of_a_host:  # neither bound can be exceeded before
+            self._forget_closed()
+            hosts = Counter(other[0] for other in self._waiting)
+            if hosts[address[0]] > self._most_of_a_host:
+                self._hang_up_on_oldest(address[0])
+            elif len(self._waiting) > self._most:
+                self._hang_up_on_oldest(hosts.most_common(1)[0][0])
+
+    def let_in(self, address: Any) -> None:
+        """The handshake of the client at `address` is over."""
+        self._waiting.pop(address, None)
+
+    def hang_up(self) -> None:
+        """Ends all of them."""
+        for address in list(self._waiting):
+            self._end(address)
+
+    def _forget_closed(self) -> None:
+        for address in [address for address, connection in self._waiting.items() if connection.fileno() < 0]:
+            del self._waiting[address]
+
+    def _hang_up_on_oldest(self, host: str) -> None:
+        self._end(next(address for address in self._waiting if address[0] == host))
+
+    def _end(self, address: Any) -> None:
+        # the transport that asyncio makes of the socket sees its end and closes it, whatever handshake it is in
+        with contextlib.suppress(OSError):
+            self._waiting.pop(address).shutdown(socket.SHUT_RDWR)
+
+
+class ListeningSocket(socket.socket):
+    """A socket that tells `arrivals` of each connection that it accepts."""
+
+    arrivals: Arrivals
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection and its address."""
+        connection, address = super().accept()
+        self.arrivals.arrived(connection, address)
+        return connection, address
+
+
+def listen(host: str, port: int, arrivals: Arrivals) -> list[ListeningSocket]:
+    """A bound socket for each address of `host`, on the same port: a free one where `port` is 0.
+
+    Raises:
+        OSError: none of its addresses can be had.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[ListeningSocket] = []
+    failure: OSError | None = None
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        try:
+            listening = ListeningSocket(family, kind, protocol)
+        except OSError as error:  # a family that this machine lacks
+            failure = error
+            continue
+        listening.arrivals = arrivals
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            taken = sockets[0].getsockname()[1] if sockets else port
+            listening.bind((address[0], taken, *address[2:]))
+        except OSError as error:
+            listening.close()
+            if error.errno != errno.EADDRNOTAVAIL:  # a family without addresses is no reason to stop, a port in use is
+                for other in sockets:
+                    other.close()
+                raise
+            failure = error
+            continue
+        sockets.append(listening)
+    if not sockets:
+        raise failure or OSError(f"{host}: has no address")
+    return sockets

@@ -1,0 +1,51 @@
+"""The folder of compiled programs has a bound, and is not written to where its disk is nearly full."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+PROGRAM = """
+import sys
+import jax
+from vlascope_server import cache
+
+cache.PROGRAM_BYTES, cache.FREE_BYTES = int(sys.argv[1]), int(sys.argv[2])
+cache._WORTH_KEEPING = 0.0
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+cache.use_compilation_cache()
+for size in range(1, 9):
+    cache.heed_free_space()
+    jax.jit(lambda x: (x @ x.T).sum())(jax.numpy.zeros((size, 3)))
+"""
+
+
+def compile_some(tmp_path, most: int, free: int) -> dict[str, int]:
+    """The programs that are kept after eight compiles, and their bytes."""
+    environment = {**os.environ, "VLASCOPE_CACHE": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(most), str(free)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Error writing" not in done.stderr
+    return {path.name: path.stat().st_size for path in (tmp_path / "xla").glob("*-cache")}
+
+
+def test_what_was_used_longest_ago_makes_room(tmp_path):
+    everything = compile_some(tmp_path, 10**9, 0)
+    assert len(everything) >= 8
+    # a program of a process that was killed before it wrote the date
+    next((tmp_path / "xla").glob("*-atime")).unlink()
+    most = sum(everything.values()) // 2
+    for path in (tmp_path / "xla").glob("jit__lambda*"):
+        path.unlink()
+    kept = compile_some(tmp_path, most, 0)
+    assert 0 < sum(kept.values()) <= most
+
+
+def test_a_disk_that_is_nearly_full_is_not_written_to(tmp_path):
+    assert compile_some(tmp_path, 10**9, 10**18) == {}
