@@ -166,7 +166,7 @@ def describe(condition: Condition, folder: Path) -> dict[str, Any]:
     provenance["assets"].pop("folder", None)
     provenance["machine"] = {"cores": provenance["machine"]["cores"]}
     kept = (
-        "task_id", "episode_index", "init_state", "prompt", "told_object", "told_goal", "lifted_first", "success", "steps",
+        "task_id", "episode_index", "init_state", "instruction", "told_object", "told_goal", "lifted_first", "success", "steps",
         "environment_seed", "noise_seed", "trajectory",
     )  # fmt: skip
     return {

@@ -69,8 +69,11 @@ def test_probe(runs, tmp_path, capsys, options, stem, accuracy):
     summary = (tmp_path / f"summary_{stem}.txt").read_text()
     assert f"Accuracy: {scores['accuracy']:.4f}" in summary
     assert f"Number of Samples: {scores['frames']}" in summary
+    assert "Label: instruction: what the policy was told" in summary
     for number, instruction in enumerate(INSTRUCTIONS[:4]):
         assert f"  {number}: {instruction}" in summary
+        row = result["instructions"][number]
+        assert (row["number"], row["instruction"], row["task_id"]) == (number, instruction, number)
     assert result["config"]["seed"] == 42
     assert result["data"]["runs"][0]["model"] == {"fingerprint": "f00d"}
     assert len(result["data"]["episodes"]) == 20
@@ -125,7 +128,7 @@ def test_the_same_seed_gives_the_same_files(runs, tmp_path):
         (["--expert", "vlm", "--layer", "0", "--rollout-step", "3"], "rollout step 3; found 0, 10"),
         (["--expert", "vlm", "--layer", "0", "--task-range", "0", "10"], "tasks 4-9 are not there; found tasks 0-3"),
         (["--expert", "vlm", "--layer", "0", "--episode-range", "4", "6"], "task 0 lacks episodes 5"),
-        (["--expert", "vlm", "--layer", "0", "--split", "task"], "4 tasks: needs at least 6"),
+        (["--expert", "vlm", "--layer", "0", "--split", "task"], "4 instructions: needs at least 6"),
         (["--expert", "vlm", "--layer", "0", "--num-epochs", "0"], "--num-epochs 0"),
         (
             ["--expert", "vlm", "--layer", "0", "--component", "x_t"],

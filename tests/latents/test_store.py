@@ -7,6 +7,7 @@ import threading
 
 import ml_dtypes
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from vlascope_latents import CaptureSpec
 from vlascope_latents.store import LatentStore, RunWriter, verify
@@ -20,7 +21,13 @@ def write(root, episodes=2, frames=4, capture=None, **options):
     capture = capture or plan()
     with RunWriter.create(root, "tiny", LAYOUT, {"fingerprint": "abc"}, **options) as run:
         for e in range(episodes):
-            meta = {"suite": "s", "task_id": e, "task_name": f"task {e}", "instruction": "do it"}
+            meta = {
+                "suite": "s",
+                "task_id": e,
+                "task_name": f"task {e}",
+                "instruction": "do it",
+                "task_instruction": "own",
+            }
             episode = run.open_episode(f"ep{e}", meta, capture)
             for n in range(frames):
                 assert episode.append(frame(capture, 100 * e + n), timestep=5 * n, values=values(n)) == n
@@ -64,6 +71,8 @@ def test_slices_and_labels(sealed):
     assert x.labels["timestep"].tolist() == [5, 10, 15]
     assert x.labels["success"].tolist() == [False] * 3
     assert x.labels["task_id"].tolist() == [1] * 3
+    assert x.labels["instruction"].tolist() == ["do it"] * 3
+    assert x.labels["task_instruction"].tolist() == ["own"] * 3
     assert x.coordinates == {"denoise_step": [3, 1], "layer": [2], "token": [1, 2, 3, 4, 5]}
     np.testing.assert_array_equal(x.values("annotations/distance"), [1, 2, 3])
     np.testing.assert_array_equal(np.concatenate([part.array() for part in x.batches(2)]), want)
@@ -217,6 +226,30 @@ def test_a_newer_schema_is_refused_by_name(tmp_path):
     with pytest.raises(SchemaVersionError) as error:
         LatentStore(tmp_path)
     one_line(error, path / "run.json", "version 7", "upgrade")
+
+
+def test_an_older_schema_is_refused_by_name(tmp_path):
+    path = write(tmp_path, episodes=1, frames=1)
+    content = json.loads((path / "run.json").read_text())
+    content["schema"]["version"] = 1
+    (path / "run.json").write_text(json.dumps(content))
+    for opens in (lambda: LatentStore(tmp_path), lambda: RunWriter.open(path)):
+        with pytest.raises(SchemaVersionError) as error:
+            opens()
+        one_line(error, path / "run.json", "version 1", "may not be what the policy was told", "capture it again")
+
+
+def test_told_nothing_is_not_unknown(tmp_path):
+    capture = plan(CaptureSpec(experts=("vlm",), layers=(0,), spans=("text",)))
+    with RunWriter.create(tmp_path, "told", LAYOUT) as run:
+        for name, told in (("a", {"instruction": ""}), ("b", {}), ("c", {"instruction": "wave"})):
+            episode = run.open_episode(name, told, capture)
+            episode.append(frame(capture, 0), timestep=0)
+            episode.seal()
+    store = LatentStore(tmp_path)
+    assert store.select("vlm").labels["instruction"].tolist() == ["", None, "wave"]
+    table = pq.read_table(run.path / "episodes.parquet").to_pydict()
+    assert dict(zip(table["episode"], table["instruction"], strict=True)) == {"a": "", "b": None, "c": "wave"}
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -19,7 +19,7 @@ FRAMES = 3
 def run(tmp_path):
     with RunWriter.create(tmp_path / "runs", "tiny", LAYOUT) as writer:
         for e in range(2):
-            meta = {"task_id": e, "task_name": f"[task] {e}", "instruction": "do it"}
+            meta = {"task_id": e, "task_name": f"[task] {e}", "instruction": "do it", "task_instruction": "own"}
             episode = writer.open_episode(f"ep{e}", meta, plan())
             for n in range(FRAMES):
                 episode.append(frame(plan(), 100 * e + n), timestep=5 * n, values=values(n))
@@ -108,6 +108,7 @@ def test_export_netcdf(run, tmp_path):
         assert data["timestep"].values.tolist() == [0, 5, 10]
         assert data["annotations_pose"].shape == (FRAMES, 7)
         assert data.attrs["task_id"] == 1
+        assert (data.attrs["instruction"], data.attrs["task_instruction"]) == ("do it", "own")
 
 
 def test_export_npz_in_the_nested_layout(run, tmp_path):
@@ -121,7 +122,7 @@ def test_export_npz_in_the_nested_layout(run, tmp_path):
         key = f"{step}/action_expert_hidden_state_t3/hidden_states"
         np.testing.assert_array_equal(data[key][:, 0], want["action/hidden_states"][3])
         assert bool(data["episodes/ep0/metadata/success"])
-        assert str(data["task_description"]) == "do it"
+        assert (str(data["task_description"]), str(data["task_instruction"])) == ("do it", "own")
 
 
 def reference(rng):
@@ -156,6 +157,7 @@ def test_import(tmp_path):
     np.testing.assert_array_equal(x.array()[0], step["vlm_layer_output"]["hidden_states"][:, 0, 256:])
     assert x.labels["task_id"].tolist() == [10]
     assert x.labels["success"].tolist() == [True]
+    assert x.labels["instruction"].tolist() == x.labels["task_instruction"].tolist() == ["pick up"]
     got = store.select("action", "pre_attn_norm_scales", denoise_steps=2, span="action").array()
     np.testing.assert_array_equal(got[0, 0], step["action_expert_hidden_state_t2"]["pre_attn_norm_scales"][:, 0, 1:])
 

@@ -138,8 +138,11 @@ def test_what_episodes_are_told():
     own = Told("pick up the alphabet soup and place it in the basket", "alphabet_soup_1")
     assert ours.told(EpisodeKey(0, 0)) == own
     assert ours.told(EpisodeKey(1, 0)) == Told("wave")
-    assert dataclasses.replace(ours, prompt_mode="blank").told(EpisodeKey(0, 0)) == Told("")
-    assert dataclasses.replace(ours, prompt_mode="swapped").told(EpisodeKey(9, 0)) == Told(own.prompt)
+    blank = dataclasses.replace(ours, tasks=(0, 1), prompt_mode="blank")
+    assert blank.told(EpisodeKey(0, 0)) == Told("")
+    assert [blank.prompt_mode_of(EpisodeKey(task, 0)) for task in (0, 1)] == ["blank", "given"]
+    assert blank.conditions == "no instruction, prompts of its own"
+    assert dataclasses.replace(ours, prompt_mode="swapped").told(EpisodeKey(9, 0)) == Told(own.instruction)
 
 
 @pytest.mark.parametrize("suite", ["libero_object", "libero_goal"])

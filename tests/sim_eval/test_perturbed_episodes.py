@@ -93,7 +93,7 @@ def test_told_another_object_success_is_what_was_told(run):
     ours = campaign(episodes=(2,), prompt_mode="other")
     told = ours.told(KEY)
     _, obeyed = run(told.object, prompt_mode="other")
-    assert (obeyed.prompt, obeyed.told_object) == (told.prompt, told.object)
+    assert (obeyed.instruction, obeyed.told_object) == (told.instruction, told.object)
     assert obeyed.told_goal == f"in {told.object} basket_1_contain_region"
     assert obeyed.lifted_first == told.object
     assert obeyed.success

@@ -49,13 +49,13 @@ class ProbingOptions:
     encoder: str = "minilm"
     """Text encoder of the instructions: `minilm` (all-MiniLM-L6-v2: no torch, no network), or a T5 (`t5-small`, a folder)."""
     split: Literal["episode", "task"] = "episode"
-    """What no two parts share: episodes; or whole tasks, to ask whether the map reaches instructions it never saw."""
+    """What no two parts share: episodes; or `task`: whole instructions, to ask whether the map reaches those it never saw."""
     folds: int | None = None
     """Parts that are tested in turn; 1 holds out one part. 5 for fewer than 250 episodes, else 1, unless given."""
     test_fraction: float = 0.2
-    """Share of episodes (or tasks) to hold out, where there is one fold."""
+    """Share of episodes (or instructions) to hold out, where there is one fold."""
     validation_fraction: float = 0.2
-    """Share of the other episodes (or tasks) that decide when to stop, or how strong the ridge penalty is."""
+    """Share of the other episodes (or instructions) that decide when to stop, or how strong the ridge penalty is."""
     permutations: int = 20
     """Shuffled labellings of episodes to compare with; n of them can show a p-value of 1 / (n + 1) at best."""
     bootstrap_samples: int = 2000

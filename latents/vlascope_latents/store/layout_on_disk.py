@@ -21,7 +21,8 @@ from vlascope_latents.store.durable import write_durably
 from vlascope_latents.store.errors import SchemaVersionError, StoreError
 
 SCHEMA_NAME = "vlascope-latents"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 1 called the scene's own task `instruction`, whatever the policy was told."""
 RUN_FILE = "run.json"
 ZARR_FOLDER = "latents.zarr"
 INDEX_FOLDER = "index"
@@ -115,7 +116,7 @@ def read_run(path: Path) -> RunInfo:
     """Reads run.json of the run folder `path`.
 
     Raises:
-        SchemaVersionError: a newer vlascope wrote it.
+        SchemaVersionError: another vlascope wrote it.
         StoreError: there is no run.json, or it is not ours.
     """
     file = path / RUN_FILE
@@ -133,6 +134,11 @@ def read_run(path: Path) -> RunInfo:
         raise SchemaVersionError(
             f"{file}: schema {SCHEMA_NAME} version {version} is newer than {SCHEMA_VERSION}, "
             "which this vlascope reads: upgrade vlascope-latents"
+        )
+    if version < SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"{file}: schema {SCHEMA_NAME} version {version} is older than {SCHEMA_VERSION}, which this vlascope reads: its "
+            "instructions may not be what the policy was told; capture it again, or move it out of this folder"
         )
     try:
         layout = layout_from_map(content["layout"])

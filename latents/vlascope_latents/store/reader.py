@@ -62,7 +62,7 @@ class Episode:
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What the client said: suite, task_id, task_name, …"""
+        """What is known of it: suite, task_id, task_name, `instruction` (what the policy was told), `task_instruction`, …"""
         return self.row.metadata
 
     @property
@@ -100,7 +100,7 @@ class LatentStore:
     """
 
     def __init__(self, path: str | os.PathLike):
-        """Raises StoreError where `path` holds no run, SchemaVersionError where a newer vlascope wrote one."""
+        """Raises StoreError where `path` holds no run, SchemaVersionError where another vlascope wrote one."""
         self.path = Path(path)
         self._paths = {run.name: run for run in find_runs(self.path)}
         self._infos = {name: read_run(run) for name, run in self._paths.items()}

@@ -76,9 +76,11 @@ def import_reference(path: Path, runs: Path, *, layout: LatentLayout | None = No
     plan = _plan(tensors, layout, dtype)
     with RunWriter.create(runs, path.stem, layout, {"imported_from": path.name}) as run:
         for name, episode in content["episodes"].items():
+            # the reference tells a policy its task's description and nothing else
+            described = str(content["task_description"]) if "task_description" in content else None
             metadata = {
                 "task_id": int(content["task_id"]), "task_name": str(content["task_name"]),
-                "instruction": str(content.get("task_description", "")),
+                "instruction": described, "task_instruction": described,
             }  # fmt: skip
             writer = run.open_episode(f"task_{metadata['task_id']}-{name}", metadata, plan)
             steps = sorted(episode["rollout_steps"].values(), key=lambda step: int(step["timestep"]))

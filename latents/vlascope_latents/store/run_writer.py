@@ -140,7 +140,8 @@ class RunWriter:
 
         Args:
             episode_id: `[A-Za-z0-9._-]{1,96}`; None for one made here. The id of a closed episode starts a new attempt.
-            metadata: JSON: suite, task_id, task_name, instruction, episode_index, init_state, seed, …
+            metadata: JSON: suite, task_id, task_name, `instruction` (what the policy is told), `task_instruction` (what the
+                scene's own task says), episode_index, init_state, seed, …
             plan: what its frames hold.
 
         Raises:

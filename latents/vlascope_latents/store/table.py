@@ -20,7 +20,8 @@ from vlascope_latents.store.errors import DamagedError
 
 _SCHEMA = pa.schema(
     [
-        *((name, pa.string()) for name in ("folder", "episode", "status", "suite", "task_name", "instruction", "metadata")),
+        *((name, pa.string()) for name in ("folder", "episode", "status", "suite", "task_name", "instruction",
+            "task_instruction", "metadata")),
         *((name, pa.int64()) for name in ("attempt", "task_id", "episode_index", "frames", "bytes", "dropped", "total_steps")),
         ("success", pa.bool_()),
         ("sealed_at", pa.string()),
@@ -40,7 +41,8 @@ class EpisodeRow:
         frames: committed frames; of an `open` episode, 0 here: its index knows.
         nbytes: bytes of their tensors, uncompressed.
         dropped: frames that `on_full="drop"` left out.
-        metadata: what the client said of the episode: suite, task_id, task_name, instruction, …
+        metadata: what is known of the episode: suite, task_id, task_name, `instruction` (what the policy was told),
+            `task_instruction` (what the scene's own task says), …
         success: None where nobody said.
         total_steps: environment steps; None where nobody said.
         sealed_at: ISO 8601, UTC; None while open.
@@ -96,6 +98,7 @@ def write_table(path: Path, rows: Iterable[EpisodeRow]) -> None:
             ("suite", str),
             ("task_name", str),
             ("instruction", str),
+            ("task_instruction", str),
             ("task_id", int),
             ("episode_index", int),
         ):

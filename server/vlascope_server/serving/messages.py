@@ -19,7 +19,7 @@ from vlascope_latents.store.layout_on_disk import check_name
 
 from vlascope_server.serving.errors import RequestError
 
-_EPISODE_TEXT = ("suite", "task_name", "instruction")
+_EPISODE_TEXT = ("suite", "task_name", "task_instruction")
 _EPISODE_NUMBERS = ("task_id", "episode_index", "init_state", "seed")
 _TEXT_CHARACTERS = 4096
 _METADATA_BYTES = 16 << 10
@@ -189,6 +189,11 @@ def _episode(value: Any) -> EpisodeInfo:
     if not isinstance(value, Mapping):
         _refuse("episode", f"expected a map or an id, found {type(value).__name__}")
     known = ("id", *_EPISODE_TEXT, *_EPISODE_NUMBERS, "metadata")
+    if "instruction" in value:
+        _refuse(
+            "episode.instruction",
+            "is the prompt that is sent, and not said beside it; for the scene's own: task_instruction",
+        )
     for key in value:
         if key not in known:
             _refuse(f"episode.{_key(key)}", "unknown field", known)
@@ -225,7 +230,7 @@ def _more(value: Any, known: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(value, dict):
         _refuse("episode.metadata", f"expected a map, found {type(value).__name__}")
     for key in value:
-        if not isinstance(key, str) or key in known:
+        if not isinstance(key, str) or key in (*known, "instruction"):
             _refuse(f"episode.metadata.{_key(key)}", "expected a name that is no field of an episode")
     try:
         size = len(json.dumps(value, allow_nan=False))

@@ -157,8 +157,13 @@ class Campaign:
         moved = f"moved by up to {_MOVE_CM if self.move_cm is None else self.move_cm:g} cm"
         scene = {"move": f"objects {moved}", "shuffle": "objects shuffled", "both": f"objects shuffled and {moved}"}
         told = {"blank": "no instruction", "swapped": "another task's instruction", "other": "told another object"}
-        own = "prompts of its own" if self.prompts else told.get(self.prompt_mode)
-        return ", ".join(part for part in (scene.get(self.perturb), own) if part)
+        modes = {self.prompt_mode_of(key): None for key in self.keys}
+        words = [{"given": "prompts of its own", **told}.get(mode) for mode in modes]
+        return ", ".join(part for part in (scene.get(self.perturb), *words) if part)
+
+    def prompt_mode_of(self, key: EpisodeKey) -> str:
+        """How it is decided what the policy is told in an episode: `given` where `prompts` says it, else `prompt_mode`."""
+        return "given" if key.task in self.prompts else self.prompt_mode
 
     def told(self, key: EpisodeKey) -> Told:
         """What the policy is told in an episode."""
