@@ -114,8 +114,8 @@ class ProbeResult:
 
     Attributes:
         table: one row; docs/probing.md lists the columns.
-        predictions: one row a tested frame: run, episode, task, timestep, fold, cosine, and `label` and `predicted`: what was
-            told and what the probe answers, as numbers of `instructions`.
+        predictions: one row a tested frame: run, campaign, episode, task, timestep, fold, cosine, and as numbers of
+            `instructions` `label` (what was told) and `predicted`.
         history: one row an epoch and fold: train_loss, validation_loss.
         instructions: one row each: number, instruction, task_id (of the task whose own words it is, if any), test_frames,
             test_episodes, accuracy and its interval.
@@ -183,7 +183,7 @@ def probe(
     warnings += tuple(
         caution(row["test_units"], row["accuracy_low"], row["accuracy_high"], unit_name(evaluation.split))
     )
-    columns = ["run", "episode", "suite", "task_id", "episode_index", "timestep", "success"]
+    columns = ["run", "campaign", "episode", "suite", "task_id", "episode_index", "timestep", "success"]
     table = features.frames[columns].assign(
         fold=fold_of, label=labels.index, predicted=predicted[0], correct=right[0], cosine_similarity=cosine
     )

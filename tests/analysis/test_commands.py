@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from vlascope_analysis import sweep as sweep_module
 from vlascope_analysis.commands import main
+from vlascope_latents import CaptureSpec
 
-from tests.analysis.stores import INSTRUCTIONS, make_run, task_at
+from tests.analysis.stores import INSTRUCTIONS, direction, make_run, task_at
 
 LAYER, STEP = 1, 2
 
@@ -143,6 +144,31 @@ def test_errors_are_one_line_that_lists_what_exists(runs, tmp_path, capsys, opti
     assert message in lines[-1]
     assert not any(line.startswith("Traceback") for line in lines)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_probe_of_each_campaign_by_its_own_labels(tmp_path):
+    """The frames know what was told, and not what the scene's task says."""
+
+    def shifted(task: int, number: int) -> dict:
+        return {"instruction": INSTRUCTIONS[(task + number) % 4], "task_instruction": INSTRUCTIONS[task]}
+
+    def told(path, array, moment) -> None:
+        by = 0 if len(list((tmp_path / "runs").iterdir())) == 1 else moment.episode
+        array += 2 * direction(1, (moment.task + by) % 4, width=array.shape[-1])
+
+    spec = CaptureSpec(experts=("vlm",), layers=(0,), spans=("text",), dtype="float32")
+    for campaign, metadata in (("own", lambda *_: {}), ("other", shifted)):
+        make_run(tmp_path / "runs", told, episodes=8, timesteps=(0,), spec=spec, campaign=campaign, metadata=metadata)
+    probes = ["--expert", "text_only", "--layer", "0", "--permutations", "0", "--learning-rate", "0.02"]
+    for campaign in (["--campaign", "own"], ["--campaign", "other"], []):
+        assert run("probe", tmp_path / "runs", tmp_path / "out", *probes, *campaign) == 0
+    # of both together, eight are the same scene and were told the same
+    for stem, episodes, warned in (("stepall_own", 32, 0), ("stepall_other", 32, 0), ("stepall", 56, 1)):
+        result = json.loads((tmp_path / "out" / f"results_text_only_layer0_{stem}.json").read_text())
+        assert (result["scores"]["accuracy"], result["scores"]["episodes"]) == (1.0, episodes)
+        assert sum("several campaigns: other, own" in warning for warning in result["warnings"]) == warned
+        campaigns = {episode["campaign"] for episode in result["data"]["episodes"]}
+        assert campaigns == ({"own", "other"} if warned else {stem.removeprefix("stepall_")})
 
 
 def test_no_store_is_one_line(tmp_path, capsys):

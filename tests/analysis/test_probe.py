@@ -26,8 +26,8 @@ def encode(texts) -> np.ndarray:
 def frames(tasks: int, episodes: int, per_episode: int) -> pd.DataFrame:
     rows = [
         {
-            "run": "r", "episode": f"{t}-{e}", "suite": "s", "task_id": t, "task_name": "", "instruction": TEXTS[t],
-            "task_instruction": TEXTS[t],
+            "run": "r", "campaign": "c", "episode": f"{t}-{e}", "suite": "s", "task_id": t, "task_name": "",
+            "instruction": TEXTS[t], "task_instruction": TEXTS[t],
             "timestep": f, "success": True, "status": "sealed", "episode_index": e, "unit": f"s/{t}/{t}-{e}",
         }
         for t in range(tasks) for e in range(episodes) for f in range(per_episode)

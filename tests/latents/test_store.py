@@ -200,6 +200,66 @@ def test_a_sealed_episode_never_reopens(tmp_path):
     assert store.episode("e", attempt=1).success is False
 
 
+@pytest.fixture(scope="module")
+def campaigns(tmp_path_factory):
+    """Two campaigns and a client of none use one name; each has an attempt that counts, and the first an earlier one."""
+    capture = plan(CaptureSpec(experts=("vlm",), layers=(0,), spans=("text",)))
+    root = tmp_path_factory.mktemp("campaigns")
+    with RunWriter.create(root, "tiny", LAYOUT) as run:
+        for number, name in enumerate(("a+e", "a+e", "b+e", "e", "b+f")):
+            episode = run.open_episode(name, {"instruction": f"text {number}"}, capture)
+            episode.append(frame(capture, number), timestep=number)
+            episode.seal()
+        path = run.path
+    with RunWriter.open(path) as run:  # attempts are counted on where another process goes on
+        episode = run.open_episode("b+e", {"instruction": "text 5"}, capture)
+        assert episode.attempt == 2
+        episode.interrupt()
+    return path
+
+
+def test_attempts_of_different_campaigns_are_never_merged(campaigns):
+    store = LatentStore(campaigns)
+    found = [(e.id, e.campaign, e.row.name, e.row.attempt, e.metadata["instruction"]) for e in store.episodes()]
+    assert found == [
+        ("a+e", "a", "e", 2, "text 1"), ("b+e", "b", "e", 1, "text 2"), ("b+f", "b", "f", 1, "text 4"),
+        ("e", None, "e", 1, "text 3"),
+    ]  # fmt: skip
+    assert len(store.episodes(attempts="all")) == 6
+    everything = store.select("vlm")
+    assert everything.labels["campaign"].tolist() == ["a", "b", "b", ""]
+    assert everything.labels["timestep"].tolist() == [1, 2, 4, 3]
+    table = pq.read_table(campaigns / "episodes.parquet").to_pydict()
+    assert dict(zip(table["folder"], table["campaign"], strict=True)) == {
+        "a+e": "a", "a+e@2": "a", "b+e": "b", "e": None, "b+f": "b", "b+e@2": "b",
+    }  # fmt: skip
+    attributes = json.loads((store.episode("b+f").folder / "zarr.json").read_bytes())["attributes"]
+    assert (attributes["episode"], attributes["campaign"]) == ("b+f", "b")
+
+
+def test_a_campaign_is_selected_by_its_id(campaigns):
+    store = LatentStore(campaigns)
+    assert [e.id for e in store.episodes(campaign="b")] == ["b+e", "b+f"]
+    assert store.select("vlm", campaign="a").labels["episode"].tolist() == ["a+e"]
+    assert store.select("vlm", episodes=["f", "e"], campaign="b").labels["episode"].tolist() == ["b+f", "b+e"]
+    assert store.episode("f").id == "b+f"  # nobody else has that name
+    assert store.episode("e").id == "e"  # an id before a name
+    assert store.episode("e", campaign="a", attempt=1).metadata["instruction"] == "text 0"
+    with pytest.raises(StoreError) as error:
+        store.episodes(campaign="c")
+    one_line(error, "no campaign 'c'; found a, b")
+
+
+def test_a_name_of_several_campaigns_is_not_guessed(tmp_path):
+    capture = plan(CaptureSpec(experts=("vlm",), layers=(0,), spans=("text",)))
+    with RunWriter.create(tmp_path, "two", LAYOUT) as run:
+        for name in ("a+e", "b+e"):
+            run.open_episode(name, None, capture).seal()
+    with pytest.raises(StoreError) as error:
+        LatentStore(tmp_path).episode("e")
+    one_line(error, "episode 'e': several campaigns have it: name one of a+e, b+e")
+
+
 def test_a_run_opens_while_it_is_written(tmp_path):
     capture = plan()
     with RunWriter.create(tmp_path, "live", LAYOUT) as run:
@@ -259,7 +319,26 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     one_line(error, tmp_path / "file", "cannot create a run")
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".", "a" * 97, "ü", "__x", "zarr.json", "x.partial", 3])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "a/b",
+        "..",
+        ".",
+        "a" * 97,
+        "ü",
+        "__x",
+        "zarr.json",
+        "x.partial",
+        3,
+        "+e",
+        "a+",
+        "a+b+c",
+        "a+..",
+        "c" * 60 + "+" + "e" * 68,
+    ],
+)
 def test_ids_that_are_no_ids(tmp_path, name):
     with RunWriter.create(tmp_path, "ids", LAYOUT) as run, pytest.raises(StoreError) as error:
         run.open_episode(name, None, plan())

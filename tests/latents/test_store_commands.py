@@ -35,6 +35,39 @@ def test_ls(run, capsys):
     assert "sealed" in out
 
 
+def test_ls_shows_each_campaign_and_what_was_told(tmp_path, capsys):
+    told = {"a": "told a", "b": ""}
+    with RunWriter.create(tmp_path / "runs", "tiny", LAYOUT) as writer:
+        for campaign, instruction in told.items():
+            for attempt in range(2):
+                meta = {"instruction": instruction, "task_instruction": "own"}
+                episode = writer.open_episode(f"{campaign}+ep", meta, plan())
+                episode.append(frame(plan(), attempt), timestep=0)
+                episode.seal()
+    assert main(["ls", str(tmp_path / "runs")]) == 0
+    out = capsys.readouterr().out
+    for campaign, words in (("a", "told a"), ("b", "(none)")):
+        assert f"{writer.path.name}, campaign {campaign}: 1 episodes, 1 frames" in out.replace("\n", " ").replace(
+            "  ", " "
+        )
+        assert words in out
+    assert out.count("ep@2") == 2
+    assert "own" in out
+    assert main(["ls", str(tmp_path / "runs"), "--campaign", "b", "--attempts"]) == 0
+    out = capsys.readouterr().out
+    assert "campaign a" not in out
+    assert out.count("ep@2") == 1
+    assert main(["ls", str(tmp_path / "runs"), "--campaign", "c"]) == 2
+    assert "no campaign 'c'; found a, b" in capsys.readouterr().err
+    out = tmp_path / "out"
+    assert main(["export", str(writer.path), str(out), "--format", "npz", "--episodes", "ep"]) == 2
+    assert "several campaigns have it: name one of a+ep, b+ep" in capsys.readouterr().err
+    assert main(["export", str(writer.path), str(out), "--format", "npz", "--episodes", "ep", "--campaign", "b"]) == 0
+    (file,) = out.iterdir()
+    with np.load(file) as data:
+        assert (str(data["task_description"]), str(data["task_instruction"])) == ("", "own")
+
+
 def test_verify_names_each_bad_frame(run, capsys):
     assert main(["verify", str(run)]) == 0
     shard = run / "latents.zarr/episodes/ep1/action/x_t/c.2.0.0.0"

@@ -49,7 +49,7 @@ def of(policy_server, **changed):
 
 
 def test_an_episode_ends_with_the_goal_and_is_sealed_as_a_success(environment, assets, policy_server, tmp_path):
-    ours = of(policy_server, collect_latents=True, stride=6, label="helped", prompts={STOVE: "light the stove"})
+    ours = of(policy_server, collect_latents=True, stride=6, id="helped", prompts={STOVE: "light the stove"})
     (tmp_path / "videos").mkdir()
     phases = []
     with open_client(policy_server.url, ours, None) as client:

@@ -66,7 +66,7 @@ def run(environment, assets, policy_server, tmp_path):
 
 def test_a_perturbed_episode_repeats_and_differs_from_the_plain_one(run, policy_server, tmp_path):
     _, plain = run()
-    ours, moved = run(perturb="both", move_cm=4.0, collect_latents=True, label="moved")
+    ours, moved = run(perturb="both", move_cm=4.0, collect_latents=True, id="moved")
     _, again = run(perturb="both", move_cm=4.0)
     _, elsewhere = run(perturb="both", move_cm=4.0, seed=8)
     assert moved.trajectory == again.trajectory

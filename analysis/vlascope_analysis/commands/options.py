@@ -35,6 +35,8 @@ class ProbingOptions:
     """Episode numbers within each task, the end not included. Every episode unless given."""
     run_name: str | None = None
     """One run of a folder of runs."""
+    campaign: str | None = None
+    """Episodes of one campaign, by its id; of every campaign unless given. `vlascope-latents ls` lists them."""
     suite: str | None = None
     """One suite of tasks; needed with --task-range where a run has several."""
     interrupted: bool = False
@@ -74,7 +76,13 @@ class ProbingOptions:
         from vlascope_analysis.episodes import EpisodeQuery
 
         return EpisodeQuery(
-            self.run_name, self.suite, self.task_range, self.episode_range, self.interrupted, self.allow_missing
+            self.run_name,
+            self.suite,
+            self.task_range,
+            self.episode_range,
+            self.interrupted,
+            self.allow_missing,
+            self.campaign,
         )
 
     def evaluation(self) -> EvaluationConfig:
@@ -105,7 +113,7 @@ class ProbingOptions:
         # two parts of one run, such as those that a cell is chosen on and tested on, must not replace each other
         ranges = {"tasks": self.task_range, "episodes": self.episode_range}
         given += [f"{name}{first}to{stop}" for name, (first, stop) in ((n, r) for n, r in ranges.items() if r)]
-        given += [name for name in (self.suite, self.run_name) if name]
+        given += [name for name in (self.suite, self.run_name, self.campaign) if name]
         return "".join(f"_{value}" for value in given)
 
     def provenance(self, store: LatentStore, episodes: Sequence[Numbered]) -> dict[str, Any]:
@@ -117,7 +125,8 @@ class ProbingOptions:
                 "store": str(store.path.resolve()),
                 "runs": [{"name": run.name, "created": run.created, "model": run.model, "versions": run.versions}
                          for run in store.runs if run.name in used],
-                "episodes": [{"run": e.episode.run, "episode": e.episode.id, "attempt": e.episode.row.attempt,
-                              "suite": e.suite, "task_id": e.task, "episode_index": e.number} for e in episodes],
+                "episodes": [{"run": e.episode.run, "campaign": e.episode.campaign, "episode": e.episode.id,
+                              "attempt": e.episode.row.attempt, "suite": e.suite, "task_id": e.task,
+                              "episode_index": e.number} for e in episodes],
             },
         }  # fmt: skip

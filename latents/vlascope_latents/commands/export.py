@@ -26,14 +26,19 @@ class Export(Options):
     format: Literal["netcdf", "npz"] = "netcdf"
     """`netcdf` (needs xarray, h5netcdf and h5py), or `npz` in the nested layout of the reference."""
     episodes: tuple[str, ...] = ()
-    """Ids; every episode unless given."""
+    """Ids, or names where only one campaign has them; every episode unless given."""
+    campaign: str | None = None
+    """Episodes of one campaign; of all unless given."""
     dry_run: bool = False
     """Say how many bytes it takes, and stop."""
 
     def run(self) -> int:
         """Prints the cost, then writes."""
         store = LatentStore(self.path)
-        chosen = [store.episode(name) for name in self.episodes] if self.episodes else store.episodes()
+        if self.episodes:
+            chosen = store.chosen(self.episodes, campaign=self.campaign)
+        else:
+            chosen = store.episodes(campaign=self.campaign)
         chosen = [episode for episode in chosen if episode.frames]
         cost = sum(
             episode.frames * tensor.nbytes * (2 if tensor.dtype == "bfloat16" else 1)

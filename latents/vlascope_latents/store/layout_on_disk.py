@@ -30,6 +30,8 @@ TABLE_FILE = "episodes.parquet"
 LOCK_FILE = "writer.lock"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,96}")
+_ID_CHARACTERS = 128
+_PLUS = "+"
 
 
 def check_name(what: str, name: Any) -> str:
@@ -43,6 +45,28 @@ def check_name(what: str, name: Any) -> str:
     if not name.strip(".") or name.startswith("__") or name.endswith(".partial") or name == "zarr.json":
         raise StoreError(f"{what}: {name!r} is reserved: use a name that is not dots, __…, ….partial or zarr.json")
     return name
+
+
+def check_episode_id(episode_id: Any) -> str:
+    """`episode_id`, if it can be one: a name, or `CAMPAIGN+NAME`.
+
+    Raises:
+        StoreError: it can't.
+    """
+    parts = episode_id.split(_PLUS) if isinstance(episode_id, str) else [episode_id]
+    if len(parts) > 2 or len(str(episode_id)) > _ID_CHARACTERS:
+        raise StoreError(
+            f"episode: {episode_id!r} is no id: expected a name or CAMPAIGN+NAME, of at most {_ID_CHARACTERS} characters"
+        )
+    for part in parts:
+        check_name("episode" if len(parts) == 1 else f"episode {episode_id!r}", part)
+    return episode_id
+
+
+def split_id(episode_id: str) -> tuple[str | None, str]:
+    """The campaign that an episode is part of, None where its id names none; and its name there."""
+    campaign, plus, name = episode_id.partition(_PLUS)
+    return (campaign, name) if plus else (None, episode_id)
 
 
 def episode_folder(episode_id: str, attempt: int) -> str:

@@ -30,11 +30,12 @@ from vlascope_latents.store.layout_on_disk import (
     TABLE_FILE,
     ZARR_FOLDER,
     RunInfo,
-    check_name,
+    check_episode_id,
     create_run_folder,
     episode_folder,
     read_run,
     split_folder,
+    split_id,
 )
 from vlascope_latents.store.recovery import Recovery, recover_run
 from vlascope_latents.store.sealing import EPISODES
@@ -139,7 +140,8 @@ class RunWriter:
         """Starts an attempt at an episode.
 
         Args:
-            episode_id: `[A-Za-z0-9._-]{1,96}`; None for one made here. The id of a closed episode starts a new attempt.
+            episode_id: a name (`[A-Za-z0-9._-]{1,96}`) or `CAMPAIGN+NAME`; None for one made here. The id of a closed
+                episode starts a new attempt.
             metadata: JSON: suite, task_id, task_name, `instruction` (what the policy is told), `task_instruction` (what the
                 scene's own task says), episode_index, init_state, seed, …
             plan: what its frames hold.
@@ -147,7 +149,7 @@ class RunWriter:
         Raises:
             StoreError: the id is no name or is open already, a frame does not fit in memory, or the disk is full.
         """
-        episode_id = f"episode-{uuid.uuid4().hex[:12]}" if episode_id is None else check_name("episode", episode_id)
+        episode_id = f"episode-{uuid.uuid4().hex[:12]}" if episode_id is None else check_episode_id(episode_id)
         tensors = stored_tensors(plan, self.info.layout)
         self._buffers.check(tensors)
         with self._lock:
@@ -178,8 +180,8 @@ class RunWriter:
     ) -> EpisodeWriter:
         folder = episode_folder(episode_id, attempt)
         base = f"{EPISODES}/{folder}"
-        attributes = {"episode": episode_id, "attempt": attempt, "status": "open", "metadata": dict(metadata or {}),
-                      "capture_spec": plan.spec.to_map()}  # fmt: skip
+        attributes = {"episode": episode_id, "campaign": split_id(episode_id)[0], "attempt": attempt, "status": "open",
+                      "metadata": dict(metadata or {}), "capture_spec": plan.spec.to_map()}  # fmt: skip
         try:
             content = group_metadata(attributes)
         except TypeError as error:

@@ -94,17 +94,18 @@ class Selection:
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
-        """One entry a frame: run, episode, attempt, status, frame, timestep, suite, task_id, task_name, success, and
-        `instruction` (what the policy was told; empty where that was nothing) and `task_instruction` (what the scene's own
-        task says).
+        """One entry a frame: run, campaign, episode, attempt, status, frame, timestep, suite, task_id, task_name, success,
+        and `instruction` (what the policy was told; empty where that was nothing) and `task_instruction` (what the scene's
+        own task says).
 
-        An unknown suite or task name is empty, an unknown `task_id` -1. `success` is bool and the instructions are text where
-        every episode has one, else object arrays with None.
+        An unknown campaign, suite or task name is empty, an unknown `task_id` -1. `success` is bool and the instructions are
+        text where every episode has one, else object arrays with None.
         """
         rows = [frame.episode.row for frame in self.frames]
         success = [row.success for row in rows]
         columns: dict[str, Any] = {
             "run": np.array([frame.episode.run for frame in self.frames], np.str_),
+            "campaign": np.array([row.campaign or "" for row in rows], np.str_),
             "episode": np.array([row.episode for row in rows], np.str_),
             "attempt": np.array([row.attempt for row in rows], np.int64),
             "status": np.array([row.status for row in rows], np.str_),

@@ -62,6 +62,7 @@ def blank_result(campaign: Campaign, assets: AssetsUsed, key: EpisodeKey, attemp
         seed=campaign.seed,
         environment_seed=scene,
         noise_seed=noise,
+        campaign=campaign.id,
         episode=campaign.episode_id(key),
         assets=assets.kind,
         assets_hash=assets.hash,
@@ -129,7 +130,7 @@ def run_episode(
             steps += 1
         beat("policy", steps)
         stored = session.end(success, steps)
-        files = _write_files(recorder, observations, output, blank.episode)
+        files = _write_files(recorder, observations, output, blank.name)
     finally:
         if recorder:
             recorder.discard()

@@ -45,8 +45,9 @@ class EpisodeResult:
         inferences, captures: asked of the server.
         perturb: what was done to the scene; perturbation: what became of it (`PerturbationRecord`), with its seed.
         seed, environment_seed, noise_seed: the campaign's, the scene's, the policy's noise.
-        episode: id in the store; `run`, `store_attempt`: where the server put it; `frames`: committed; `dropped`: not stored;
-            `frame_bytes`: of one.
+        campaign: the campaign's id.
+        episode: id in the store, which begins with the campaign's; `run`, `store_attempt`: where the server put it;
+            `frames`: committed; `dropped`: not stored; `frame_bytes`: of one.
         assets, assets_hash: `official` or `stand-in`, and what of.
         render: mode of drawing.
         settle_speed: of the fastest object after settling, m/s.
@@ -83,6 +84,7 @@ class EpisodeResult:
     seed: int
     environment_seed: int
     noise_seed: int
+    campaign: str
     episode: str
     run: str | None = None
     store_attempt: int | None = None
@@ -105,6 +107,11 @@ class EpisodeResult:
     versions: dict[str, str]
     git: str | None
     started: str
+
+    @property
+    def name(self) -> str:
+        """The episode's within its campaign, and of its files."""
+        return self.episode.partition("+")[2]
 
     @property
     def key(self) -> EpisodeKey:

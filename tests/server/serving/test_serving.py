@@ -142,6 +142,18 @@ def test_an_id_again_is_a_new_attempt(wire, server):
     assert store.episode("twice", attempt=1).success is False
 
 
+def test_two_campaigns_have_an_episode_of_one_name_at_once(server):
+    with connect(server.url) as first, connect(server.url) as second:
+        for wire, campaign in ((first, "one"), (second, "two"), (first, "one")):
+            reply = wire.ask(observation(collect_latents=SMALL, episode={"id": f"{campaign}+same"}, prompt=campaign))
+            assert (reply["latents"]["episode"], reply["latents"]["attempt"]) == (f"{campaign}+same", 1)
+        for wire, campaign, frames in ((second, "two", 1), (first, "one", 2)):
+            receipt = wire.ask({"request": "end_episode", "episode": f"{campaign}+same"})
+            assert (receipt["frames"], receipt["attempt"]) == (frames, 1)
+    store = LatentStore(server.run)
+    assert [e.metadata["instruction"] for c in ("one", "two") for e in store.episodes(campaign=c)] == ["one", "two"]
+
+
 def test_an_episode_may_be_begun_before_its_first_frame(wire, server):
     begun = wire.ask({"request": "begin_episode", "episode": {"id": "begun", "task_id": 1}, "collect_latents": SMALL})
     assert begun == {"request": "begin_episode", "episode": "begun", "run": server.run.name, "attempt": 1}
