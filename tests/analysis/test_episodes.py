@@ -96,7 +96,8 @@ def test_two_campaigns_of_one_scene(tmp_path):
     assert len(episodes) == 12
     assert warnings == ["episodes of several campaigns: again, own, swapped; --campaign takes those of one"]
     frames = load_features(store, episodes, Slice("text_only")).frames
-    same = frames[(frames["task_id"] == 0) & (frames["episode_index"] == 1)].set_index("campaign")["unit"]
+    one = frames[(frames["task_id"] == 0) & (frames["episode_index"] == 1)]
+    same = dict(zip(one["campaign"], one["unit"], strict=True))
     assert same["own"] == same["again"], "one scene that is told the same is one unit, whatever the campaign"
     assert same["own"] != same["swapped"], "told something else it has another label, and cannot be the same unit"
     episodes, warnings = choose_episodes(store, EpisodeQuery(campaign="swapped"))

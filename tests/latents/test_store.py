@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import threading
 
 import ml_dtypes
@@ -310,6 +311,18 @@ def test_told_nothing_is_not_unknown(tmp_path):
     assert store.select("vlm").labels["instruction"].tolist() == ["", None, "wave"]
     table = pq.read_table(run.path / "episodes.parquet").to_pydict()
     assert dict(zip(table["episode"], table["instruction"], strict=True)) == {"a": "", "b": None, "c": "wave"}
+
+
+@pytest.mark.parametrize(
+    ("options", "mode"), [({}, 0o700), ({"readable_by": "group"}, 0o750), ({"readable_by": "everyone"}, 0o755)]
+)
+def test_a_run_is_its_owners_unless_told_otherwise(tmp_path, options, mode):
+    path = write(tmp_path / "some" / "runs", episodes=1, frames=1, **options)
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in (path, path.parent)] == [mode, mode]
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+    assert stat.S_IMODE(write(shared, episodes=1, frames=1, **options).stat().st_mode) == mode
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o755, "a folder that is there is its owner's business"
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

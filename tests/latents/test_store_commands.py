@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import stat
 
 import numpy as np
 import pytest
@@ -156,6 +157,16 @@ def test_export_npz_in_the_nested_layout(run, tmp_path):
         np.testing.assert_array_equal(data[key][:, 0], want["action/hidden_states"][3])
         assert bool(data["episodes/ep0/metadata/success"])
         assert (str(data["task_description"]), str(data["task_instruction"])) == ("do it", "own")
+
+
+@pytest.mark.parametrize(("options", "mode"), [([], 0o700), (["--readable-by", "group"], 0o750)])
+def test_what_holds_latents_is_its_owners_unless_told_otherwise(run, tmp_path, options, mode):
+    assert main(["export", str(run), str(tmp_path / "out"), "--format", "npz", *options]) == 0
+    file = tmp_path / "task_10_pick_up.pkl"
+    file.write_bytes(pickle.dumps(reference(np.random.default_rng(0))))
+    assert main(["import", str(tmp_path / "imported"), str(file), *options]) == 0
+    for folder in (tmp_path / "out", tmp_path / "imported", *(tmp_path / "imported").iterdir()):
+        assert stat.S_IMODE(folder.stat().st_mode) == mode
 
 
 def reference(rng):

@@ -11,6 +11,7 @@ from rich.progress import track
 
 from vlascope_latents.commands.options import Options
 from vlascope_latents.store import LatentStore, StoreError
+from vlascope_latents.store.access import ReadableBy, make_missing_folder
 from vlascope_latents.store.exports import export_netcdf, export_npz
 from vlascope_latents.units import readable_bytes
 
@@ -29,6 +30,8 @@ class Export(Options):
     """Ids, or names where only one campaign has them; every episode unless given."""
     campaign: str | None = None
     """Episodes of one campaign; of all unless given."""
+    readable_by: ReadableBy = "owner"
+    """Who may read the folder, where it is made: its owner alone, its group, or everyone."""
     dry_run: bool = False
     """Say how many bytes it takes, and stop."""
 
@@ -49,7 +52,7 @@ class Export(Options):
         if self.dry_run:
             return 0
         write, suffix = {"netcdf": (export_netcdf, ".nc"), "npz": (export_npz, ".npz")}[self.format]
-        self.out.mkdir(parents=True, exist_ok=True)
+        make_missing_folder(self.out, self.readable_by)
         for episode in track(chosen, "exporting", transient=True):
             file = self.out / f"{episode.run}-{episode.row.folder}{suffix}"
             try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vlascope_latents.layout import ExpertLayout, LatentLayout, Span
+from vlascope_latents.store.access import ReadableBy, make_folder, make_missing_folder
 from vlascope_latents.store.durable import write_durably
 from vlascope_latents.store.errors import SchemaVersionError, StoreError
 
@@ -99,8 +100,10 @@ class RunInfo:
     versions: Mapping[str, str]
 
 
-def create_run_folder(root: Path, name: str, layout: LatentLayout, model: Mapping[str, Any]) -> Path:
-    """Makes `<root>/<time>-<name>` with its run.json and returns it.
+def create_run_folder(
+    root: Path, name: str, layout: LatentLayout, model: Mapping[str, Any], readable_by: ReadableBy = "owner"
+) -> Path:
+    """Makes `<root>/<time>-<name>` with its run.json and returns it; `root` too where it is missing.
 
     Raises:
         StoreError: `root` cannot be written, or `name` is no name.
@@ -109,11 +112,11 @@ def create_run_folder(root: Path, name: str, layout: LatentLayout, model: Mappin
     now = datetime.datetime.now(datetime.UTC)
     stem = f"{now:%Y%m%dT%H%M%S}-{name}"
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_missing_folder(root, readable_by)
         for number in range(1, 1000):
             path = root / (stem if number == 1 else f"{stem}-{number}")
             try:
-                path.mkdir()
+                make_folder(path, readable_by)
             except FileExistsError:
                 continue
             break

@@ -157,7 +157,7 @@ class LatentStore:
 
     def chosen(
         self,
-        episodes: Sequence[str | Episode],
+        episode_ids: Sequence[str],
         *,
         run: str | None = None,
         campaign: str | None = None,
@@ -170,8 +170,8 @@ class LatentStore:
                 by_id[episode.id].append(episode)
                 by_name[episode.row.name].append(episode)
         chosen = []
-        for asked in episodes:
-            found = [asked] if isinstance(asked, Episode) else by_id.get(asked) or by_name.get(asked, [])
+        for asked in episode_ids:
+            found = by_id.get(asked) or by_name.get(asked, [])
             if len(found) != 1:
                 what = f"{self.path}: episode {asked!r}" + (f", attempt {attempt}" if attempt else "")
                 raise _not_one(what, found, by_id)
@@ -222,8 +222,9 @@ class LatentStore:
             chosen = self.episodes(run, campaign=campaign)
         else:
             listed = [episodes] if isinstance(episodes, str | Episode) else list(episodes)
-            named = any(isinstance(episode, str) for episode in listed)
-            chosen = self.chosen(listed, run=run, campaign=campaign) if named else listed
+            names = [episode for episode in listed if isinstance(episode, str)]
+            found = iter(self.chosen(names, run=run, campaign=campaign) if names else ())
+            chosen = [next(found) if isinstance(episode, str) else episode for episode in listed]
         if not chosen:
             raise StoreError(f"{self.path}: no episodes yet: nothing to select from")
         frames: list[FrameRef] = []

@@ -19,6 +19,7 @@ from zarr.abc.store import Store
 
 from vlascope_latents.layout import LatentLayout
 from vlascope_latents.plan import CapturePlan
+from vlascope_latents.store.access import ReadableBy
 from vlascope_latents.store.budget import FrameBuffers
 from vlascope_latents.store.durable import BlockingStore, DurableStore
 from vlascope_latents.store.episode_writer import EpisodeWriter
@@ -83,7 +84,8 @@ class RunWriter:
 
     @classmethod
     def create(
-        cls, root: str | os.PathLike, name: str, layout: LatentLayout, model: Mapping[str, Any] | None = None, **options: Any
+        cls, root: str | os.PathLike, name: str, layout: LatentLayout, model: Mapping[str, Any] | None = None, *,
+        readable_by: ReadableBy = "owner", **options: Any
     ) -> RunWriter:  # fmt: skip
         """Makes a new run `<root>/<time>-<name>`.
 
@@ -92,13 +94,14 @@ class RunWriter:
             name: of the checkpoint, as a rule.
             layout: of the model: the spans that every episode of this run has.
             model: anything JSON that says which model this was: fingerprint, configuration, git revision.
+            readable_by: who may read the run, and `root` where it is made here: its `owner` alone, its `group`, or `everyone`.
             **options: `memory_bytes` (bound of everything queued; default 1 GiB), `workers` (threads that write; 4), `on_full`
                 (`block` or `drop`), `open_store` (makes a Zarr store of a path; durable local files).
 
         Raises:
             StoreError: the folder cannot be written, or a name or option is wrong.
         """
-        run = cls(create_run_folder(Path(root), name, layout, model or {}), **options)
+        run = cls(create_run_folder(Path(root), name, layout, model or {}, readable_by), **options)
         try:
             run._store.put("zarr.json", group_metadata())
             run._store.put(f"{EPISODES}/zarr.json", group_metadata())

@@ -18,10 +18,9 @@ from typing import Any, Literal
 import google_crc32c
 
 _BLOCK = 16 << 20
-_ORDER = ("sha256", "git-sha1", "md5", "crc32c")
-"""The strongest first."""
-
 Kind = Literal["sha256", "git-sha1", "md5", "crc32c"]
+_ORDER: tuple[Kind, ...] = ("sha256", "git-sha1", "md5", "crc32c")
+"""The strongest first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +61,7 @@ def checksum_of(filesystem: Any, info: Mapping[str, Any]) -> Checksum | None:
     """
     protocols = filesystem.protocol if isinstance(filesystem.protocol, tuple | list) else (filesystem.protocol,)
     given = _of_s3(filesystem, info["name"]) if {"s3", "s3a"} & set(protocols) else _of_others(info)
-    return next((Checksum(kind, given[kind]) for kind in _ORDER if given.get(kind)), None)
+    return next((Checksum(kind, value) for kind in _ORDER if (value := given.get(kind))), None)
 
 
 def _of_others(info: Mapping[str, Any]) -> dict[Kind, str | None]:

@@ -102,9 +102,13 @@ class GoogleBucket(Place):
 class Hub(Place):
     """A repository of the Hugging Face hub at `COMMIT`; files of more than 1000 bytes are LFS's."""
 
+    repository = "lab/thing"
+    commit = COMMIT
+
     def answer(self, path: str, query: dict[str, str]) -> None:
-        found = re.fullmatch(r"(/api)?(?:/models|/datasets)?/lab/thing(?:/([a-z-]+)(?:/([^/]+)(?:/(.*))?)?)?", path)
-        if not found or (found[3] or COMMIT) not in (COMMIT, "main"):
+        ours = re.escape(self.repository)
+        found = re.fullmatch(rf"(/api)?(?:/models|/datasets)?/{ours}(?:/([a-z-]+)(?:/([^/]+)(?:/(.*))?)?)?", path)
+        if not found or (found[3] or self.commit) not in (self.commit, "main"):
             return self.give_json({"error": "no such revision"}, 404)
         what, name = found[2], found[4] or ""
         if what == "paths-info":
@@ -118,11 +122,11 @@ class Hub(Place):
         if what == "resolve" and name in self.files:
             (facts,) = self.facts(name)
             etag = facts["lfs"]["oid"] if "lfs" in facts else facts["oid"]
-            return self.give_file(name, {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"'})
+            return self.give_file(name, {"X-Repo-Commit": self.commit, "ETag": f'"{etag}"'})
         if what in (None, "revision"):
             siblings = [{"rfilename": name} for name in sorted(self.files)]
             return self.give_json(
-                {"id": "lab/thing", "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
+                {"id": self.repository, "sha": self.commit, "siblings": siblings, "private": False, "tags": []}
             )
         return self.give_json({"error": "no such file"}, 404)
 

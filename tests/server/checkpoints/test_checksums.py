@@ -12,6 +12,7 @@ import fsspec
 import gcsfs.core
 import google_crc32c
 import pytest
+from fsspec.config import conf
 from fsspec.registry import _registry
 from vlascope_server.checkpoints import CheckpointError, load_checkpoint, remote
 from vlascope_server.checkpoints.checksums import Checksum, checksum_of
@@ -40,8 +41,8 @@ def bucket(contents, monkeypatch):
         # not the newer client: it asks over gRPC which kind of bucket this is
         monkeypatch.setitem(_registry, "gs", gcsfs.core.GCSFileSystem)
         options = {"endpoint_url": address, "token": "anon", "skip_instance_cache": True, "use_listings_cache": False}
-        monkeypatch.setitem(fsspec.config.conf, "gs", options)
-        monkeypatch.setitem(fsspec.config.conf, "gcs", options)
+        monkeypatch.setitem(conf, "gs", options)
+        monkeypatch.setitem(conf, "gcs", options)
         yield "gs://bucket/run/1000", server, "run/1000/"
 
 
@@ -49,9 +50,7 @@ def bucket(contents, monkeypatch):
 def hub(contents, monkeypatch):
     """hf://lab/thing, and its server."""
     with served(Hub, contents) as (address, server):
-        monkeypatch.setitem(
-            fsspec.config.conf, "hf", {"endpoint": address, "token": False, "skip_instance_cache": True}
-        )
+        monkeypatch.setitem(conf, "hf", {"endpoint": address, "token": False, "skip_instance_cache": True})
         yield f"hf://lab/thing@{COMMIT}", server, ""
 
 
@@ -73,6 +72,7 @@ def test_a_checkpoint_comes_with_its_checksums(place, caplog):
     with caplog.at_level(logging.WARNING, logger="vlascope_server"):
         checkpoint = load_checkpoint(url, dtype="float32")
     assert_same(checkpoint.params, draw(PI0))
+    assert checkpoint.path is not None
     marker = json.loads((checkpoint.path / ".vlascope-complete.json").read_text())
     assert marker["checksums"].keys() == marker["files"].keys()
     assert {text.split()[0] for text in marker["checksums"].values()} == kinds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import time
 
 import jax.numpy as jnp
@@ -296,6 +297,13 @@ def test_a_full_queue_drops_whole_frames_and_counts_them(tmp_path):
         assert kept == list(range(len(kept)))
         assert (receipt["frames"], receipt["dropped"]) == (len(kept), 30 - len(kept))
         assert receipt["status"] == "sealed"
+
+
+@pytest.mark.parametrize(("options", "mode"), [((), 0o700), (("--readable-by", "everyone"), 0o755)])
+def test_a_servers_run_is_its_owners_unless_told_otherwise(tmp_path, options, mode):
+    with serve("--store", str(tmp_path / "runs"), "--warm-up", "none", *options, ready=False) as server:
+        folders = (server.run, tmp_path / "runs")
+        assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [mode, mode]
 
 
 def test_a_default_prompt_and_spec(tmp_path):
