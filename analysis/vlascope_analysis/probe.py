@@ -88,12 +88,13 @@ class Design:
         )  # fmt: skip
         units = episodes if config.split == "episode" else labels.index.astype(str)
         test = np.concatenate([split.test for split in splits])
+        here, scenes = len(frames.drop_duplicates(["run", "episode"])), len(np.unique(episodes))
         constant = [constant_cosine(labels.index, labels.embeddings, split.train, split.test) for split in splits]
         facts = {
             "split": config.split,
             "folds": len(splits),
             "frames": len(frames),
-            "episodes": len(np.unique(episodes)),
+            "episodes": here,
             "instructions": len(labels),
             "test_frames": len(test),
             "test_units": len(np.unique(units[test])),
@@ -102,6 +103,11 @@ class Design:
             "constant_cosine": float(np.concatenate(constant).mean()),
         }
         warnings = []
+        if here > scenes:
+            warnings.append(
+                f"{here} episodes count as {scenes}: those of one name that were told the same, in other runs or campaigns, "
+                "are the same scene again"
+            )
         if any(len(split.validation) == 0 for split in splits):
             warnings.append("no episode is left to validate on (two of each instruction): nothing decides when to stop")
         shuffled = shuffle_labels(labels.index, units, splits, config.permutations, config.seed)

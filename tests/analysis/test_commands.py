@@ -163,9 +163,11 @@ def test_a_probe_of_each_campaign_by_its_own_labels(tmp_path):
     for campaign in (["--campaign", "own"], ["--campaign", "other"], []):
         assert run("probe", tmp_path / "runs", tmp_path / "out", *probes, *campaign) == 0
     # of both together, eight are the same scene and were told the same
-    for stem, episodes, warned in (("stepall_own", 32, 0), ("stepall_other", 32, 0), ("stepall", 56, 1)):
+    for stem, units, warned in (("stepall_own", 32, 0), ("stepall_other", 32, 0), ("stepall", 56, 1)):
         result = json.loads((tmp_path / "out" / f"results_text_only_layer0_{stem}.json").read_text())
-        assert (result["scores"]["accuracy"], result["scores"]["episodes"]) == (1.0, episodes)
+        scores = result["scores"]
+        assert (scores["accuracy"], scores["episodes"], scores["test_units"]) == (1.0, 64 if warned else 32, units)
+        assert sum("64 episodes count as 56" in warning for warning in result["warnings"]) == warned
         assert sum("several campaigns: other, own" in warning for warning in result["warnings"]) == warned
         campaigns = {episode["campaign"] for episode in result["data"]["episodes"]}
         assert campaigns == ({"own", "other"} if warned else {stem.removeprefix("stepall_")})

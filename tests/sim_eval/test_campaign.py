@@ -109,7 +109,7 @@ def test_a_file_without_a_suite_says_so(tmp_path):
     with pytest.raises(RolloutError, match="field suite is missing"):
         read_campaign(tmp_path / "c.yaml")
     (tmp_path / "c.yaml").write_text("servers: [ws://a:1]\nsuite: libero_goal\ntasks: [0]\nepisodes: [0]\n")
-    with pytest.raises(RolloutError, match="field id is missing: it is of an older vlascope"):
+    with pytest.raises(RolloutError, match=r"field id is missing: it is of an older vlascope; `--campaign \S+c\.yaml`"):
         read_campaign(tmp_path / "c.yaml")
 
 

@@ -29,7 +29,7 @@ def read_campaign(path: Path) -> Campaign:
     for field in dataclasses.fields(Campaign):
         if field.name not in found and field.default is field.default_factory is dataclasses.MISSING:
             old = (
-                ": it is of an older vlascope; begin a new campaign with its options, `--campaign`"
+                f": it is of an older vlascope; `--campaign {path}` begins a new one with its options"
                 if field.name == "id"
                 else ""
             )
