@@ -19,7 +19,8 @@ def make_folder(path: Path, readable_by: ReadableBy) -> None:
         FileExistsError: something is there.
         OSError: it cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=_MODES["owner"])
     if readable_by != "owner":
         path.chmod(_MODES[readable_by])  # whatever the umask: somebody asked for it
