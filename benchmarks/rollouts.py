@@ -22,7 +22,7 @@ from reporting import report
 from vlascope_client.codec import pack, unpack
 from vlascope_sim.assets import resolve_assets
 from vlascope_sim.environment import DUMMY_ACTION, SETTLE_STEPS, load_task, suite_tasks
-from vlascope_sim.rollout.campaign import Campaign, EpisodeKey
+from vlascope_sim.rollout.campaign import Campaign, EpisodeKey, new_campaign_id
 from vlascope_sim.rollout.episode import AssetsUsed
 from vlascope_sim.rollout.spawned import SpawnedWorkers
 from vlascope_sim.rollout.worker import WorkerSetup
@@ -90,6 +90,7 @@ class OurWorkers:
 
     def __init__(self, url: str, assets: AssetsUsed, output: Path, workers: int, render: Any, steps: int, task: int):
         campaign = Campaign(
+            id=new_campaign_id(),
             servers=(url,), suite="libero_object", tasks=(task,), episodes=(0,), max_steps=steps, render=render,
             workers=workers,
         )  # fmt: skip

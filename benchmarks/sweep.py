@@ -25,7 +25,7 @@ from common import interleaved, ratio
 from reporting import report
 from vlascope_analysis.episodes import EpisodeQuery, choose_episodes
 from vlascope_analysis.features import Slice, load_features
-from vlascope_analysis.labels import task_labels
+from vlascope_analysis.labels import instruction_labels
 from vlascope_analysis.probe import Design, EvaluationConfig
 from vlascope_analysis.sweep import sweep
 from vlascope_latents import CaptureSpec, ExpertLayout, LatentLayout, Span, plan_capture
@@ -75,7 +75,7 @@ def reference_form(store: LatentStore, episodes, what: Slice, epochs: int) -> fl
     tests on held-out episodes, those of the sweep's split.
     """
     features = load_features(store, episodes, what, [10])
-    labels = task_labels(features.frames, encode)
+    labels = instruction_labels(features.frames, encode)
     (split,) = Design.of(features.frames, labels, EvaluationConfig(folds=1, permutations=0)).splits
     train = np.concatenate([split.train, split.validation])
     x, y = features.array[0, 0], labels.embeddings[labels.index]

@@ -60,7 +60,7 @@ def demo(options: argparse.Namespace) -> list[tuple[Path, str]]:
     made = [(next(runs.iterdir()), "the run: hidden states of every 10th step, any Zarr reader opens it")]
     made += [(rollouts, f"rollouts: {count(rollouts, '*.mp4')} videos, results of every episode, configuration")]
     made += [(path, "probe: does this layer hold the instruction?") for path in found(probe, "summary_*.txt")]
-    made += [(path, "probe: which tasks are taken for which") for path in found(probe, "confusion_*.png")]
+    made += [(path, "probe: which instructions are taken for which") for path in found(probe, "confusion_*.png")]
     made += [(path, "sweep: every layer, denoise step and expert") for path in found(sweep, "*.png")]
     return made
 

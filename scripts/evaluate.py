@@ -166,7 +166,7 @@ def describe(condition: Condition, folder: Path) -> dict[str, Any]:
     provenance["assets"].pop("folder", None)
     provenance["machine"] = {"cores": provenance["machine"]["cores"]}
     kept = (
-        "task_id", "episode_index", "init_state", "prompt", "told_object", "told_goal", "lifted_first", "success", "steps",
+        "task_id", "episode_index", "init_state", "instruction", "told_object", "told_goal", "lifted_first", "success", "steps",
         "environment_seed", "noise_seed", "trajectory",
     )  # fmt: skip
     return {
@@ -179,11 +179,11 @@ def describe(condition: Condition, folder: Path) -> dict[str, Any]:
         "wilson_95": [round(low, 3), round(high, 3)],
         "chance": None if condition.goal is not None else round(_chance(done), 3),
         "errors": sum(row["status"] == "error" for row in rows),
-        # but for the server's port, which is another each time
+        # but for its own id and the server's port, which are others each time
         "campaign": {
             name: value
             for name, value in yaml.safe_load((folder / "campaign.yaml").read_text()).items()
-            if name != "servers"
+            if name not in ("id", "servers")
         },
         "provenance": provenance,
         "episodes": [{name: row[name] for name in kept} for row in done],

@@ -1,4 +1,4 @@
-"""Which episodes of a store an analysis is about: by suite, task and number, and what to say where some are missing.
+"""Which episodes of a store an analysis is about: by campaign, suite, task and number, and what to say where some are missing.
 
 Knows nothing of tensors.
 """
@@ -22,6 +22,7 @@ class EpisodeQuery:
 
     Attributes:
         run: a run's name, where a folder holds several; every run unless told.
+        campaign: a campaign's id; every campaign unless told.
         suite: every suite unless told.
         task_range: task ids, half-open; every task unless told.
         episode_range: `episode_index` within a task, half-open; every episode unless told.
@@ -35,6 +36,7 @@ class EpisodeQuery:
     episode_range: Range | None = None
     interrupted: bool = False
     allow_missing: bool = False
+    campaign: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ def choose_episodes(store: LatentStore, query: EpisodeQuery) -> tuple[list[Numbe
         AnalysisError: nothing matches, part of an explicit range is missing, or episodes of different models or suites
             would mix; the message lists what there is.
     """
-    here = [episode for episode in store.episodes(query.run) if episode.frames]
+    here = [episode for episode in store.episodes(query.run, campaign=query.campaign) if episode.frames]
     wanted = ("sealed", "interrupted") if query.interrupted else ("sealed",)
     left_out = [episode for episode in here if episode.status not in wanted]
     episodes = _numbered([episode for episode in here if episode.status in wanted])
@@ -79,6 +81,9 @@ def choose_episodes(store: LatentStore, query: EpisodeQuery) -> tuple[list[Numbe
     if missing:
         warnings.append(missing)
     _same_model(store, episodes)
+    campaigns = {e.episode.campaign or "none" for e in episodes}
+    if len(campaigns) > 1:
+        warnings.append(f"episodes of several campaigns: {listed(sorted(campaigns))}; --campaign takes those of one")
     return episodes, warnings
 
 

@@ -66,8 +66,9 @@ class Features:
 
     Attributes:
         array: float32 [Q, L, N, D]: denoise steps, layers, frames, features.
-        frames: one row a frame: run, episode, suite, task_id, task_name, instruction, episode_index, timestep, success,
-            status, and `unit`: the episode as what must never be on both sides of a split.
+        frames: one row a frame: run, campaign, episode, suite, task_id, task_name, instruction (what the policy was told;
+            None where that is not known), task_instruction (what the scene's own task says), episode_index, timestep,
+            success, status, and `unit`: the episode as what must never be on both sides of a split.
         layers: the model's layer numbers along L; (None,) for components without layers.
         denoise_steps: the same along Q; (None,) for the vlm.
         warnings: what the reader should know.
@@ -180,12 +181,16 @@ def captured_axes(
 def frame_table(selection: Selection, episodes: Sequence[Numbered]) -> pd.DataFrame:
     """What is known of each frame of a selection; see `Features.frames`."""
     labels = selection.labels
-    columns = ("run", "episode", "suite", "task_id", "task_name", "instruction", "timestep", "success", "status")
+    columns = ("run", "campaign", "episode", "suite", "task_id", "task_name", "timestep", "success", "status")
     table = pd.DataFrame({name: labels[name] for name in columns})
+    for name in ("instruction", "task_instruction"):
+        table[name] = pd.Series(labels[name], dtype=object)
     numbers = {(e.episode.run, e.episode.row.folder): e.number for e in episodes}
     table["episode_index"] = [numbers[f.episode.run, f.episode.row.folder] for f in selection.frames]
-    # without the run: the same episode in two runs is the same scene, and stays on one side
-    table["unit"] = table["suite"] + "/" + table["task_id"].astype(str) + "/" + table["episode"]
+    # without run and campaign: an episode of the same name is the same scene, and told the same it stays on one side
+    name = [f.episode.row.name for f in selection.frames]
+    scene = table["suite"] + "/" + table["task_id"].astype(str) + "/" + pd.Series(name, dtype=object)
+    table["unit"] = scene + "/" + table["instruction"].fillna("")
     return table
 
 

@@ -1,4 +1,4 @@
-"""What a probe is to predict: the embedding of each frame's instruction. Knows nothing of features or encoders."""
+"""What a probe is to predict: the embedding of what the policy was told. Knows nothing of features or encoders."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from vlascope_analysis.errors import AnalysisError
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskLabels:
-    """The tasks among some frames. Tasks with one and the same instruction are one: their labels could not differ.
+class InstructionLabels:
+    """The instructions that policies were told in some frames: each text is one class.
 
     Attributes:
-        instructions: of each task, in order of suite and task id.
-        numbers: of each task, the task id (of the first, where several share the instruction).
+        instructions: each text once; those that are a task's own first, in order of suite and task id. An empty one is an
+            instruction too: the policy was told nothing.
+        task_ids: of the task whose own words each of them is, the first where there are several; None where no task among
+            the frames has these words.
         embeddings: float32 [C, E], each of length 1.
-        index: int [N] the task of each frame.
+        index: int [N] what was told in each frame, as a number into `instructions`.
         warnings: what the reader should know.
     """
 
     instructions: tuple[str, ...]
-    numbers: tuple[int, ...]
+    task_ids: tuple[int | None, ...]
     embeddings: np.ndarray
     index: np.ndarray
     warnings: tuple[str, ...] = ()
@@ -33,30 +35,41 @@ class TaskLabels:
         return len(self.instructions)
 
 
-def task_labels(frames: pd.DataFrame, encode: Callable[[Sequence[str]], np.ndarray]) -> TaskLabels:
-    """Labels of frames (`Features.frames`); `encode` turns texts into float [texts, E].
+def instruction_labels(frames: pd.DataFrame, encode: Callable[[Sequence[str]], np.ndarray]) -> InstructionLabels:
+    """Labels of frames (`Features.frames`) by what the policy was told; `encode` turns texts into float [texts, E].
 
-    Where an episode has no instruction, its task's name stands in, underscores as spaces.
+    Where a store does not say what was told, the task's name stands in, underscores as spaces, with a warning.
 
     Raises:
         AnalysisError: an episode has neither.
     """
-    text = frames["instruction"].astype(str).to_numpy(dtype=object)
+    unknown = frames["instruction"].isna().to_numpy()
     names = frames["task_name"].astype(str).str.replace("_", " ").to_numpy(dtype=object)
     warnings = []
-    if (unnamed := text == "").any():
-        if (text + names == "").any():
-            episode = frames["episode"].iloc[int(np.flatnonzero(text + names == "")[0])]
+    if unknown.any():
+        if (nameless := unknown & (names == "")).any():
+            episode = frames["episode"].iloc[int(np.flatnonzero(nameless)[0])]
             raise AnalysisError(f"episode {episode}: neither an instruction nor a task name: nothing to predict")
-        warnings.append(f"{int(unnamed.sum())} frames without an instruction: the task's name stands in")
-        text = np.where(unnamed, names, text)
-    order = frames.assign(text=text).sort_values(["suite", "task_id"], kind="stable")
-    firsts = order.drop_duplicates("text")
-    if len(order.drop_duplicates(["suite", "task_id"])) > len(firsts):
-        warnings.append("tasks that share an instruction count as one: their labels are the same")
-    instructions = tuple(firsts["text"])
+        warnings.append(
+            f"{int(unknown.sum())} frames of which the store does not say what the policy was told: the task's name stands in"
+        )
+    text = np.where(unknown, names, frames["instruction"].to_numpy(dtype=object))
+    owners = _owners(frames, text)
+    instructions = tuple(sorted(set(text), key=lambda told: (told not in owners, owners.get(told), told)))
+    if len(frames.drop_duplicates(["suite", "task_id"])) > len(instructions):
+        warnings.append("tasks whose episodes were told the same count as one: their labels are the same")
     embeddings = np.asarray(encode(instructions), np.float32)
     embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     lookup = {instruction: number for number, instruction in enumerate(instructions)}
-    index = np.array([lookup[t] for t in text], np.int64)
-    return TaskLabels(instructions, tuple(int(n) for n in firsts["task_id"]), embeddings, index, tuple(warnings))
+    index = np.array([lookup[told] for told in text], np.int64)
+    task_ids = tuple(owners[told][1] if told in owners else None for told in instructions)
+    return InstructionLabels(instructions, task_ids, embeddings, index, tuple(warnings))
+
+
+def _owners(frames: pd.DataFrame, text: np.ndarray) -> dict[str, tuple[str, int]]:
+    """Instruction -> suite and id of the first task whose own words it is; where the task's words are not known, those told in
+    its episodes count as its own.
+    """
+    own = frames["task_instruction"].where(frames["task_instruction"].notna(), pd.Series(text, frames.index))
+    order = frames.assign(own=own).sort_values(["suite", "task_id"], kind="stable").drop_duplicates("own")
+    return {row.own: (row.suite, int(row.task_id)) for row in order.itertuples()}  # pyright: ignore[reportAttributeAccessIssue]

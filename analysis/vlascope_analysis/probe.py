@@ -14,11 +14,11 @@ from vlascope_analysis.baselines import chance, majority, p_value, shuffle_label
 from vlascope_analysis.bootstrap import caution, intervals
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.features import Features
-from vlascope_analysis.labels import TaskLabels
+from vlascope_analysis.labels import InstructionLabels
 from vlascope_analysis.probes import Standardiser, TrainingConfig, train_probes
 from vlascope_analysis.progress import Progress, silent
 from vlascope_analysis.scores import constant_cosine, cosines, nearest
-from vlascope_analysis.splits import Split, SplitBy, default_folds, make_splits
+from vlascope_analysis.splits import Split, SplitBy, default_folds, make_splits, unit_name
 
 TOGETHER = 512 << 20
 """Bytes of parameters, Adam's moments and best parameters to train at a time."""
@@ -29,7 +29,7 @@ class EvaluationConfig:
     """How any probe is tested.
 
     Attributes:
-        split: what a split holds out whole: episodes of every task, or tasks.
+        split: what a split holds out whole: episodes of every instruction, or (`task`) instructions.
         folds: every unit is tested once where above 1; 1 holds one part out; by the number of episodes unless told.
         test_fraction: units held out where there is one fold.
         validation_fraction: of the other units, those that choose when to stop or how strong the penalty is.
@@ -69,14 +69,14 @@ class Design:
     warnings: tuple[str, ...]
 
     @classmethod
-    def of(cls, frames: pd.DataFrame, labels: TaskLabels, config: EvaluationConfig) -> Design:
+    def of(cls, frames: pd.DataFrame, labels: InstructionLabels, config: EvaluationConfig) -> Design:
         """Splits frames (`Features.frames`) and shuffles labels.
 
-        `facts` are the columns that a table has whatever the probe answers: split, folds, frames, episodes, tasks, test_units,
-        chance, majority, constant_cosine.
+        `facts` are the columns that a table has whatever the probe answers: split, folds, frames, episodes, instructions,
+        test_units, chance, majority, constant_cosine.
 
         Raises:
-            AnalysisError: there are too few episodes or tasks.
+            AnalysisError: there are too few episodes or instructions.
         """
         episodes = frames["unit"].to_numpy(dtype=str)
         folds = default_folds(episodes) if config.folds is None else config.folds
@@ -88,13 +88,14 @@ class Design:
         )  # fmt: skip
         units = episodes if config.split == "episode" else labels.index.astype(str)
         test = np.concatenate([split.test for split in splits])
+        here, scenes = len(frames.drop_duplicates(["run", "episode"])), len(np.unique(episodes))
         constant = [constant_cosine(labels.index, labels.embeddings, split.train, split.test) for split in splits]
         facts = {
             "split": config.split,
             "folds": len(splits),
             "frames": len(frames),
-            "episodes": len(np.unique(episodes)),
-            "tasks": len(labels),
+            "episodes": here,
+            "instructions": len(labels),
             "test_frames": len(test),
             "test_units": len(np.unique(units[test])),
             "chance": chance(splits),
@@ -102,8 +103,13 @@ class Design:
             "constant_cosine": float(np.concatenate(constant).mean()),
         }
         warnings = []
+        if here > scenes:
+            warnings.append(
+                f"{here} episodes count as {scenes}: those of one name that were told the same, in other runs or campaigns, "
+                "are the same scene again"
+            )
         if any(len(split.validation) == 0 for split in splits):
-            warnings.append("no episode is left to validate on (two in each task): nothing decides when to stop")
+            warnings.append("no episode is left to validate on (two of each instruction): nothing decides when to stop")
         shuffled = shuffle_labels(labels.index, units, splits, config.permutations, config.seed)
         return cls(splits, shuffled, units[test], test, facts, tuple(warnings))
 
@@ -114,22 +120,24 @@ class ProbeResult:
 
     Attributes:
         table: one row; docs/probing.md lists the columns.
-        predictions: one row a tested frame: run, episode, task, timestep, fold, true and predicted task, cosine.
+        predictions: one row a tested frame: run, campaign, episode, task, timestep, fold, cosine, and as numbers of
+            `instructions` `label` (what was told) and `predicted`.
         history: one row an epoch and fold: train_loss, validation_loss.
-        tasks: one row a task: task_id, instruction, test_frames, test_episodes, accuracy and its interval.
+        instructions: one row each: number, instruction, task_id (of the task whose own words it is, if any), test_frames,
+            test_episodes, accuracy and its interval.
         warnings: what the reader should know before believing the number.
     """
 
     table: pd.DataFrame
     predictions: pd.DataFrame
     history: pd.DataFrame
-    tasks: pd.DataFrame
+    instructions: pd.DataFrame
     warnings: tuple[str, ...]
 
 
 def probe(
     features: Features,
-    labels: TaskLabels,
+    labels: InstructionLabels,
     training: TrainingConfig,
     evaluation: EvaluationConfig,
     progress: Progress = silent,
@@ -140,7 +148,7 @@ def probe(
     embedding has its greatest cosine with the embedding of the true instruction.
 
     Raises:
-        AnalysisError: `features` holds more than one layer or denoise step, or there are too few episodes or tasks.
+        AnalysisError: `features` holds more than one layer or denoise step, or there are too few episodes or instructions.
     """
     if features.array.shape[:2] != (1, 1):
         raise AnalysisError("a probe is trained on one layer and one denoise step: name them, or use the sweep")
@@ -178,14 +186,16 @@ def probe(
     warnings = (*features.warnings, *labels.warnings, *design.warnings)
     if any(epoch == training.num_epochs for epoch in epochs) and all(len(split.validation) for split in design.splits):
         warnings += ("the last epoch was the best: more --num-epochs may score higher",)
-    warnings += tuple(caution(row["test_units"], row["accuracy_low"], row["accuracy_high"], evaluation.split))
-    columns = ["run", "episode", "suite", "task_id", "episode_index", "timestep", "success"]
+    warnings += tuple(
+        caution(row["test_units"], row["accuracy_low"], row["accuracy_high"], unit_name(evaluation.split))
+    )
+    columns = ["run", "campaign", "episode", "suite", "task_id", "episode_index", "timestep", "success"]
     table = features.frames[columns].assign(
-        fold=fold_of, task=labels.index, predicted=predicted[0], correct=right[0], cosine_similarity=cosine
+        fold=fold_of, label=labels.index, predicted=predicted[0], correct=right[0], cosine_similarity=cosine
     )
     answers = table.iloc[np.sort(test)].reset_index(drop=True)
-    tasks = _by_task(answers, features.frames["unit"].to_numpy(dtype=str)[np.sort(test)], labels, evaluation)
-    return ProbeResult(pd.DataFrame([row]), answers, pd.concat(histories, ignore_index=True), tasks, warnings)
+    told = _by_instruction(answers, features.frames["unit"].to_numpy(dtype=str)[np.sort(test)], labels, evaluation)
+    return ProbeResult(pd.DataFrame([row]), answers, pd.concat(histories, ignore_index=True), told, warnings)
 
 
 def score_row(right: np.ndarray, cosine: np.ndarray, design: Design, config: EvaluationConfig) -> pd.DataFrame:
@@ -214,11 +224,13 @@ def score_row(right: np.ndarray, cosine: np.ndarray, design: Design, config: Eva
     )
 
 
-def _by_task(answers: pd.DataFrame, units: np.ndarray, labels: TaskLabels, config: EvaluationConfig) -> pd.DataFrame:
+def _by_instruction(
+    answers: pd.DataFrame, units: np.ndarray, labels: InstructionLabels, config: EvaluationConfig
+) -> pd.DataFrame:
     rows = []
-    for task, (number, instruction) in enumerate(zip(labels.numbers, labels.instructions, strict=True)):
-        own = answers["task"].to_numpy() == task
-        row = {"task_id": number, "instruction": instruction, "test_frames": int(own.sum())}
+    for number, (instruction, task_id) in enumerate(zip(labels.instructions, labels.task_ids, strict=True)):
+        own = answers["label"].to_numpy() == number
+        row = {"number": number, "instruction": instruction, "task_id": task_id, "test_frames": int(own.sum())}
         row["test_episodes"] = len(np.unique(units[own]))
         if own.any():
             found = intervals(
@@ -227,7 +239,7 @@ def _by_task(answers: pd.DataFrame, units: np.ndarray, labels: TaskLabels, confi
             )  # fmt: skip
             row |= {"accuracy": float(found.mean), "accuracy_low": float(found.low), "accuracy_high": float(found.high)}
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"task_id": "Int64"})
 
 
 def _chunks(maps: int, nbytes: int) -> list[slice]:

@@ -17,13 +17,18 @@ MANY_UNITS = 250
 """Episodes from which one held-out part is large enough: fewer are tested in five folds, each episode once."""
 
 
+def unit_name(by: str) -> str:
+    """What a split holds out whole, in words."""
+    return "instruction" if by == "task" else by
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Frame numbers of the three parts, and the tasks that an answer may be.
+    """Frame numbers of the three parts, and the instructions that an answer may be.
 
     Attributes:
         train, validation, test: int arrays, disjoint in frames and in units. Validation may be empty.
-        candidates: bool [tasks]: every task, or with `by="task"` the tasks of the test part.
+        candidates: bool [tasks]: every instruction, or with `by="task"` those of the test part.
     """
 
     train: np.ndarray
@@ -41,19 +46,19 @@ def make_splits(
     units: np.ndarray, labels: np.ndarray, tasks: int, *, by: SplitBy = "episode", folds: int = 5,
     test_fraction: float = 0.2, validation_fraction: float = 0.2, seed: int = 0,
 ) -> list[Split]:  # fmt: skip
-    """Parts by episode, stratified by task, or by task.
+    """Parts by episode, stratified by instruction, or (`by="task"`) by instruction.
 
-    With `folds` above 1 every unit (episode, or task) is tested once. With 1 a share `test_fraction` of the units is held out,
-    of each task at least one. Of what remains, `validation_fraction` of the units is the validation part: it decides when
-    to stop or how strong a penalty is.
+    With `folds` above 1 every unit (episode, or instruction) is tested once. With 1 a share `test_fraction` of the units is
+    held out, of each instruction at least one. Of what remains, `validation_fraction` of the units is the validation part: it
+    decides when to stop or how strong a penalty is.
 
     Args:
         units: [N] the episode of each frame.
-        labels: int [N] the task of each frame.
-        tasks: number of tasks.
+        labels: int [N] the instruction of each frame.
+        tasks: number of instructions.
 
     Raises:
-        AnalysisError: a fraction is none, or there are too few episodes or tasks.
+        AnalysisError: a fraction is none, or there are too few episodes or instructions.
     """
     for name, value in (("test-fraction", test_fraction), ("validation-fraction", validation_fraction)):
         if not 0 < value < 1:
@@ -63,9 +68,11 @@ def make_splits(
     _, first, inverse = np.unique(units, return_index=True, return_inverse=True)
     owner = labels[first]
     if not np.array_equal(owner[inverse], labels):
-        raise AnalysisError("an episode carries two instructions: episodes must have one task each")
+        raise AnalysisError("an episode carries two instructions: each must have one")
     if tasks < 2:
-        raise AnalysisError("there is only one instruction: a probe needs at least two tasks to tell apart")
+        raise AnalysisError(
+            "the policy was told the same in every episode: a probe needs at least two instructions to tell apart"
+        )
     rng = np.random.default_rng([seed, 0])
     if by == "episode":
         parts = _by_episode(owner, tasks, folds, test_fraction, validation_fraction, rng)
@@ -90,8 +97,8 @@ def _by_episode(owner, tasks, folds, test_fraction, validation_fraction, rng):
     single = [task for task, own in enumerate(members) if len(own) < 2]
     if single:
         raise AnalysisError(
-            f"tasks {listed(single)} (counted from 0 among the chosen) have one episode: none is left to test on; capture "
-            "another, or choose other tasks with --task-range"
+            f"instructions {listed(single)} (counted from 0) were told in one episode: none is left to test on; capture "
+            "another, or choose other episodes with --task-range"
         )
     fold_of = np.zeros(len(owner), np.int64)
     if folds == 1:
@@ -119,7 +126,7 @@ def _by_task(tasks, folds, test_fraction, validation_fraction, rng):
     """Yields the tasks of the three parts."""
     if tasks < 6:
         raise AnalysisError(
-            f"--split task: {tasks} tasks: needs at least 6, to have two to tell apart and enough to learn from"
+            f"--split task: {tasks} instructions: needs at least 6, to have two to tell apart and enough to learn from"
         )
     order = rng.permutation(tasks)
     if folds == 1:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from vlascope_analysis.splits import unit_name
+
 if TYPE_CHECKING:
     from vlascope_analysis.probe import ProbeResult
     from vlascope_analysis.sweep import SweepResult
@@ -25,13 +27,13 @@ def probe_summary(where: Mapping[str, Any], result: ProbeResult) -> str:
         "",
         *(f"{key}: {value}" for key, value in where.items()),
         "",
-        f"Accuracy: {row['accuracy']:.4f}   {percent} interval over {row['interval_unit']}s"
+        f"Accuracy: {row['accuracy']:.4f}   {percent} interval over {unit_name(row['interval_unit'])}s"
         f" {row['accuracy_low']:.4f} to {row['accuracy_high']:.4f}",
         f"Cosine Similarity: {row['cosine_similarity']:.4f}   {percent} interval"
         f" {row['cosine_similarity_low']:.4f} to {row['cosine_similarity_high']:.4f}",
         f"Number of Samples: {row['frames']:.0f}   in {row['episodes']:.0f} episodes;"
-        f" tested: {row['test_frames']:.0f} in {row['test_units']:.0f} {row['interval_unit']}s",
-        f"Number of Tasks: {row['tasks']:.0f}",
+        f" tested: {row['test_frames']:.0f} in {row['test_units']:.0f} {unit_name(row['interval_unit'])}s",
+        f"Number of Instructions: {row['instructions']:.0f}",
         "",
         "To compare with",
         f"  Chance: {row['chance']:.4f}",
@@ -39,13 +41,18 @@ def probe_summary(where: Mapping[str, Any], result: ProbeResult) -> str:
         f"  Shuffled labels: {shuffled}",
         f"  Cosine similarity of the mean label: {row['constant_cosine']:.4f}",
         "",
-        "Task Descriptions, test episodes, accuracy:",
+        "What the policy was told, test episodes, accuracy:",
     ]
-    for task in result.tasks.to_dict("records"):
-        tested = f"{task['accuracy']:.2f}" if task["test_frames"] else "not tested"
-        lines.append(f"  {task['task_id']}: {task['instruction']}   n = {task['test_episodes']}, {tested}")
+    for told in result.instructions.to_dict("records"):
+        tested = f"{told['accuracy']:.2f}" if told["test_frames"] else "not tested"
+        lines.append(f"  {told['number']}: {in_words(told['instruction'])}   n = {told['test_episodes']}, {tested}")
     lines += [f"\nWarning: {warning}" for warning in result.warnings]
     return "\n".join(lines) + "\n"
+
+
+def in_words(instruction: str) -> str:
+    """An instruction for people: what was told nothing must not look like a gap."""
+    return instruction or "(no instruction)"
 
 
 def sweep_summary(result: SweepResult) -> str:
@@ -53,7 +60,8 @@ def sweep_summary(result: SweepResult) -> str:
     table = result.table
     row = table.iloc[0]
     lines = [
-        f"Sweep of {len(table)} cells: {row['frames']} frames of {row['episodes']} episodes, {row['tasks']} tasks",
+        f"Sweep of {len(table)} cells: {row['frames']} frames of {row['episodes']} episodes, which were told"
+        f" {row['instructions']} instructions",
         f"chance {row['chance']:.3f}, majority {row['majority']:.3f}, cosine similarity of the mean label"
         f" {row['constant_cosine']:.3f}",
         "",

@@ -17,10 +17,11 @@ from vlascope_analysis.baselines import p_value
 from vlascope_analysis.bootstrap import caution
 from vlascope_analysis.episodes import Numbered
 from vlascope_analysis.features import Expert, Features, Slice, captured_axes, load_features, select_frames
-from vlascope_analysis.labels import TaskLabels, task_labels
+from vlascope_analysis.labels import InstructionLabels, instruction_labels
 from vlascope_analysis.probe import Design, EvaluationConfig, score_row
 from vlascope_analysis.probes import ridge_cells
 from vlascope_analysis.progress import Progress, silent
+from vlascope_analysis.splits import unit_name
 
 BLOCK_BYTES = 1 << 30
 """Features to hold at a time."""
@@ -33,12 +34,12 @@ class SweepResult:
     Attributes:
         table: one row a cell: expert, component, layer, denoise_step (missing for the vlm), its scores, and `p_value_best`:
             how often the best cell of the whole sweep does as well with shuffled labels.
-        labels: the tasks.
+        labels: what was told.
         warnings: what the reader should know before believing the numbers.
     """
 
     table: pd.DataFrame
-    labels: TaskLabels
+    labels: InstructionLabels
     warnings: tuple[str, ...]
 
 
@@ -66,7 +67,7 @@ def sweep(
     for expert in experts:
         for features in _blocks(store, episodes, Slice(expert, component, pool=pool), timesteps, progress):  # pyright: ignore[reportArgumentType]
             if labels is None or design is None:
-                labels = task_labels(features.frames, encode)
+                labels = instruction_labels(features.frames, encode)
                 design = Design.of(features.frames, labels, evaluation)
                 warnings += [*labels.warnings, *design.warnings]
             warnings += features.warnings
@@ -86,7 +87,7 @@ def sweep(
     # the null of the best cell: for each shuffling, the best that any cell does (Westfall & Young 1993)
     table["p_value_best"] = p_value(table["accuracy"].to_numpy(), np.concatenate(nulls).max(axis=0))
     best = table.iloc[int(table["accuracy"].to_numpy().argmax())]
-    warnings += caution(best["test_units"], best["accuracy_low"], best["accuracy_high"], evaluation.split)
+    warnings += caution(best["test_units"], best["accuracy_low"], best["accuracy_high"], unit_name(evaluation.split))
     return SweepResult(table, labels, tuple(dict.fromkeys(warnings)))
 
 
@@ -124,7 +125,9 @@ def _blocks(store, episodes, what: Slice, timesteps, progress: Progress):
         yield load_features(store, episodes, block, timesteps, progress)
 
 
-def _answers(features: Features, labels: TaskLabels, design: Design) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _answers(
+    features: Features, labels: InstructionLabels, design: Design
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whether right [cells, R, test], cosine of the true labels [cells, 1, test], penalty (mean of its logarithm) [cells]."""
     Q, L, N, D = features.array.shape
     cells = features.array.reshape(Q * L, N, D)

@@ -173,7 +173,7 @@ def main() -> int:
                 policy.infer(observation, collect_latents=True, episode={"id": "warm-up"})
                 policy.end_episode("warm-up", success=False)
             for number in range(options.episodes):
-                episode = {"id": f"real-{number:04d}", "instruction": options.prompt, "episode_index": number}
+                episode = {"id": f"real-{number:04d}", "episode_index": number}
                 for attempt in range(1, options.attempts + 1):
                     try:
                         policy.connect()

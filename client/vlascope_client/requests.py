@@ -30,8 +30,9 @@ class InferOptions(TypedDict, total=False):
 
     Keys:
         collect_latents: True for the server's default spec, or a spec: a map, or an object with `to_map()`.
-        episode: its id, or a map of `id`, `suite`, `task_id`, `task_name`, `instruction`, `episode_index`, `init_state`,
-            `seed`, `metadata`; without it the frame goes to an episode of the connection's own.
+        episode: its id, or a map of `id`, `suite`, `task_id`, `task_name`, `task_instruction`, `episode_index`, `init_state`,
+            `seed`, `metadata`. Its instruction is the `prompt` that is sent. Without it the frame goes to an episode of the
+            connection's own.
         timestep: environment step of this observation.
         annotations: name -> number or small numeric array of this moment, stored with the frame.
         seed: of the flow's noise, 0 to 2^63-1.

@@ -49,7 +49,7 @@ def make_run(
     root: Path, fill: Fill | None = None, *, tasks: int = 4, episodes: int = 6, timesteps: tuple[int, ...] = (0, 10),
     spec: CaptureSpec = SPEC, masks: bool = True, fingerprint: str = "f00d", noise: float = 1.0,
     metadata: Callable[[int, int], dict] = lambda task, episode: {}, statuses: Callable[[int, int], str] = lambda *_: "sealed",
-    suite: str = "libero_goal",
+    suite: str = "libero_goal", campaign: str = "",
 ) -> LatentStore:  # fmt: skip
     """Writes a run of noise that `fill` changes, and opens the folder of runs."""
     plan = plan_capture(spec, LAYOUT)
@@ -58,7 +58,8 @@ def make_run(
             for number in range(episodes):
                 named = {"suite": suite, "task_id": task, "task_name": f"task_{task}", "episode_index": number}
                 named |= {"instruction": INSTRUCTIONS[task], **metadata(task, number)}
-                writer = run.open_episode(f"{suite}-task{task}-ep{number}", named, plan)
+                name = f"{suite}-task{task}-ep{number}"
+                writer = run.open_episode(f"{campaign}+{name}" if campaign else name, named, plan)
                 for timestep in timesteps:
                     rng = np.random.default_rng([task, number, timestep])
                     tensors = {}

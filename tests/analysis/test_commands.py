@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from vlascope_analysis import sweep as sweep_module
 from vlascope_analysis.commands import main
+from vlascope_latents import CaptureSpec
 
-from tests.analysis.stores import INSTRUCTIONS, make_run, task_at
+from tests.analysis.stores import INSTRUCTIONS, direction, make_run, task_at
 
 LAYER, STEP = 1, 2
 
@@ -69,8 +70,11 @@ def test_probe(runs, tmp_path, capsys, options, stem, accuracy):
     summary = (tmp_path / f"summary_{stem}.txt").read_text()
     assert f"Accuracy: {scores['accuracy']:.4f}" in summary
     assert f"Number of Samples: {scores['frames']}" in summary
+    assert "Label: instruction: what the policy was told" in summary
     for number, instruction in enumerate(INSTRUCTIONS[:4]):
         assert f"  {number}: {instruction}" in summary
+        row = result["instructions"][number]
+        assert (row["number"], row["instruction"], row["task_id"]) == (number, instruction, number)
     assert result["config"]["seed"] == 42
     assert result["data"]["runs"][0]["model"] == {"fingerprint": "f00d"}
     assert len(result["data"]["episodes"]) == 20
@@ -125,7 +129,7 @@ def test_the_same_seed_gives_the_same_files(runs, tmp_path):
         (["--expert", "vlm", "--layer", "0", "--rollout-step", "3"], "rollout step 3; found 0, 10"),
         (["--expert", "vlm", "--layer", "0", "--task-range", "0", "10"], "tasks 4-9 are not there; found tasks 0-3"),
         (["--expert", "vlm", "--layer", "0", "--episode-range", "4", "6"], "task 0 lacks episodes 5"),
-        (["--expert", "vlm", "--layer", "0", "--split", "task"], "4 tasks: needs at least 6"),
+        (["--expert", "vlm", "--layer", "0", "--split", "task"], "4 instructions: needs at least 6"),
         (["--expert", "vlm", "--layer", "0", "--num-epochs", "0"], "--num-epochs 0"),
         (
             ["--expert", "vlm", "--layer", "0", "--component", "x_t"],
@@ -140,6 +144,33 @@ def test_errors_are_one_line_that_lists_what_exists(runs, tmp_path, capsys, opti
     assert message in lines[-1]
     assert not any(line.startswith("Traceback") for line in lines)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_probe_of_each_campaign_by_its_own_labels(tmp_path):
+    """The frames know what was told, and not what the scene's task says."""
+
+    def shifted(task: int, number: int) -> dict:
+        return {"instruction": INSTRUCTIONS[(task + number) % 4], "task_instruction": INSTRUCTIONS[task]}
+
+    def told(path, array, moment) -> None:
+        by = 0 if len(list((tmp_path / "runs").iterdir())) == 1 else moment.episode
+        array += 2 * direction(1, (moment.task + by) % 4, width=array.shape[-1])
+
+    spec = CaptureSpec(experts=("vlm",), layers=(0,), spans=("text",), dtype="float32")
+    for campaign, metadata in (("own", lambda *_: {}), ("other", shifted)):
+        make_run(tmp_path / "runs", told, episodes=8, timesteps=(0,), spec=spec, campaign=campaign, metadata=metadata)
+    probes = ["--expert", "text_only", "--layer", "0", "--permutations", "0", "--learning-rate", "0.02"]
+    for campaign in (["--campaign", "own"], ["--campaign", "other"], []):
+        assert run("probe", tmp_path / "runs", tmp_path / "out", *probes, *campaign) == 0
+    # of both together, eight are the same scene and were told the same
+    for stem, units, warned in (("stepall_own", 32, 0), ("stepall_other", 32, 0), ("stepall", 56, 1)):
+        result = json.loads((tmp_path / "out" / f"results_text_only_layer0_{stem}.json").read_text())
+        scores = result["scores"]
+        assert (scores["accuracy"], scores["episodes"], scores["test_units"]) == (1.0, 64 if warned else 32, units)
+        assert sum("64 episodes count as 56" in warning for warning in result["warnings"]) == warned
+        assert sum("several campaigns: other, own" in warning for warning in result["warnings"]) == warned
+        campaigns = {episode["campaign"] for episode in result["data"]["episodes"]}
+        assert campaigns == ({"own", "other"} if warned else {stem.removeprefix("stepall_")})
 
 
 def test_no_store_is_one_line(tmp_path, capsys):

@@ -7,9 +7,9 @@ from vlascope_analysis.episodes import EpisodeQuery, choose_episodes
 from vlascope_analysis.errors import AnalysisError, listed
 from vlascope_analysis.features import Slice, load_features
 from vlascope_latents import CaptureSpec
-from vlascope_latents.store import LatentStore
+from vlascope_latents.store import LatentStore, StoreError
 
-from tests.analysis.stores import make_run
+from tests.analysis.stores import INSTRUCTIONS, make_run
 
 TINY = CaptureSpec(experts=("vlm",), layers=(0,), spans=("text",))
 
@@ -84,6 +84,26 @@ def test_several_runs(tmp_path):
     with pytest.raises(AnalysisError, match=r"several suites .*libero_10, libero_goal.*--suite"):
         choose_episodes(store, EpisodeQuery(task_range=(0, 1)))
     assert len(choose_episodes(store, EpisodeQuery(suite="libero_10"))[0]) == 2
+
+
+def test_two_campaigns_of_one_scene(tmp_path):
+    small = {"tasks": 2, "episodes": 2, "timesteps": (0,), "spec": TINY}
+    make_run(tmp_path, campaign="own", **small)
+    make_run(tmp_path, campaign="again", **small)
+    make_run(tmp_path, campaign="swapped", **small, metadata=lambda task, _: {"instruction": INSTRUCTIONS[1 - task]})
+    store = LatentStore(tmp_path)
+    episodes, warnings = choose_episodes(store, EpisodeQuery())
+    assert len(episodes) == 12
+    assert warnings == ["episodes of several campaigns: again, own, swapped; --campaign takes those of one"]
+    frames = load_features(store, episodes, Slice("text_only")).frames
+    one = frames[(frames["task_id"] == 0) & (frames["episode_index"] == 1)]
+    same = dict(zip(one["campaign"], one["unit"], strict=True))
+    assert same["own"] == same["again"], "one scene that is told the same is one unit, whatever the campaign"
+    assert same["own"] != same["swapped"], "told something else it has another label, and cannot be the same unit"
+    episodes, warnings = choose_episodes(store, EpisodeQuery(campaign="swapped"))
+    assert ([e.episode.campaign for e in episodes], warnings) == (["swapped"] * 4, [])
+    with pytest.raises(StoreError, match="no campaign 'none'; found again, own, swapped"):
+        choose_episodes(store, EpisodeQuery(campaign="none"))
 
 
 def test_without_numbers_episodes_are_counted(tmp_path):

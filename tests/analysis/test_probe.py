@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.features import Features
-from vlascope_analysis.labels import TaskLabels, task_labels
+from vlascope_analysis.labels import InstructionLabels, instruction_labels
 from vlascope_analysis.probe import Design, EvaluationConfig, probe, score_row
 from vlascope_analysis.probes import TrainingConfig, ridge_cells
 
@@ -26,7 +26,8 @@ def encode(texts) -> np.ndarray:
 def frames(tasks: int, episodes: int, per_episode: int) -> pd.DataFrame:
     rows = [
         {
-            "run": "r", "episode": f"{t}-{e}", "suite": "s", "task_id": t, "task_name": "", "instruction": TEXTS[t],
+            "run": "r", "campaign": "c", "episode": f"{t}-{e}", "suite": "s", "task_id": t, "task_name": "",
+            "instruction": TEXTS[t], "task_instruction": TEXTS[t],
             "timestep": f, "success": True, "status": "sealed", "episode_index": e, "unit": f"s/{t}/{t}-{e}",
         }
         for t in range(tasks) for e in range(episodes) for f in range(per_episode)
@@ -34,8 +35,8 @@ def frames(tasks: int, episodes: int, per_episode: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def made_of(table: pd.DataFrame, x: np.ndarray) -> tuple[Features, TaskLabels]:
-    return Features(x[None, None].astype(np.float32), table, (0,), (None,)), task_labels(table, encode)
+def made_of(table: pd.DataFrame, x: np.ndarray) -> tuple[Features, InstructionLabels]:
+    return Features(x[None, None].astype(np.float32), table, (0,), (None,)), instruction_labels(table, encode)
 
 
 def noise(table: pd.DataFrame, width: int = 40) -> np.ndarray:
@@ -59,16 +60,16 @@ def test_finds_the_task_and_describes_itself():
     assert row["p_value"] == pytest.approx(1 / 21)
     assert abs(row["shuffled_accuracy"] - 0.25) < 0.1
     assert (row["chance"], row["majority"]) == (0.25, 0.25)
-    assert (row["frames"], row["episodes"], row["tasks"], row["folds"]) == (72, 24, 4, 5)
+    assert (row["frames"], row["episodes"], row["instructions"], row["folds"]) == (72, 24, 4, 5)
     assert (row["test_frames"], row["test_units"]) == (72, 24)
     assert len(result.predictions) == 72
     answers = result.predictions
     assert len(answers.drop_duplicates(["episode", "fold"])) == 24, "an episode was tested in two folds"
-    right = answers["task"].to_numpy() == answers["predicted"].to_numpy()
+    right = answers["label"].to_numpy() == answers["predicted"].to_numpy()
     np.testing.assert_array_equal(answers["correct"], right)
     assert right.mean() == pytest.approx(row["accuracy"])
-    assert result.tasks["instruction"].tolist() == list(INSTRUCTIONS[:4])
-    assert result.tasks["test_episodes"].tolist() == [6] * 4
+    assert result.instructions["instruction"].tolist() == list(INSTRUCTIONS[:4])
+    assert result.instructions["test_episodes"].tolist() == [6] * 4
     assert set(result.history["fold"]) == set(range(5))
 
 
@@ -100,7 +101,7 @@ def test_noise_is_at_chance_with_an_interval_around_it_and_the_seed_decides():
 def test_p_values_are_calibrated_although_frames_of_an_episode_are_alike():
     table = frames(4, 6, 2)
     config = EvaluationConfig(permutations=19, bootstrap_samples=200)
-    labels = task_labels(table, encode)
+    labels = instruction_labels(table, encode)
     design = Design.of(table, labels, config)
     own = np.random.default_rng(5).standard_normal((300, 24, 30)).astype(np.float32)  # 300 cells that know nothing
     labellings = np.concatenate([labels.index[None], design.shuffled])
@@ -125,7 +126,7 @@ def test_split_by_task_reads_instructions_it_never_saw():
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     x = 0.05 * noise(table) + embeddings[table["task_id"]] @ np.random.default_rng(1).standard_normal((3, 40))
     features = Features(x[None, None].astype(np.float32), table, (0,), (None,))
-    labels = task_labels(table, lambda texts: encode(texts)[:, :3])
+    labels = instruction_labels(table, lambda texts: encode(texts)[:, :3])
     row = probe(features, labels, FAST, EvaluationConfig(split="task", folds=3, permutations=0)).table.iloc[0]
     assert row["accuracy"] > 0.75
     assert row["chance"] == pytest.approx(0.25)
@@ -145,16 +146,38 @@ def test_too_little_data_is_said():
 def test_labels():
     table = frames(3, 2, 1)
     table.loc[table["task_id"] == 2, "instruction"] = INSTRUCTIONS[0]
-    table.loc[table["task_id"] == 1, "instruction"] = ""
+    table.loc[table["task_id"] == 1, ["instruction", "task_instruction"]] = None
     table.loc[table["task_id"] == 1, "task_name"] = "turn_on_the_stove"
-    labels = task_labels(table, encode)
+    labels = instruction_labels(table, encode)
     assert labels.instructions == ("open the drawer", "turn on the stove")
     assert labels.index.tolist() == [0, 0, 1, 1, 0, 0]
     assert len(labels.warnings) == 2
     np.testing.assert_allclose(np.linalg.norm(labels.embeddings, axis=1), 1, atol=1e-6)
     table["task_name"] = ""
     with pytest.raises(AnalysisError, match="episode 1-0: neither an instruction nor a task name"):
-        task_labels(table, encode)
+        instruction_labels(table, encode)
+
+
+def test_a_label_is_what_was_told_and_not_what_the_scene_says():
+    table = frames(3, 2, 1)
+    told = ["wave", TEXTS[0], TEXTS[0], "", "wave", ""]
+    labels = instruction_labels(table.assign(instruction=told), encode_any)
+    assert labels.instructions == (TEXTS[0], "", "wave")
+    assert labels.task_ids == (0, None, None)  # nobody's task is to wave
+    assert labels.index.tolist() == [2, 0, 0, 1, 2, 1]
+    assert labels.warnings == ()
+
+
+def test_being_told_nothing_is_no_gap_to_fill():
+    table = frames(3, 2, 1).assign(instruction="", task_name="open_the_drawer")
+    labels = instruction_labels(table, encode_any)
+    assert (labels.instructions, labels.task_ids) == (("",), (None,))
+    with pytest.raises(AnalysisError, match="the policy was told the same in every episode"):
+        Design.of(table, labels, EvaluationConfig())
+
+
+def encode_any(texts) -> np.ndarray:
+    return encode([f"text {text}" for text in texts])
 
 
 def test_several_layers_are_for_the_sweep():

@@ -73,9 +73,9 @@ def test_the_seed_decides():
 @pytest.mark.parametrize(
     ("counts", "options", "message"),
     [
-        ({0: 4, 1: 1, 2: 1}, {}, "tasks 1, 2 .* have one episode"),
-        ({0: 9}, {}, "only one instruction"),
-        ({0: 3, 1: 3}, {"by": "task"}, "2 tasks: needs at least 6"),
+        ({0: 4, 1: 1, 2: 1}, {}, "instructions 1, 2 .* were told in one episode"),
+        ({0: 9}, {}, "told the same in every episode"),
+        ({0: 3, 1: 3}, {"by": "task"}, "2 instructions: needs at least 6"),
         ({0: 3, 1: 3}, {"test_fraction": 1.0}, "--test-fraction 1.0"),
         ({0: 3, 1: 3}, {"folds": 0}, "--folds 0"),
     ],

@@ -24,10 +24,10 @@ def test_conditions_are_run_and_counted(tmp_path):
     assert {row["init_state"] for row in shipped["episodes"]} == {40, 41}
     assert shipped["count"] == sum(row["success"] for row in shipped["episodes"])
     for row in told["episodes"]:
-        assert "alphabet soup" not in row["prompt"]
-        assert row["told_object"].rsplit("_", 1)[0].replace("_", " ") in row["prompt"]
+        assert "alphabet soup" not in row["instruction"]
+        assert row["told_object"].rsplit("_", 1)[0].replace("_", " ") in row["instruction"]
     assert told["count"] == sum(row["lifted_first"] == row["told_object"] for row in told["episodes"])
-    assert {row["prompt"] for row in blank["episodes"]} == {""}
+    assert {row["instruction"] for row in blank["episodes"]} == {""}
     assert blank["count"] == sum(row["lifted_first"] == "alphabet_soup_1" for row in blank["episodes"])
     assert (blank["goal"], blank["chance"]) == (None, round(1 / 6, 3))
     assert shipped["campaign"]["seed"] == 1007

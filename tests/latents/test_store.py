@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import stat
 import threading
 
 import ml_dtypes
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from vlascope_latents import CaptureSpec
 from vlascope_latents.store import LatentStore, RunWriter, verify
@@ -20,7 +22,13 @@ def write(root, episodes=2, frames=4, capture=None, **options):
     capture = capture or plan()
     with RunWriter.create(root, "tiny", LAYOUT, {"fingerprint": "abc"}, **options) as run:
         for e in range(episodes):
-            meta = {"suite": "s", "task_id": e, "task_name": f"task {e}", "instruction": "do it"}
+            meta = {
+                "suite": "s",
+                "task_id": e,
+                "task_name": f"task {e}",
+                "instruction": "do it",
+                "task_instruction": "own",
+            }
             episode = run.open_episode(f"ep{e}", meta, capture)
             for n in range(frames):
                 assert episode.append(frame(capture, 100 * e + n), timestep=5 * n, values=values(n)) == n
@@ -64,6 +72,8 @@ def test_slices_and_labels(sealed):
     assert x.labels["timestep"].tolist() == [5, 10, 15]
     assert x.labels["success"].tolist() == [False] * 3
     assert x.labels["task_id"].tolist() == [1] * 3
+    assert x.labels["instruction"].tolist() == ["do it"] * 3
+    assert x.labels["task_instruction"].tolist() == ["own"] * 3
     assert x.coordinates == {"denoise_step": [3, 1], "layer": [2], "token": [1, 2, 3, 4, 5]}
     np.testing.assert_array_equal(x.values("annotations/distance"), [1, 2, 3])
     np.testing.assert_array_equal(np.concatenate([part.array() for part in x.batches(2)]), want)
@@ -191,6 +201,66 @@ def test_a_sealed_episode_never_reopens(tmp_path):
     assert store.episode("e", attempt=1).success is False
 
 
+@pytest.fixture(scope="module")
+def campaigns(tmp_path_factory):
+    """Two campaigns and a client of none use one name; each has an attempt that counts, and the first an earlier one."""
+    capture = plan(CaptureSpec(experts=("vlm",), layers=(0,), spans=("text",)))
+    root = tmp_path_factory.mktemp("campaigns")
+    with RunWriter.create(root, "tiny", LAYOUT) as run:
+        for number, name in enumerate(("a+e", "a+e", "b+e", "e", "b+f")):
+            episode = run.open_episode(name, {"instruction": f"text {number}"}, capture)
+            episode.append(frame(capture, number), timestep=number)
+            episode.seal()
+        path = run.path
+    with RunWriter.open(path) as run:  # attempts are counted on where another process goes on
+        episode = run.open_episode("b+e", {"instruction": "text 5"}, capture)
+        assert episode.attempt == 2
+        episode.interrupt()
+    return path
+
+
+def test_attempts_of_different_campaigns_are_never_merged(campaigns):
+    store = LatentStore(campaigns)
+    found = [(e.id, e.campaign, e.row.name, e.row.attempt, e.metadata["instruction"]) for e in store.episodes()]
+    assert found == [
+        ("a+e", "a", "e", 2, "text 1"), ("b+e", "b", "e", 1, "text 2"), ("b+f", "b", "f", 1, "text 4"),
+        ("e", None, "e", 1, "text 3"),
+    ]  # fmt: skip
+    assert len(store.episodes(attempts="all")) == 6
+    everything = store.select("vlm")
+    assert everything.labels["campaign"].tolist() == ["a", "b", "b", ""]
+    assert everything.labels["timestep"].tolist() == [1, 2, 4, 3]
+    table = pq.read_table(campaigns / "episodes.parquet").to_pydict()
+    assert dict(zip(table["folder"], table["campaign"], strict=True)) == {
+        "a+e": "a", "a+e@2": "a", "b+e": "b", "e": None, "b+f": "b", "b+e@2": "b",
+    }  # fmt: skip
+    attributes = json.loads((store.episode("b+f").folder / "zarr.json").read_bytes())["attributes"]
+    assert (attributes["episode"], attributes["campaign"]) == ("b+f", "b")
+
+
+def test_a_campaign_is_selected_by_its_id(campaigns):
+    store = LatentStore(campaigns)
+    assert [e.id for e in store.episodes(campaign="b")] == ["b+e", "b+f"]
+    assert store.select("vlm", campaign="a").labels["episode"].tolist() == ["a+e"]
+    assert store.select("vlm", episodes=["f", "e"], campaign="b").labels["episode"].tolist() == ["b+f", "b+e"]
+    assert store.episode("f").id == "b+f"  # nobody else has that name
+    assert store.episode("e").id == "e"  # an id before a name
+    assert store.episode("e", campaign="a", attempt=1).metadata["instruction"] == "text 0"
+    with pytest.raises(StoreError) as error:
+        store.episodes(campaign="c")
+    one_line(error, "no campaign 'c'; found a, b")
+
+
+def test_a_name_of_several_campaigns_is_not_guessed(tmp_path):
+    capture = plan(CaptureSpec(experts=("vlm",), layers=(0,), spans=("text",)))
+    with RunWriter.create(tmp_path, "two", LAYOUT) as run:
+        for name in ("a+e", "b+e"):
+            run.open_episode(name, None, capture).seal()
+    with pytest.raises(StoreError) as error:
+        LatentStore(tmp_path).episode("e")
+    one_line(error, "episode 'e': several campaigns have it: name one of a+e, b+e")
+
+
 def test_a_run_opens_while_it_is_written(tmp_path):
     capture = plan()
     with RunWriter.create(tmp_path, "live", LAYOUT) as run:
@@ -219,6 +289,42 @@ def test_a_newer_schema_is_refused_by_name(tmp_path):
     one_line(error, path / "run.json", "version 7", "upgrade")
 
 
+def test_an_older_schema_is_refused_by_name(tmp_path):
+    path = write(tmp_path, episodes=1, frames=1)
+    content = json.loads((path / "run.json").read_text())
+    content["schema"]["version"] = 1
+    (path / "run.json").write_text(json.dumps(content))
+    for opens in (lambda: LatentStore(tmp_path), lambda: RunWriter.open(path)):
+        with pytest.raises(SchemaVersionError) as error:
+            opens()
+        one_line(error, path / "run.json", "version 1", "may not be what the policy was told", "capture it again")
+
+
+def test_told_nothing_is_not_unknown(tmp_path):
+    capture = plan(CaptureSpec(experts=("vlm",), layers=(0,), spans=("text",)))
+    with RunWriter.create(tmp_path, "told", LAYOUT) as run:
+        for name, told in (("a", {"instruction": ""}), ("b", {}), ("c", {"instruction": "wave"})):
+            episode = run.open_episode(name, told, capture)
+            episode.append(frame(capture, 0), timestep=0)
+            episode.seal()
+    store = LatentStore(tmp_path)
+    assert store.select("vlm").labels["instruction"].tolist() == ["", None, "wave"]
+    table = pq.read_table(run.path / "episodes.parquet").to_pydict()
+    assert dict(zip(table["episode"], table["instruction"], strict=True)) == {"a": "", "b": None, "c": "wave"}
+
+
+@pytest.mark.parametrize(
+    ("options", "mode"), [({}, 0o700), ({"readable_by": "group"}, 0o750), ({"readable_by": "everyone"}, 0o755)]
+)
+def test_a_run_is_its_owners_unless_told_otherwise(tmp_path, options, mode):
+    path = write(tmp_path / "some" / "runs", episodes=1, frames=1, **options)
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in (path, path.parent)] == [mode, mode]
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+    assert stat.S_IMODE(write(shared, episodes=1, frames=1, **options).stat().st_mode) == mode
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o755, "a folder that is there is its owner's business"
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError) as error:
@@ -226,7 +332,26 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     one_line(error, tmp_path / "file", "cannot create a run")
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".", "a" * 97, "ü", "__x", "zarr.json", "x.partial", 3])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "a/b",
+        "..",
+        ".",
+        "a" * 97,
+        "ü",
+        "__x",
+        "zarr.json",
+        "x.partial",
+        3,
+        "+e",
+        "a+",
+        "a+b+c",
+        "a+..",
+        "c" * 60 + "+" + "e" * 68,
+    ],
+)
 def test_ids_that_are_no_ids(tmp_path, name):
     with RunWriter.create(tmp_path, "ids", LAYOUT) as run, pytest.raises(StoreError) as error:
         run.open_episode(name, None, plan())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import stat
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ FRAMES = 3
 def run(tmp_path):
     with RunWriter.create(tmp_path / "runs", "tiny", LAYOUT) as writer:
         for e in range(2):
-            meta = {"task_id": e, "task_name": f"[task] {e}", "instruction": "do it"}
+            meta = {"task_id": e, "task_name": f"[task] {e}", "instruction": "do it", "task_instruction": "own"}
             episode = writer.open_episode(f"ep{e}", meta, plan())
             for n in range(FRAMES):
                 episode.append(frame(plan(), 100 * e + n), timestep=5 * n, values=values(n))
@@ -33,6 +34,39 @@ def test_ls(run, capsys):
     assert "2 episodes, 6 frames" in out
     assert "ep1" in out
     assert "sealed" in out
+
+
+def test_ls_shows_each_campaign_and_what_was_told(tmp_path, capsys):
+    told = {"a": "told a", "b": ""}
+    with RunWriter.create(tmp_path / "runs", "tiny", LAYOUT) as writer:
+        for campaign, instruction in told.items():
+            for attempt in range(2):
+                meta = {"instruction": instruction, "task_instruction": "own"}
+                episode = writer.open_episode(f"{campaign}+ep", meta, plan())
+                episode.append(frame(plan(), attempt), timestep=0)
+                episode.seal()
+    assert main(["ls", str(tmp_path / "runs")]) == 0
+    out = capsys.readouterr().out
+    for campaign, words in (("a", "told a"), ("b", "(none)")):
+        assert f"{writer.path.name}, campaign {campaign}: 1 episodes, 1 frames" in out.replace("\n", " ").replace(
+            "  ", " "
+        )
+        assert words in out
+    assert out.count("ep@2") == 2
+    assert "own" in out
+    assert main(["ls", str(tmp_path / "runs"), "--campaign", "b", "--attempts"]) == 0
+    out = capsys.readouterr().out
+    assert "campaign a" not in out
+    assert out.count("ep@2") == 1
+    assert main(["ls", str(tmp_path / "runs"), "--campaign", "c"]) == 2
+    assert "no campaign 'c'; found a, b" in capsys.readouterr().err
+    out = tmp_path / "out"
+    assert main(["export", str(writer.path), str(out), "--format", "npz", "--episodes", "ep"]) == 2
+    assert "several campaigns have it: name one of a+ep, b+ep" in capsys.readouterr().err
+    assert main(["export", str(writer.path), str(out), "--format", "npz", "--episodes", "ep", "--campaign", "b"]) == 0
+    (file,) = out.iterdir()
+    with np.load(file) as data:
+        assert (str(data["task_description"]), str(data["task_instruction"])) == ("", "own")
 
 
 def test_verify_names_each_bad_frame(run, capsys):
@@ -108,6 +142,7 @@ def test_export_netcdf(run, tmp_path):
         assert data["timestep"].values.tolist() == [0, 5, 10]
         assert data["annotations_pose"].shape == (FRAMES, 7)
         assert data.attrs["task_id"] == 1
+        assert (data.attrs["instruction"], data.attrs["task_instruction"]) == ("do it", "own")
 
 
 def test_export_npz_in_the_nested_layout(run, tmp_path):
@@ -121,7 +156,17 @@ def test_export_npz_in_the_nested_layout(run, tmp_path):
         key = f"{step}/action_expert_hidden_state_t3/hidden_states"
         np.testing.assert_array_equal(data[key][:, 0], want["action/hidden_states"][3])
         assert bool(data["episodes/ep0/metadata/success"])
-        assert str(data["task_description"]) == "do it"
+        assert (str(data["task_description"]), str(data["task_instruction"])) == ("do it", "own")
+
+
+@pytest.mark.parametrize(("options", "mode"), [([], 0o700), (["--readable-by", "group"], 0o750)])
+def test_what_holds_latents_is_its_owners_unless_told_otherwise(run, tmp_path, options, mode):
+    assert main(["export", str(run), str(tmp_path / "out"), "--format", "npz", *options]) == 0
+    file = tmp_path / "task_10_pick_up.pkl"
+    file.write_bytes(pickle.dumps(reference(np.random.default_rng(0))))
+    assert main(["import", str(tmp_path / "imported"), str(file), *options]) == 0
+    for folder in (tmp_path / "out", tmp_path / "imported", *(tmp_path / "imported").iterdir()):
+        assert stat.S_IMODE(folder.stat().st_mode) == mode
 
 
 def reference(rng):
@@ -156,6 +201,7 @@ def test_import(tmp_path):
     np.testing.assert_array_equal(x.array()[0], step["vlm_layer_output"]["hidden_states"][:, 0, 256:])
     assert x.labels["task_id"].tolist() == [10]
     assert x.labels["success"].tolist() == [True]
+    assert x.labels["instruction"].tolist() == x.labels["task_instruction"].tolist() == ["pick up"]
     got = store.select("action", "pre_attn_norm_scales", denoise_steps=2, span="action").array()
     np.testing.assert_array_equal(got[0, 0], step["action_expert_hidden_state_t2"]["pre_attn_norm_scales"][:, 0, 1:])
 

@@ -15,7 +15,7 @@ ASSETS = AssetsUsed(Path("assets"), "stand-in", "0123456789abcdef")
 
 def campaign(**changed: Any) -> Campaign:
     fields: dict[str, Any] = {
-        "servers": ("ws://localhost:1",), "suite": "libero_object", "tasks": (0,), "episodes": (0, 1), **changed,
+        "id": "ours", "servers": ("ws://localhost:1",), "suite": "libero_object", "tasks": (0,), "episodes": (0, 1), **changed,
     }  # fmt: skip
     return Campaign(**fields)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 import yaml
+from vlascope_latents.store.layout_on_disk import check_episode_id
 from vlascope_sim.commands.campaign_options import campaign_of
 from vlascope_sim.commands.ranges import parse_numbers
 from vlascope_sim.commands.rollout import Rollout
 from vlascope_sim.perturb import Perturbation
-from vlascope_sim.rollout.campaign import EpisodeKey
+from vlascope_sim.rollout.campaign import EpisodeKey, new_campaign_id
 from vlascope_sim.rollout.campaign_file import read_campaign, write_campaign
 from vlascope_sim.rollout.cost import estimate
 from vlascope_sim.rollout.errors import RolloutError
@@ -58,7 +60,9 @@ def test_a_stride_between_inferences_names_the_nearest_that_work(stride, nearest
         ({"episodes": (-1,)}, "episodes: expected at least 0"),
         ({"replan_steps": 0}, "replan_steps: expected at least 1"),
         ({"max_steps": 0}, "max_steps: expected at least 1"),
-        ({"label": "a/b"}, "label 'a/b'"),
+        ({"label": "a/b"}, "label 'a/b': expected at most 48 .* a letter or digit first"),
+        ({"id": ""}, "id ''"),
+        ({"id": "a+b"}, r"id 'a\+b'"),
         ({"prompts": {12: "x"}}, "task 12"),
         ({"perturb": "shuffle", "move_cm": 3.0}, "move_cm 3: 'shuffle' moves nothing"),
         ({"perturb": "move", "move_cm": 31.0}, "move_cm 31"),
@@ -94,24 +98,46 @@ def test_a_campaign_survives_its_file(tmp_path):
     ],
 )
 def test_a_file_with_a_wrong_field_names_file_and_field(tmp_path, changed, message):
-    fields = {"servers": ["ws://a:1"], "suite": "libero_object", "tasks": [0], "episodes": [0], **changed}
+    fields = {"id": "c", "servers": ["ws://a:1"], "suite": "libero_object", "tasks": [0], "episodes": [0], **changed}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(fields))
     with pytest.raises(RolloutError, match=rf"c\.yaml: .*{message}"):
         read_campaign(tmp_path / "c.yaml")
 
 
 def test_a_file_without_a_suite_says_so(tmp_path):
-    (tmp_path / "c.yaml").write_text("servers: [ws://a:1]\ntasks: [0]\nepisodes: [0]\n")
+    (tmp_path / "c.yaml").write_text("id: c\nservers: [ws://a:1]\ntasks: [0]\nepisodes: [0]\n")
     with pytest.raises(RolloutError, match="field suite is missing"):
+        read_campaign(tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text("servers: [ws://a:1]\nsuite: libero_goal\ntasks: [0]\nepisodes: [0]\n")
+    with pytest.raises(RolloutError, match=r"field id is missing: it is of an older vlascope; `--campaign \S+c\.yaml`"):
         read_campaign(tmp_path / "c.yaml")
 
 
 def test_episodes_are_every_combination_in_order_and_have_names_of_their_own():
-    ours = campaign(tasks=(2, 0), episodes=(0, 4), noise_seeds=2, label="blank")
+    ours = campaign(tasks=(2, 0), episodes=(0, 4), noise_seeds=2)
     assert ours.keys == tuple(EpisodeKey(t, e, n) for t in (2, 0) for e in (0, 4) for n in (0, 1))
     names = [ours.episode_id(key) for key in ours.keys]
     assert len(set(names)) == 8
-    assert names[1] == "blank-libero_object-task02-episode000-noise1"
+    assert names[1] == "ours+libero_object-task02-episode000-noise1"
+
+
+def test_equal_options_are_another_campaign_and_a_resumed_one_is_the_same(tmp_path):
+    first, _ = campaign_of(Rollout(**BASE, label="told", output=tmp_path / "a"))
+    again, _ = campaign_of(Rollout(**BASE, label="told", output=tmp_path / "b"))
+    assert re.fullmatch(r"told-\d{8}T\d{6}-[0-9a-f]{6}", first.id)
+    assert first.id != again.id
+    assert dataclasses.replace(again, id=first.id) == first
+    (tmp_path / "a").mkdir()
+    write_campaign(tmp_path / "a" / CAMPAIGN_FILE, first)
+    resumed, _ = campaign_of(Rollout(resume=tmp_path / "a", workers=1))
+    assert resumed.id == first.id
+    copied, _ = campaign_of(Rollout(campaign=tmp_path / "a" / CAMPAIGN_FILE, output=tmp_path / "c"))
+    assert copied.id.startswith("told-")
+    assert copied.id not in (first.id, again.id)
+    longest = campaign(
+        id=new_campaign_id("l" * 48), suite="libero_spatial", tasks=(9,), episodes=(999,), noise_seeds=99
+    )
+    assert check_episode_id(longest.episode_id(longest.keys[-1]))
 
 
 def test_seeds_are_the_same_everywhere_and_differ_where_they_should():
@@ -138,8 +164,11 @@ def test_what_episodes_are_told():
     own = Told("pick up the alphabet soup and place it in the basket", "alphabet_soup_1")
     assert ours.told(EpisodeKey(0, 0)) == own
     assert ours.told(EpisodeKey(1, 0)) == Told("wave")
-    assert dataclasses.replace(ours, prompt_mode="blank").told(EpisodeKey(0, 0)) == Told("")
-    assert dataclasses.replace(ours, prompt_mode="swapped").told(EpisodeKey(9, 0)) == Told(own.prompt)
+    blank = dataclasses.replace(ours, tasks=(0, 1), prompt_mode="blank")
+    assert blank.told(EpisodeKey(0, 0)) == Told("")
+    assert [blank.prompt_mode_of(EpisodeKey(task, 0)) for task in (0, 1)] == ["blank", "given"]
+    assert blank.conditions == "no instruction, prompts of its own"
+    assert dataclasses.replace(ours, prompt_mode="swapped").told(EpisodeKey(9, 0)) == Told(own.instruction)
 
 
 @pytest.mark.parametrize("suite", ["libero_object", "libero_goal"])

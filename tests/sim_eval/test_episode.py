@@ -49,7 +49,7 @@ def of(policy_server, **changed):
 
 
 def test_an_episode_ends_with_the_goal_and_is_sealed_as_a_success(environment, assets, policy_server, tmp_path):
-    ours = of(policy_server, collect_latents=True, stride=6, label="helped", prompts={STOVE: "light the stove"})
+    ours = of(policy_server, collect_latents=True, stride=6, id="helped", prompts={STOVE: "light the stove"})
     (tmp_path / "videos").mkdir()
     phases = []
     with open_client(policy_server.url, ours, None) as client:
@@ -62,7 +62,7 @@ def test_an_episode_ends_with_the_goal_and_is_sealed_as_a_success(environment, a
             lambda phase, steps: phases.append(phase),
         )
     assert (row.status, row.success, row.steps, row.inferences, row.captures, row.frames) == ("done", True, 7, 3, 2, 2)
-    assert (row.prompt, row.instruction) == ("light the stove", "turn on the stove")
+    assert (row.instruction, row.task_instruction) == ("light the stove", "turn on the stove")
     assert {"policy", "step"} == set(phases)
     with av.open(str(tmp_path / str(row.video))) as video:
         assert sum(1 for _ in video.decode(video=0)) == 7
@@ -70,7 +70,10 @@ def test_an_episode_ends_with_the_goal_and_is_sealed_as_a_success(environment, a
 
     (stored,) = (e for e in LatentStore(policy_server.run).episodes() if e.row.episode == row.episode)
     assert (stored.success, stored.row.total_steps, stored.status) == (True, 7, "sealed")
-    assert stored.metadata["instruction"] == "turn on the stove"
+    told = {name: stored.metadata[name] for name in ("instruction", "task_instruction", "prompt_mode")}
+    assert told == {
+        "instruction": "light the stove", "task_instruction": "turn on the stove", "prompt_mode": "given",
+    }  # fmt: skip
     assert [line.timestep for line in stored.lines()] == [0, 6]
 
 

@@ -66,7 +66,7 @@ def run(environment, assets, policy_server, tmp_path):
 
 def test_a_perturbed_episode_repeats_and_differs_from_the_plain_one(run, policy_server, tmp_path):
     _, plain = run()
-    ours, moved = run(perturb="both", move_cm=4.0, collect_latents=True, label="moved")
+    ours, moved = run(perturb="both", move_cm=4.0, collect_latents=True, id="moved")
     _, again = run(perturb="both", move_cm=4.0)
     _, elsewhere = run(perturb="both", move_cm=4.0, seed=8)
     assert moved.trajectory == again.trajectory
@@ -93,7 +93,7 @@ def test_told_another_object_success_is_what_was_told(run):
     ours = campaign(episodes=(2,), prompt_mode="other")
     told = ours.told(KEY)
     _, obeyed = run(told.object, prompt_mode="other")
-    assert (obeyed.prompt, obeyed.told_object) == (told.prompt, told.object)
+    assert (obeyed.instruction, obeyed.told_object) == (told.instruction, told.object)
     assert obeyed.told_goal == f"in {told.object} basket_1_contain_region"
     assert obeyed.lifted_first == told.object
     assert obeyed.success

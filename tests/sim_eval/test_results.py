@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -50,6 +51,17 @@ def test_a_line_in_the_middle_that_is_none_is_named(tmp_path):
     path = tmp_path / "episodes.jsonl"
     path.write_text('{"suite": "x"}\n')
     with pytest.raises(RolloutError, match=r"episodes\.jsonl, line 1"):
+        ResultFile(path)
+
+
+def test_results_of_another_vlascope_are_named(tmp_path):
+    path = tmp_path / "episodes.jsonl"
+    old = dataclasses.asdict(row(OURS, EpisodeKey(0, 0)))
+    old["prompt"] = old.pop("task_instruction")
+    path.write_text(json.dumps(old) + "\n")
+    with pytest.raises(
+        RolloutError, match="fields prompt, task_instruction are unknown or missing: another vlascope wrote it"
+    ):
         ResultFile(path)
 
 

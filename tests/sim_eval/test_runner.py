@@ -110,6 +110,18 @@ def test_two_rollouts_do_not_share_a_folder(tmp_path):
         pass
 
 
+def test_a_folder_has_the_results_of_one_campaign(tmp_path):
+    run(campaign(), tmp_path, lambda job: "done")
+    with (
+        pytest.raises(
+            RolloutError, match=f"{tmp_path}: holds results of campaign ours, this is another; choose another folder"
+        ),
+        CampaignFolder(campaign(id="another"), tmp_path),
+    ):
+        pass
+    run(campaign(), tmp_path, lambda job: "done")  # the lock is free, and its own campaign goes on
+
+
 @pytest.mark.parametrize(
     ("assets", "policy", "message"),
     [(ASSETS, {"fingerprint": "g"}, "of policy f, this would be g"), (OTHER, POLICY, "of assets 0123456789abcdef")],

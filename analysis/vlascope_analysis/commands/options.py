@@ -35,6 +35,8 @@ class ProbingOptions:
     """Episode numbers within each task, the end not included. Every episode unless given."""
     run_name: str | None = None
     """One run of a folder of runs."""
+    campaign: str | None = None
+    """Episodes of one campaign, by its id; of every campaign unless given. `vlascope-latents ls` lists them."""
     suite: str | None = None
     """One suite of tasks; needed with --task-range where a run has several."""
     interrupted: bool = False
@@ -49,13 +51,13 @@ class ProbingOptions:
     encoder: str = "minilm"
     """Text encoder of the instructions: `minilm` (all-MiniLM-L6-v2: no torch, no network), or a T5 (`t5-small`, a folder)."""
     split: Literal["episode", "task"] = "episode"
-    """What no two parts share: episodes; or whole tasks, to ask whether the map reaches instructions it never saw."""
+    """What no two parts share: episodes; or `task`: whole instructions, to ask whether the map reaches those it never saw."""
     folds: int | None = None
     """Parts that are tested in turn; 1 holds out one part. 5 for fewer than 250 episodes, else 1, unless given."""
     test_fraction: float = 0.2
-    """Share of episodes (or tasks) to hold out, where there is one fold."""
+    """Share of episodes (or instructions) to hold out, where there is one fold."""
     validation_fraction: float = 0.2
-    """Share of the other episodes (or tasks) that decide when to stop, or how strong the ridge penalty is."""
+    """Share of the other episodes (or instructions) that decide when to stop, or how strong the ridge penalty is."""
     permutations: int = 20
     """Shuffled labellings of episodes to compare with; n of them can show a p-value of 1 / (n + 1) at best."""
     bootstrap_samples: int = 2000
@@ -74,7 +76,13 @@ class ProbingOptions:
         from vlascope_analysis.episodes import EpisodeQuery
 
         return EpisodeQuery(
-            self.run_name, self.suite, self.task_range, self.episode_range, self.interrupted, self.allow_missing
+            self.run_name,
+            self.suite,
+            self.task_range,
+            self.episode_range,
+            self.interrupted,
+            self.allow_missing,
+            self.campaign,
         )
 
     def evaluation(self) -> EvaluationConfig:
@@ -105,7 +113,7 @@ class ProbingOptions:
         # two parts of one run, such as those that a cell is chosen on and tested on, must not replace each other
         ranges = {"tasks": self.task_range, "episodes": self.episode_range}
         given += [f"{name}{first}to{stop}" for name, (first, stop) in ((n, r) for n, r in ranges.items() if r)]
-        given += [name for name in (self.suite, self.run_name) if name]
+        given += [name for name in (self.suite, self.run_name, self.campaign) if name]
         return "".join(f"_{value}" for value in given)
 
     def provenance(self, store: LatentStore, episodes: Sequence[Numbered]) -> dict[str, Any]:
@@ -117,7 +125,8 @@ class ProbingOptions:
                 "store": str(store.path.resolve()),
                 "runs": [{"name": run.name, "created": run.created, "model": run.model, "versions": run.versions}
                          for run in store.runs if run.name in used],
-                "episodes": [{"run": e.episode.run, "episode": e.episode.id, "attempt": e.episode.row.attempt,
-                              "suite": e.suite, "task_id": e.task, "episode_index": e.number} for e in episodes],
+                "episodes": [{"run": e.episode.run, "campaign": e.episode.campaign, "episode": e.episode.id,
+                              "attempt": e.episode.row.attempt, "suite": e.suite, "task_id": e.task,
+                              "episode_index": e.number} for e in episodes],
             },
         }  # fmt: skip

@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 
     from vlascope_analysis.episodes import Numbered
     from vlascope_analysis.features import Slice
-    from vlascope_analysis.labels import TaskLabels
+    from vlascope_analysis.labels import InstructionLabels
     from vlascope_analysis.probe import ProbeResult
 
 
 @dataclasses.dataclass(kw_only=True)
 class Probe(ProbingOptions):
-    """Trains a linear map from one layer's features to the embedding of the instruction, and tests it on other episodes.
+    """Trains a linear map from one layer's features to the embedding of what the policy was told, and tests it on other
+    episodes.
 
     Writes results_*.json, predictions_*.parquet, summary_*.txt, curve_*.png and confusion_*.png to the output folder.
     """
@@ -47,7 +48,7 @@ class Probe(ProbingOptions):
         from vlascope_analysis.encoders import open_encoder
         from vlascope_analysis.episodes import choose_episodes
         from vlascope_analysis.features import load_features
-        from vlascope_analysis.labels import task_labels
+        from vlascope_analysis.labels import instruction_labels
         from vlascope_analysis.probe import probe
         from vlascope_analysis.probes import TrainingConfig
         from vlascope_analysis.progress import rich_progress
@@ -60,7 +61,7 @@ class Probe(ProbingOptions):
         encode = open_encoder(self.encoder)
         with rich_progress() as progress:
             features = load_features(store, episodes, what, self.timesteps, progress)
-            labels = task_labels(features.frames, encode)
+            labels = instruction_labels(features.frames, encode)
             result = probe(features, labels, training, evaluation, progress)
         result = dataclasses.replace(result, warnings=(*warnings, *result.warnings))
         self._write(store, episodes, what, labels, result)
@@ -80,13 +81,19 @@ class Probe(ProbingOptions):
         return Slice(self.expert, self.component, layers, steps, self.span, self.pool)
 
     def _write(
-        self, store: LatentStore, episodes: list[Numbered], what: Slice, labels: TaskLabels, result: ProbeResult
+        self,
+        store: LatentStore,
+        episodes: list[Numbered],
+        what: Slice,
+        labels: InstructionLabels,
+        result: ProbeResult,
     ) -> None:
         import logging
 
         from vlascope_analysis.figures import confusion_figure, curve_figure, save
         from vlascope_analysis.results import records, write_json, write_table, write_text
-        from vlascope_analysis.summaries import probe_summary
+        from vlascope_analysis.splits import unit_name
+        from vlascope_analysis.summaries import in_words, probe_summary
 
         for warning in result.warnings:
             logging.getLogger(__name__).warning(warning)
@@ -103,24 +110,28 @@ class Probe(ProbingOptions):
             "Denoise Step": "-" if denoise is None else denoise,
             "Rollout Step": ", ".join(map(str, self.rollout_step)) or "all",
             "Feature Type": self.component,
+            "Label": "instruction: what the policy was told",
         }
         content = {
             "analysis": "probe",
             **{key.lower().replace(" ", "_"): value for key, value in where.items()},
             "scores": records(result.table)[0],
-            "tasks": records(result.tasks),
+            "instructions": records(result.instructions),
             "history": records(result.history),
             "warnings": result.warnings,
             **self.provenance(store, episodes),
         }
-        heading = ", ".join(f"{key.lower()} {value}" for key, value in where.items() if value != "-")
+        heading = ", ".join(f"{key.lower()} {value}" for key, value in where.items() if value != "-" and key != "Label")
         about = (
-            f"{heading}. {row['test_frames']:.0f} test frames of {row['test_units']:.0f} {self.split}s. Accuracy "
+            f"{heading}. {row['test_frames']:.0f} test frames of {row['test_units']:.0f} {unit_name(self.split)}s. Accuracy "
             f"{row['accuracy']:.2f} [{row['accuracy_low']:.2f}, {row['accuracy_high']:.2f}], majority {row['majority']:.2f}."
         )
         curve = curve_figure(result.history, "Training of the linear probe", heading)
         confusion = confusion_figure(
-            result.predictions, labels.instructions, labels.numbers, "Which task the probe reads", about
+            result.predictions,
+            [in_words(text) for text in labels.instructions],
+            "Which instruction the probe reads",
+            about,
         )
         text = probe_summary(where, result)
         paths = [

@@ -55,6 +55,7 @@ class Sweep(ProbingOptions):
 
         from vlascope_analysis.figures import heatmap_figure, save
         from vlascope_analysis.results import records, write_json, write_table, write_text
+        from vlascope_analysis.splits import unit_name
         from vlascope_analysis.summaries import sweep_summary
 
         for warning in result.warnings:
@@ -64,16 +65,20 @@ class Sweep(ProbingOptions):
         row = result.table.iloc[0]
         about = (
             f"{self.component}, rollout step {', '.join(map(str, self.rollout_step)) or 'all'}: {row['frames']} frames of "
-            f"{row['episodes']} episodes, {row['tasks']} tasks; {row['test_units']} {self.split}s tested. Colour starts at the "
-            f"majority baseline ({row['majority']:.2f}). Dot: the {100 * row['confidence']:g} % interval does not exceed it. "
+            f"{row['episodes']} episodes, which were told {row['instructions']} instructions; {row['test_units']} "
+            f"{unit_name(self.split)}s tested. Colour starts at the majority baseline ({row['majority']:.2f}). "
+            f"Dot: the {100 * row['confidence']:g} % interval does not exceed it. "
             "Frame: the best cell."
         )
         content = {
             "analysis": "sweep",
+            "label": "instruction: what the policy was told",
             "cells": records(result.table),
-            "tasks": [
-                {"task_id": number, "instruction": instruction}
-                for number, instruction in zip(result.labels.numbers, result.labels.instructions, strict=True)
+            "instructions": [
+                {"number": number, "instruction": instruction, "task_id": task_id}
+                for number, (instruction, task_id) in enumerate(
+                    zip(result.labels.instructions, result.labels.task_ids, strict=True)
+                )
             ],
             "warnings": result.warnings,
             **self.provenance(store, episodes),

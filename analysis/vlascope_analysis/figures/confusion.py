@@ -8,27 +8,24 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vlascope_analysis.figures.style import INK, QUIET, SEQUENTIAL, dress, head, new_figure, task_names
+from vlascope_analysis.figures.style import INK, QUIET, SEQUENTIAL, dress, head, new_figure, short_names
 
 NAMED = 20
-"""Up to so many tasks carry their instruction, and cells their share."""
+"""Up to so many instructions are written out, and cells have their share."""
 
 
-def confusion_figure(
-    predictions: pd.DataFrame, instructions: Sequence[str], numbers: Sequence[int], title: str, subtitle: str = ""
-) -> Figure:
-    """Which task was taken for which: each row is one true task, its cells the shares of answers.
+def confusion_figure(predictions: pd.DataFrame, instructions: Sequence[str], title: str, subtitle: str = "") -> Figure:
+    """Which instruction was taken for which: each row is one that was told, its cells the shares of answers.
 
     Args:
-        predictions: columns task and predicted, numbers into `instructions` (`ProbeResult.predictions`).
-        instructions: of each task.
-        numbers: task ids.
+        predictions: columns label and predicted, numbers into `instructions` (`ProbeResult.predictions`).
+        instructions: in words.
         title: of the figure.
         subtitle: what was tested.
     """
     C = len(instructions)
     counts = np.zeros((C, C))
-    np.add.at(counts, (predictions["task"].to_numpy(), predictions["predicted"].to_numpy()), 1)
+    np.add.at(counts, (predictions["label"].to_numpy(), predictions["predicted"].to_numpy()), 1)
     rows = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, rows, out=np.zeros_like(counts), where=rows > 0)
     named = C <= NAMED
@@ -37,9 +34,9 @@ def confusion_figure(
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap=SEQUENTIAL, vmin=0, vmax=1)
     if named:
-        texts = task_names(list(instructions), 36)
-        axes.set_yticks(range(C), [f"{text}  {n:>2}" for text, n in zip(texts, numbers, strict=True)])
-        axes.set_xticks(range(C), [str(n) for n in numbers])
+        texts = short_names(list(instructions), 36)
+        axes.set_yticks(range(C), [f"{text}  {n:>2}" for n, text in enumerate(texts)])
+        axes.set_xticks(range(C))
         for true in range(C):
             for answer in range(C):
                 if shares[true, answer] > 0:
@@ -48,18 +45,18 @@ def confusion_figure(
                     axes.text(answer, true, share, ha="center", va="center", size=8, color=colour)
     else:
         ticks = range(0, C, max(1, C // 20))
-        axes.set_xticks(ticks, [str(numbers[t]) for t in ticks])
-        axes.set_yticks(ticks, [str(numbers[t]) for t in ticks])
+        axes.set_xticks(ticks)
+        axes.set_yticks(ticks)
     axes.set_xticks(np.arange(C + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(C + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", lw=1.2 if named else 0.3)
-    axes.set(xlabel="nearest task", ylabel="" if named else "true task")
+    axes.set(xlabel="nearest instruction", ylabel="" if named else "what was told")
     dress(axes)
     axes.spines[:].set_visible(False)
     axes.tick_params(which="both", length=0, labelsize=8)
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.ax.tick_params(length=0, labelsize=8, labelcolor=QUIET)
-    bar.set_label("share of the true task's frames", size=8.5, color=QUIET)
+    bar.set_label("share of the frames that were told it", size=8.5, color=QUIET)
     head(figure, title, subtitle)
     return figure

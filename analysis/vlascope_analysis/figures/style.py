@@ -42,7 +42,7 @@ def head(figure: Figure, title: str, subtitle: str) -> None:
     figure.supxlabel(below, x=0.012, ha="left", size=8.5, color=QUIET)
 
 
-def task_names(instructions: list[str], width: int, lines: int = 2) -> list[str]:
+def short_names(instructions: list[str], width: int, lines: int = 2) -> list[str]:
     """Instructions as axis labels: wrapped, and cut where they are too long."""
     names = []
     for text in instructions:

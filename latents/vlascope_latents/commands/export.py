@@ -11,6 +11,7 @@ from rich.progress import track
 
 from vlascope_latents.commands.options import Options
 from vlascope_latents.store import LatentStore, StoreError
+from vlascope_latents.store.access import ReadableBy, make_missing_folder
 from vlascope_latents.store.exports import export_netcdf, export_npz
 from vlascope_latents.units import readable_bytes
 
@@ -26,14 +27,21 @@ class Export(Options):
     format: Literal["netcdf", "npz"] = "netcdf"
     """`netcdf` (needs xarray, h5netcdf and h5py), or `npz` in the nested layout of the reference."""
     episodes: tuple[str, ...] = ()
-    """Ids; every episode unless given."""
+    """Ids, or names where only one campaign has them; every episode unless given."""
+    campaign: str | None = None
+    """Episodes of one campaign; of all unless given."""
+    readable_by: ReadableBy = "owner"
+    """Who may read the folder, where it is made: its owner alone, its group, or everyone."""
     dry_run: bool = False
     """Say how many bytes it takes, and stop."""
 
     def run(self) -> int:
         """Prints the cost, then writes."""
         store = LatentStore(self.path)
-        chosen = [store.episode(name) for name in self.episodes] if self.episodes else store.episodes()
+        if self.episodes:
+            chosen = store.chosen(self.episodes, campaign=self.campaign)
+        else:
+            chosen = store.episodes(campaign=self.campaign)
         chosen = [episode for episode in chosen if episode.frames]
         cost = sum(
             episode.frames * tensor.nbytes * (2 if tensor.dtype == "bfloat16" else 1)
@@ -44,7 +52,7 @@ class Export(Options):
         if self.dry_run:
             return 0
         write, suffix = {"netcdf": (export_netcdf, ".nc"), "npz": (export_npz, ".npz")}[self.format]
-        self.out.mkdir(parents=True, exist_ok=True)
+        make_missing_folder(self.out, self.readable_by)
         for episode in track(chosen, "exporting", transient=True):
             file = self.out / f"{episode.run}-{episode.row.folder}{suffix}"
             try:

@@ -12,6 +12,7 @@ from rich.progress import track
 
 from vlascope_latents.commands.options import Options
 from vlascope_latents.store import StoreError
+from vlascope_latents.store.access import ReadableBy
 from vlascope_latents.store.layout_on_disk import layout_from_map
 from vlascope_latents.store.reference_import import import_reference
 from vlascope_latents.units import readable_bytes
@@ -29,6 +30,8 @@ class Import(Options):
     """JSON file like `layout` in a run.json; the reference's own token spans unless given."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """To store."""
+    readable_by: ReadableBy = "owner"
+    """Who may read the runs: its owner alone, its group, or everyone."""
 
     def run(self) -> int:
         """Prints the cost, then imports file by file."""
@@ -40,5 +43,5 @@ class Import(Options):
         largest = max(sizes.values(), default=0)
         print(f"{len(sizes)} pickles, {readable_bytes(sum(sizes.values()))}; up to {readable_bytes(largest)} in memory")
         for file in track(self.files, "importing", transient=True):
-            print(import_reference(file, self.runs, layout=layout, dtype=self.dtype))
+            print(import_reference(file, self.runs, layout=layout, dtype=self.dtype, readable_by=self.readable_by))
         return 0

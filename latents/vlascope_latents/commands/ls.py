@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vlascope_latents.commands.options import Options
-from vlascope_latents.store import LatentStore
+from vlascope_latents.store import Episode, LatentStore
 from vlascope_latents.units import readable_bytes
 
 
@@ -24,37 +24,48 @@ class Ls(Options):
     """A run, or a folder of runs."""
     attempts: bool = False
     """Every attempt at an episode, not just the last sealed one."""
+    campaign: str | None = None
+    """Episodes of one campaign; of all unless given."""
 
     def run(self) -> int:
-        """Prints one table a run."""
+        """Prints one table a campaign of each run."""
         store = LatentStore(self.path)
         console = Console()
+        every = store.episodes(campaign=self.campaign, attempts="all" if self.attempts else "last")
         for run in store.runs:
-            episodes = store.episodes(run.name, attempts="all" if self.attempts else "last")
-            frames = [
-                (e.frames, e.row.nbytes if e.status != "open" else sum(x.nbytes for x in e.lines())) for e in episodes
-            ]
-            total, size = sum(n for n, _ in frames), sum(n for _, n in frames)
-            table = Table(title=escape(f"{run.name}: {len(episodes)} episodes, {total} frames, {readable_bytes(size)}"))
-            for column in ("episode", "status", "success", "frames", "bytes", "dropped", "task"):
-                numbers = column in ("frames", "bytes", "dropped")
-                table.add_column(
-                    column,
-                    justify="right" if numbers else "left",
-                    overflow="fold" if column == "episode" else "ellipsis",
-                )
-            for episode, (count, nbytes) in zip(episodes, frames, strict=True):
-                success = {True: "yes", False: "no", None: "-"}[episode.success]
-                task = episode.metadata.get("task_name") or ""
-                cells = [
-                    episode.row.folder,
-                    episode.status,
-                    success,
-                    count,
-                    readable_bytes(nbytes),
-                    episode.row.dropped,
-                    task,
-                ]
-                table.add_row(*(escape(str(cell)) for cell in cells))
-            console.print(table)
+            own = [episode for episode in every if episode.run == run.name]
+            for campaign in sorted({episode.campaign or "" for episode in own}):
+                console.print(_table(run.name, campaign, [e for e in own if (e.campaign or "") == campaign]))
+            if not own and self.campaign is None:
+                console.print(escape(f"{run.name}: no episodes"))
         return 0
+
+
+def _table(run: str, campaign: str, episodes: list[Episode]) -> Table:
+    """What one campaign left in one run; an empty `campaign` is none."""
+    frames = [(e.frames, e.row.nbytes if e.status != "open" else sum(x.nbytes for x in e.lines())) for e in episodes]
+    total, size = sum(n for n, _ in frames), sum(n for _, n in frames)
+    head = f"{run}, campaign {campaign}" if campaign else run
+    table = Table(title=escape(f"{head}: {len(episodes)} episodes, {total} frames, {readable_bytes(size)}"))
+    told = [(e.metadata.get("instruction"), e.metadata.get("task_instruction")) for e in episodes]
+    otherwise = any(task not in (None, instruction) for instruction, task in told)
+    for column in ("episode", "status", "success", "frames", "bytes", "dropped", "instruction"):
+        numbers = column in ("frames", "bytes", "dropped")
+        table.add_column(
+            column, justify="right" if numbers else "left", overflow="fold" if column == "episode" else "ellipsis"
+        )
+    if otherwise:
+        table.add_column("task instruction", overflow="ellipsis")
+    for episode, (count, nbytes), texts in zip(episodes, frames, told, strict=True):
+        success = {True: "yes", False: "no", None: "-"}[episode.success]
+        cells = [
+            episode.row.folder.removeprefix(f"{campaign}+"),
+            episode.status,
+            success,
+            count,
+            readable_bytes(nbytes),
+            episode.row.dropped,
+            *({None: "-", "": "(none)"}.get(text, text) for text in (texts if otherwise else texts[:1])),
+        ]
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    return table

@@ -26,9 +26,9 @@ from vlascope_latents.store.errors import StoreError
 from vlascope_latents.store.frame_slot import FrameSlot, check_tensors
 from vlascope_latents.store.index import FrameLine, IndexWriter, encode_values
 from vlascope_latents.store.layout_on_disk import split_folder
-from vlascope_latents.store.sealing import EPISODES, seal_episode
+from vlascope_latents.store.sealing import EPISODES, read_attributes, seal_episode
 from vlascope_latents.store.table import EpisodeRow
-from vlascope_latents.store.tensors import StoredTensor
+from vlascope_latents.store.tensors import StoredTensor, group_metadata
 
 
 class EpisodeWriter:
@@ -124,6 +124,21 @@ class EpisodeWriter:
         self._check_open()
         buffers = self._buffers.acquire(self.tensors, wait=self._block)
         return None if buffers is None else FrameSlot(self, buffers)
+
+    def describe(self, metadata: Mapping[str, Any]) -> None:
+        """Replaces what is kept of the episode: what only its first frame tells, where it was begun before that.
+
+        Raises:
+            StoreError: the episode is closed, or the disk is full.
+        """
+        with self._appending:
+            self._check_open()
+            key = f"{EPISODES}/{self.folder}"
+            attributes = {**(read_attributes(self._store, key) or {}), "metadata": dict(metadata)}
+            try:
+                self._store.put(f"{key}/zarr.json", group_metadata(attributes))
+            except OSError as error:
+                raise self._failure(error) from error
 
     def drop(self, timestep: int) -> None:
         """Counts a frame that found no room."""

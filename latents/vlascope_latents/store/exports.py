@@ -56,7 +56,9 @@ def export_npz(store: LatentStore, episode: Episode, path: Path) -> None:
         put("task_name", str(metadata.get("task_name") or ""))
         task_id = metadata.get("task_id")
         put("task_id", -1 if task_id is None else int(task_id))
-        put("task_description", str(metadata.get("instruction") or ""))
+        for key, name in (("task_description", "instruction"), ("task_instruction", "task_instruction")):
+            if isinstance(metadata.get(name), str):
+                put(key, metadata[name])
         if episode.success is not None:
             put(f"{base}/metadata/success", episode.success)
         if episode.row.total_steps is not None:

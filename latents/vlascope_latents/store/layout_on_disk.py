@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from vlascope_latents.layout import ExpertLayout, LatentLayout, Span
+from vlascope_latents.store.access import ReadableBy, make_folder, make_missing_folder
 from vlascope_latents.store.durable import write_durably
 from vlascope_latents.store.errors import SchemaVersionError, StoreError
 
 SCHEMA_NAME = "vlascope-latents"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Version 1 called the scene's own task `instruction`, whatever the policy was told."""
 RUN_FILE = "run.json"
 ZARR_FOLDER = "latents.zarr"
 INDEX_FOLDER = "index"
@@ -30,6 +32,8 @@ TABLE_FILE = "episodes.parquet"
 LOCK_FILE = "writer.lock"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,96}")
+_ID_CHARACTERS = 128
+_PLUS = "+"
 
 
 def check_name(what: str, name: Any) -> str:
@@ -43,6 +47,28 @@ def check_name(what: str, name: Any) -> str:
     if not name.strip(".") or name.startswith("__") or name.endswith(".partial") or name == "zarr.json":
         raise StoreError(f"{what}: {name!r} is reserved: use a name that is not dots, __…, ….partial or zarr.json")
     return name
+
+
+def check_episode_id(episode_id: Any) -> str:
+    """`episode_id`, if it can be one: a name, or `CAMPAIGN+NAME`.
+
+    Raises:
+        StoreError: it can't.
+    """
+    parts = episode_id.split(_PLUS) if isinstance(episode_id, str) else [episode_id]
+    if len(parts) > 2 or len(str(episode_id)) > _ID_CHARACTERS:
+        raise StoreError(
+            f"episode: {episode_id!r} is no id: expected a name or CAMPAIGN+NAME, of at most {_ID_CHARACTERS} characters"
+        )
+    for part in parts:
+        check_name("episode" if len(parts) == 1 else f"episode {episode_id!r}", part)
+    return episode_id
+
+
+def split_id(episode_id: str) -> tuple[str | None, str]:
+    """The campaign that an episode is part of, None where its id names none; and its name there."""
+    campaign, plus, name = episode_id.partition(_PLUS)
+    return (campaign, name) if plus else (None, episode_id)
 
 
 def episode_folder(episode_id: str, attempt: int) -> str:
@@ -75,8 +101,10 @@ class RunInfo:
     versions: Mapping[str, str]
 
 
-def create_run_folder(root: Path, name: str, layout: LatentLayout, model: Mapping[str, Any]) -> Path:
-    """Makes `<root>/<time>-<name>` with its run.json and returns it.
+def create_run_folder(
+    root: Path, name: str, layout: LatentLayout, model: Mapping[str, Any], readable_by: ReadableBy = "owner"
+) -> Path:
+    """Makes `<root>/<time>-<name>` with its run.json and returns it; `root` too where it is missing.
 
     Raises:
         StoreError: `root` cannot be written, or `name` is no name.
@@ -86,11 +114,11 @@ def create_run_folder(root: Path, name: str, layout: LatentLayout, model: Mappin
     now = datetime.datetime.now(datetime.UTC)
     stem = f"{now:%Y%m%dT%H%M%S}-{name}"
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_missing_folder(root, readable_by)
         for number in range(1, 1000):
             path = root / (stem if number == 1 else f"{stem}-{number}")
             try:
-                path.mkdir()
+                make_folder(path, readable_by)
             except FileExistsError:
                 continue
             made = path
@@ -120,7 +148,7 @@ def read_run(path: Path) -> RunInfo:
     """Reads run.json of the run folder `path`.
 
     Raises:
-        SchemaVersionError: a newer vlascope wrote it.
+        SchemaVersionError: another vlascope wrote it.
         StoreError: there is no run.json, or it is not ours.
     """
     file = path / RUN_FILE
@@ -138,6 +166,11 @@ def read_run(path: Path) -> RunInfo:
         raise SchemaVersionError(
             f"{file}: schema {SCHEMA_NAME} version {version} is newer than {SCHEMA_VERSION}, "
             "which this vlascope reads: upgrade vlascope-latents"
+        )
+    if version < SCHEMA_VERSION:
+        raise SchemaVersionError(
+            f"{file}: schema {SCHEMA_NAME} version {version} is older than {SCHEMA_VERSION}, which this vlascope reads: its "
+            "instructions may not be what the policy was told; capture it again, or move it out of this folder"
         )
     try:
         layout = layout_from_map(content["layout"])

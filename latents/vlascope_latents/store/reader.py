@@ -6,9 +6,9 @@ Knows nothing of how they are written; runs that are still being written open to
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
+from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -42,8 +42,13 @@ class Episode:
 
     @property
     def id(self) -> str:
-        """The episode's id; attempts share it."""
+        """The episode's id, `CAMPAIGN+NAME` or a name; attempts share it."""
         return self.row.episode
+
+    @property
+    def campaign(self) -> str | None:
+        """The campaign that it is part of; None where it is part of none."""
+        return self.row.campaign
 
     @property
     def status(self) -> str:
@@ -62,7 +67,7 @@ class Episode:
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What the client said: suite, task_id, task_name, …"""
+        """What is known of it: suite, task_id, task_name, `instruction` (what the policy was told), `task_instruction`, …"""
         return self.row.metadata
 
     @property
@@ -100,7 +105,7 @@ class LatentStore:
     """
 
     def __init__(self, path: str | os.PathLike):
-        """Raises StoreError where `path` holds no run, SchemaVersionError where a newer vlascope wrote one."""
+        """Raises StoreError where `path` holds no run, SchemaVersionError where another vlascope wrote one."""
         self.path = Path(path)
         self._paths = {run.name: run for run in find_runs(self.path)}
         self._infos = {name: read_run(run) for name, run in self._paths.items()}
@@ -116,34 +121,62 @@ class LatentStore:
         layout = self._infos[self._run_name(run)].layout
         return {"vlm": layout.vlm.spans, "action": layout.action.spans}
 
-    def episodes(self, run: str | None = None, *, attempts: Literal["last", "all"] = "last") -> list[Episode]:
+    def episodes(
+        self, run: str | None = None, *, campaign: str | None = None, attempts: Literal["last", "all"] = "last"
+    ) -> list[Episode]:
         """The episodes of one run or of all, in order of run and folder.
 
         Args:
             run: a run's name.
+            campaign: a campaign's id; every campaign, and what is part of none, unless told.
             attempts: `last` is, of each id, the last sealed attempt; where none is sealed the last interrupted, then the
                 open one.
-        """
-        names = list(self._paths) if run is None else [self._run_name(run)]
-        return [Episode(name, self._paths[name], row) for name in names for row in _rows(self._paths[name], attempts)]
-
-    def episode(self, episode_id: str, *, run: str | None = None, attempt: int | None = None) -> Episode:
-        """One episode by id.
 
         Raises:
-            StoreError: there is none, or several runs have one and `run` is not given.
+            StoreError: there is no such run or campaign.
         """
-        found = [
-            episode
-            for episode in self.episodes(run, attempts="last" if attempt is None else "all")
-            if episode.id == episode_id and attempt in (None, episode.row.attempt)
-        ]
-        if len(found) == 1:
-            return found[0]
-        what = f"{self.path}: episode {episode_id!r}" + (f", attempt {attempt}" if attempt else "")
-        if found:
-            raise StoreError(f"{what}: in several runs ({', '.join(e.run for e in found)}): name the run")
-        raise StoreError(f"{what}: not here; found {_listed([e.id for e in self.episodes(run)])}")
+        names = list(self._paths) if run is None else [self._run_name(run)]
+        found = [Episode(name, self._paths[name], row) for name in names for row in _rows(self._paths[name], attempts)]
+        if campaign is None:
+            return found
+        chosen = [episode for episode in found if episode.campaign == campaign]
+        if not chosen:
+            campaigns = sorted({episode.campaign for episode in found if episode.campaign})
+            raise StoreError(f"{self.path}: no campaign {campaign!r}; found {_listed(campaigns)}")
+        return chosen
+
+    def episode(
+        self, episode_id: str, *, run: str | None = None, campaign: str | None = None, attempt: int | None = None
+    ) -> Episode:
+        """One episode by id; its name within its campaign is enough where only one campaign has it.
+
+        Raises:
+            StoreError: there is none, or several runs or campaigns have one and `run` or `campaign` is not given.
+        """
+        return self.chosen([episode_id], run=run, campaign=campaign, attempt=attempt)[0]
+
+    def chosen(
+        self,
+        episode_ids: Sequence[str],
+        *,
+        run: str | None = None,
+        campaign: str | None = None,
+        attempt: int | None = None,
+    ) -> list[Episode]:
+        """Several at once, as `episode` finds each."""
+        by_id, by_name = defaultdict(list), defaultdict(list)
+        for episode in self.episodes(run, campaign=campaign, attempts="last" if attempt is None else "all"):
+            if attempt in (None, episode.row.attempt):
+                by_id[episode.id].append(episode)
+                by_name[episode.row.name].append(episode)
+        chosen = []
+        for asked in episode_ids:
+            found = by_id.get(asked) or by_name.get(asked, [])
+            if len(found) != 1:
+                what = f"{self.path}: episode {asked!r}" + (f", attempt {attempt}" if attempt else "")
+                raise _not_one(what, found, by_id)
+            chosen += found
+        return chosen
 
     def frames(self, episode: str | Episode) -> list[FrameLine]:
         """The committed frames of an episode."""
@@ -167,6 +200,7 @@ class LatentStore:
         episodes: str | Episode | Sequence[str | Episode] | None = None,
         timesteps: Container[int] | None = None,
         run: str | None = None,
+        campaign: str | None = None,
     ) -> Selection:
         """A slice of what was captured. Reads indices and metadata now, tensors when asked (`Selection.array`).
 
@@ -178,20 +212,19 @@ class LatentStore:
             span: `image`, a camera, `text`, `state`, `action`; every captured token unless told.
             episodes: ids or episodes; every one (its last sealed attempt) unless told.
             timesteps: for example `range(0, 50)`; every committed frame unless told.
-            run: a run's name, for ids.
+            run, campaign: where to look for episodes that are not given as such.
 
         Raises:
             NotCapturedError: an episode lacks any of it; the message lists what it has.
+            StoreError: there is no such run, campaign or episode, or several episodes have that name.
         """
         if episodes is None:
-            chosen = self.episodes(run)
+            chosen = self.episodes(run, campaign=campaign)
         else:
             listed = [episodes] if isinstance(episodes, str | Episode) else list(episodes)
-            if len(listed) == 1:
-                chosen = [self.episode(e, run=run) if isinstance(e, str) else e for e in listed]
-            else:
-                by_id = self._by_id(run)
-                chosen = [by_id(e) if isinstance(e, str) else e for e in listed]
+            names = [episode for episode in listed if isinstance(episode, str)]
+            found = iter(self.chosen(names, run=run, campaign=campaign) if names else ())
+            chosen = [next(found) if isinstance(episode, str) else episode for episode in listed]
         if not chosen:
             raise StoreError(f"{self.path}: no episodes yet: nothing to select from")
         frames: list[FrameRef] = []
@@ -217,17 +250,6 @@ class LatentStore:
         if first is None:
             raise StoreError(f"{self.path}: no episodes yet: nothing to select from")
         return Selection(self.shards, first, tuple(frames))
-
-    def _by_id(self, run: str | None):
-        episodes: dict[str, list[Episode]] = {}
-        for episode in self.episodes(run):
-            episodes.setdefault(episode.id, []).append(episode)
-
-        def find(episode_id: str) -> Episode:
-            found = episodes.get(episode_id, [])
-            return found[0] if len(found) == 1 else self.episode(episode_id, run=run)
-
-        return functools.cache(find)
 
     def _run_name(self, run: str | None) -> str:
         name = run if run is not None else list(self._paths)[-1]
@@ -260,6 +282,14 @@ def _rows(path: Path, attempts: str) -> list[EpisodeRow]:
                 last[row.episode] = row
         rows = {row.folder: row for row in last.values()}
     return [rows[folder] for folder in sorted(rows)]
+
+
+def _not_one(what: str, found: Sequence[Episode], known: Iterable[str]) -> StoreError:
+    if not found:
+        return StoreError(f"{what}: not here; found {_listed(known)}")
+    if len(ids := dict.fromkeys(episode.id for episode in found)) > 1:
+        return StoreError(f"{what}: several campaigns have it: name one of {_listed(ids)}")
+    return StoreError(f"{what}: in several runs ({', '.join(episode.run for episode in found)}): name the run")
 
 
 def _numbers(value: int | Iterable[int] | None) -> tuple[int, ...] | None:

@@ -15,6 +15,7 @@ import numpy as np
 from vlascope_latents.layout import ExpertLayout, LatentLayout, Span
 from vlascope_latents.plan import CapturePlan, plan_capture
 from vlascope_latents.spec import TOKEN_COMPONENTS, CaptureSpec
+from vlascope_latents.store.access import ReadableBy
 from vlascope_latents.store.errors import StoreError
 from vlascope_latents.store.run_writer import RunWriter
 
@@ -57,7 +58,14 @@ def read_reference(path: Path) -> dict[str, Any]:
     return content
 
 
-def import_reference(path: Path, runs: Path, *, layout: LatentLayout | None = None, dtype: str = "float32") -> Path:
+def import_reference(
+    path: Path,
+    runs: Path,
+    *,
+    layout: LatentLayout | None = None,
+    dtype: str = "float32",
+    readable_by: ReadableBy = "owner",
+) -> Path:
     """Makes a run of one pickle and returns its folder.
 
     Args:
@@ -65,6 +73,7 @@ def import_reference(path: Path, runs: Path, *, layout: LatentLayout | None = No
         runs: folder of runs.
         layout: the model's; the reference's own spans unless given.
         dtype: to store, `float32` or `bfloat16`.
+        readable_by: who may read the run.
 
     Raises:
         StoreError: the pickle is not as expected, or the run cannot be written.
@@ -74,11 +83,13 @@ def import_reference(path: Path, runs: Path, *, layout: LatentLayout | None = No
     tensors = _tensors(path, first)
     layout = layout or _guess_layout(tensors)
     plan = _plan(tensors, layout, dtype)
-    with RunWriter.create(runs, path.stem, layout, {"imported_from": path.name}) as run:
+    with RunWriter.create(runs, path.stem, layout, {"imported_from": path.name}, readable_by=readable_by) as run:
         for name, episode in content["episodes"].items():
+            # the reference tells a policy its task's description and nothing else
+            described = str(content["task_description"]) if "task_description" in content else None
             metadata = {
                 "task_id": int(content["task_id"]), "task_name": str(content["task_name"]),
-                "instruction": str(content.get("task_description", "")),
+                "instruction": described, "task_instruction": described,
             }  # fmt: skip
             writer = run.open_episode(f"task_{metadata['task_id']}-{name}", metadata, plan)
             steps = sorted(episode["rollout_steps"].values(), key=lambda step: int(step["timestep"]))

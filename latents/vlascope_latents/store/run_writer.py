@@ -21,6 +21,7 @@ from zarr.abc.store import Store
 
 from vlascope_latents.layout import LatentLayout
 from vlascope_latents.plan import CapturePlan
+from vlascope_latents.store.access import ReadableBy
 from vlascope_latents.store.budget import FrameBuffers
 from vlascope_latents.store.durable import BlockingStore, DurableStore
 from vlascope_latents.store.episode_writer import EpisodeWriter
@@ -32,11 +33,12 @@ from vlascope_latents.store.layout_on_disk import (
     TABLE_FILE,
     ZARR_FOLDER,
     RunInfo,
-    check_name,
+    check_episode_id,
     create_run_folder,
     episode_folder,
     read_run,
     split_folder,
+    split_id,
 )
 from vlascope_latents.store.recovery import Recovery, discard_episode, recover_run
 from vlascope_latents.store.sealing import EPISODES
@@ -89,7 +91,8 @@ class RunWriter:
 
     @classmethod
     def create(
-        cls, root: str | os.PathLike, name: str, layout: LatentLayout, model: Mapping[str, Any] | None = None, **options: Any
+        cls, root: str | os.PathLike, name: str, layout: LatentLayout, model: Mapping[str, Any] | None = None, *,
+        readable_by: ReadableBy = "owner", **options: Any
     ) -> RunWriter:  # fmt: skip
         """Makes a new run `<root>/<time>-<name>`.
 
@@ -98,13 +101,14 @@ class RunWriter:
             name: of the checkpoint, as a rule.
             layout: of the model: the spans that every episode of this run has.
             model: anything JSON that says which model this was: fingerprint, configuration, git revision.
+            readable_by: who may read the run, and `root` where it is made here: its `owner` alone, its `group`, or `everyone`.
             **options: `memory_bytes` (bound of everything queued; default 1 GiB), `workers` (threads that write; 4), `on_full`
                 (`block` or `drop`), `open_store` (makes a Zarr store of a path; durable local files).
 
         Raises:
             StoreError: the folder cannot be written, or a name or option is wrong.
         """
-        path = create_run_folder(Path(root), name, layout, model or {})
+        path = create_run_folder(Path(root), name, layout, model or {}, readable_by)
         try:
             run = cls(path, **options)
             try:
@@ -153,15 +157,17 @@ class RunWriter:
         """Starts an attempt at an episode.
 
         Args:
-            episode_id: `[A-Za-z0-9._-]{1,96}`; None for one made here. The id of a closed episode starts a new attempt.
-            metadata: JSON: suite, task_id, task_name, instruction, episode_index, init_state, seed, …
+            episode_id: a name (`[A-Za-z0-9._-]{1,96}`) or `CAMPAIGN+NAME`; None for one made here. The id of a closed
+                episode starts a new attempt.
+            metadata: JSON: suite, task_id, task_name, `instruction` (what the policy is told), `task_instruction` (what the
+                scene's own task says), episode_index, init_state, seed, …
             plan: what its frames hold.
 
         Raises:
             StoreError: the id is no name or is open already, a frame does not fit in memory, or the disk is full. A refused
                 opening leaves nothing: neither files nor, where those could be removed, a used attempt number.
         """
-        episode_id = f"episode-{uuid.uuid4().hex[:12]}" if episode_id is None else check_name("episode", episode_id)
+        episode_id = f"episode-{uuid.uuid4().hex[:12]}" if episode_id is None else check_episode_id(episode_id)
         tensors = stored_tensors(plan, self.info.layout)
         self._buffers.check(tensors)
         with self._lock:
@@ -216,8 +222,8 @@ class RunWriter:
         tensors: tuple[StoredTensor, ...],
     ) -> EpisodeWriter:
         base = f"{EPISODES}/{folder}"
-        attributes = {"episode": episode_id, "attempt": attempt, "status": "open", "metadata": dict(metadata or {}),
-                      "capture_spec": plan.spec.to_map()}  # fmt: skip
+        attributes = {"episode": episode_id, "campaign": split_id(episode_id)[0], "attempt": attempt, "status": "open",
+                      "metadata": dict(metadata or {}), "capture_spec": plan.spec.to_map()}  # fmt: skip
         try:
             content = group_metadata(attributes)
         except TypeError as error:

@@ -94,15 +94,18 @@ class Selection:
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
-        """One entry a frame: run, episode, attempt, status, frame, timestep, suite, task_id, task_name, instruction, success.
+        """One entry a frame: run, campaign, episode, attempt, status, frame, timestep, suite, task_id, task_name, success,
+        and `instruction` (what the policy was told; empty where that was nothing) and `task_instruction` (what the scene's
+        own task says).
 
-        Unknown text is empty, an unknown `task_id` -1. `success` is bool where every episode has one, else an object array
-        with None.
+        An unknown campaign, suite or task name is empty, an unknown `task_id` -1. `success` is bool and the instructions are
+        text where every episode has one, else object arrays with None.
         """
         rows = [frame.episode.row for frame in self.frames]
         success = [row.success for row in rows]
         columns: dict[str, Any] = {
             "run": np.array([frame.episode.run for frame in self.frames], np.str_),
+            "campaign": np.array([row.campaign or "" for row in rows], np.str_),
             "episode": np.array([row.episode for row in rows], np.str_),
             "attempt": np.array([row.attempt for row in rows], np.int64),
             "status": np.array([row.status for row in rows], np.str_),
@@ -110,8 +113,11 @@ class Selection:
             "timestep": np.array([frame.line.timestep for frame in self.frames], np.int64),
             "success": np.array(success, object if None in success else bool),
         }
-        for name in ("suite", "task_name", "instruction"):
+        for name in ("suite", "task_name"):
             columns[name] = np.array([row.metadata.get(name) or "" for row in rows], np.str_)
+        for name in ("instruction", "task_instruction"):
+            found = [row.metadata.get(name) for row in rows]
+            columns[name] = np.array(found, object if None in found else np.str_)
         task_ids = [row.metadata.get("task_id") for row in rows]
         columns["task_id"] = np.array([-1 if task is None else task for task in task_ids], np.int64)
         return columns

@@ -17,10 +17,12 @@ import pyarrow.parquet as pq
 
 from vlascope_latents.store.durable import write_durably
 from vlascope_latents.store.errors import DamagedError
+from vlascope_latents.store.layout_on_disk import split_id
 
 _SCHEMA = pa.schema(
     [
-        *((name, pa.string()) for name in ("folder", "episode", "status", "suite", "task_name", "instruction", "metadata")),
+        *((name, pa.string()) for name in ("folder", "episode", "campaign", "status", "suite", "task_name", "instruction",
+            "task_instruction", "metadata")),
         *((name, pa.int64()) for name in ("attempt", "task_id", "episode_index", "frames", "bytes", "dropped", "total_steps")),
         ("success", pa.bool_()),
         ("sealed_at", pa.string()),
@@ -34,13 +36,14 @@ class EpisodeRow:
 
     Attributes:
         folder: its group and index file.
-        episode: id.
+        episode: id, `CAMPAIGN+NAME` or a name: another campaign's episode is another episode.
         attempt: from 1.
         status: `open`, `sealed` or `interrupted`.
         frames: committed frames; of an `open` episode, 0 here: its index knows.
         nbytes: bytes of their tensors, uncompressed.
         dropped: frames that `on_full="drop"` left out.
-        metadata: what the client said of the episode: suite, task_id, task_name, instruction, …
+        metadata: what is known of the episode: suite, task_id, task_name, `instruction` (what the policy was told),
+            `task_instruction` (what the scene's own task says), …
         success: None where nobody said.
         total_steps: environment steps; None where nobody said.
         sealed_at: ISO 8601, UTC; None while open.
@@ -57,6 +60,16 @@ class EpisodeRow:
     success: bool | None
     total_steps: int | None
     sealed_at: str | None
+
+    @property
+    def campaign(self) -> str | None:
+        """The campaign that it is part of; None where it is part of none."""
+        return split_id(self.episode)[0]
+
+    @property
+    def name(self) -> str:
+        """Its id within the campaign."""
+        return split_id(self.episode)[1]
 
     @classmethod
     def from_attributes(cls, folder: str, attributes: Mapping[str, Any]) -> EpisodeRow:
@@ -92,10 +105,12 @@ def write_table(path: Path, rows: Iterable[EpisodeRow]) -> None:
     for row in rows:
         record = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
         record["bytes"] = record.pop("nbytes")
+        record["campaign"] = row.campaign
         for name, kind in (
             ("suite", str),
             ("task_name", str),
             ("instruction", str),
+            ("task_instruction", str),
             ("task_id", int),
             ("episode_index", int),
         ):

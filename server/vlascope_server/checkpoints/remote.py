@@ -4,9 +4,11 @@
    last, says that it is whole. A whole one is used without asking the remote side again.
 2. A file grows as `<name>.<version>.partial` and is renamed when complete. Whatever ends a download, the next one
    continues where it stopped; where the server cannot, or the file has changed, it starts that file over.
-3. One process downloads, others wait for it. The lock belongs to the process, not to the lock file: one left behind
+3. A file is what the place says it is: its checksum, where the place gives one (`checksums.py`), else its size. One that is
+   not goes, and the download with it.
+4. One process downloads, others wait for it. The lock belongs to the process, not to the lock file: one left behind
    blocks nobody.
-4. Names come from the remote side and are not trusted: a name that would leave the checkpoint's folder is refused.
+5. Names come from the remote side and are not trusted: a name that would leave the checkpoint's folder is refused.
 
 Parameters are taken with what says how to use them; the optimiser's state is left behind.
 """
@@ -27,6 +29,7 @@ from typing import Any
 import filelock
 
 from vlascope_server.cache import cache_folder
+from vlascope_server.checkpoints.checksums import Checksum, checksum_of
 from vlascope_server.checkpoints.errors import CheckpointError
 
 _PACKAGES = {
@@ -71,7 +74,8 @@ def fetch(url: str) -> Path:
         The local path that stands for `url`.
 
     Raises:
-        CheckpointError: the package for this kind of place is missing, nothing is there, or the connection broke.
+        CheckpointError: the package for this kind of place is missing, nothing is there, the connection broke, or a file
+            that came is not what the place says it is.
     """
     root, given = _split(url.rstrip("/"))
     target = _cache_path(root)
@@ -112,8 +116,12 @@ def _marker(target: Path, given: str) -> Path:
 
 def _is_complete(marker: Path) -> bool:
     try:
-        files = json.loads(marker.read_text(encoding="utf-8"))["files"]
-        return all((marker.parent / name).stat().st_size == size for name, size in files.items())
+        said = json.loads(marker.read_text(encoding="utf-8"))
+        files = said["files"]
+        # without checksums it is of a vlascope that knew none: the place is asked once more
+        return "checksums" in said and all(
+            (marker.parent / name).stat().st_size == size for name, size in files.items()
+        )
     except (OSError, ValueError, KeyError):
         return False
 
@@ -123,13 +131,16 @@ def _download(url: str, given: str, target: Path) -> None:
     # every backend raises errors of its own kinds (aiohttp's, botocore's, gcsfs's), so all of them end here
     try:
         files = _list(filesystem, url, path, given)
+        checksums = {name: checksum_of(filesystem, info) for name, info in files.items()}
         have = {name: target / name for name in files}
-        missing = {n: i for n, i in files.items() if not (have[n].is_file() and have[n].stat().st_size == i["size"])}
+        missing = {n: i for n, i in files.items() if not _is_there(have[n], i["size"], checksums[n])}
         total = sum(info["size"] or 0 for info in missing.values())
         _log.info("%s: %d files, %.2f GB to download to %s", url, len(missing), total / 1e9, target)
+        if bare := sum(checksum is None for checksum in checksums.values()):
+            _log.warning("%s: no checksum is given for %d of %d files: their sizes are checked", url, bare, len(files))
         with _progress(url, total) as advance:
             for name, info in missing.items():
-                _download_file(filesystem, info, have[name], advance)
+                _download_file(filesystem, info, checksums[name], have[name], advance)
     except CheckpointError:
         raise
     except Exception as error:
@@ -138,7 +149,16 @@ def _download(url: str, given: str, target: Path) -> None:
             f" run it again, it continues from what is in {target}"
         ) from error
     sizes = {name: (target / name).stat().st_size for name in files}
-    _marker(target, given).write_text(json.dumps({"url": url, "files": sizes}, indent=1), encoding="utf-8")
+    said = {name: str(checksum) for name, checksum in checksums.items() if checksum}
+    content = {"url": url, "files": sizes, "checksums": said}
+    _marker(target, given).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _is_there(path: Path, size: int | None, checksum: Checksum | None) -> bool:
+    """Whether a file is here already, as the place has it now."""
+    if not path.is_file() or path.stat().st_size != size:
+        return False
+    return checksum is None or checksum.of(path) == checksum
 
 
 def _connect(url: str) -> tuple[Any, str]:
@@ -191,7 +211,9 @@ def _relative(url: str, root: str, remote: str) -> str | None:
     return name
 
 
-def _download_file(filesystem: Any, info: Mapping[str, Any], target: Path, advance: Callable[[int], None]) -> None:
+def _download_file(
+    filesystem: Any, info: Mapping[str, Any], checksum: Checksum | None, target: Path, advance: Callable[[int], None]
+) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     version = [str(info[key]) for key in _VERSION_KEYS if info.get(key)]
     tag = hashlib.sha256(repr((info["size"], version[:1])).encode()).hexdigest()[:8]
@@ -210,6 +232,12 @@ def _download_file(filesystem: Any, info: Mapping[str, Any], target: Path, advan
         _append(filesystem, info["remote"], partial, advance, block_size=0)
     if info["size"] is not None and partial.stat().st_size != info["size"]:
         raise OSError(f"{target.name}: expected {info['size']} bytes, got {partial.stat().st_size}")
+    if checksum and (found := checksum.of(partial)) != checksum:
+        partial.unlink()
+        raise CheckpointError(
+            f"{info['remote']}: came with {found}, expected {checksum} as the place says: it was damaged on its way, or changed"
+            " meanwhile; it is deleted: run it again"
+        )
     partial.replace(target)
 
 

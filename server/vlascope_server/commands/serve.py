@@ -25,6 +25,8 @@ class Serve:
     """A step folder, its params/, a safetensors file, a URL, or a preset's name."""
     store: Path | None = None
     """Folder of runs; a new run is made in it. Without one, nothing can be captured but what is returned."""
+    readable_by: Literal["owner", "group", "everyone"] = "owner"
+    """Who may read the run, and the folder of runs where it is made: its owner alone, its group, or everyone."""
     host: str = "127.0.0.1"
     """Address to listen on. One that other machines reach needs a key."""
     port: int = 8000
@@ -121,6 +123,7 @@ class Serve:
                 max_token_len=self.max_token_len,
             ),
             store=self.store,
+            readable_by=self.readable_by,
             host=self.host,
             port=self.port,
             capture=_spec(self.capture),

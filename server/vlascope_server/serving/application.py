@@ -19,6 +19,7 @@ from typing import Any, Literal, NoReturn
 import jax
 from vlascope_latents import CapturePlan, CaptureSpec, CaptureSpecError, plan_capture
 from vlascope_latents.store import RunWriter, StoreError
+from vlascope_latents.store.access import ReadableBy, make_missing_folder
 
 from vlascope_server.cache import use_compilation_cache
 from vlascope_server.policies import Policy, PolicyOptions, Programs
@@ -46,6 +47,7 @@ class ServeOptions:
         checkpoint: a path, a URL or a preset's name.
         policy: what else there is to say of it.
         store: folder of runs; None captures only what is returned.
+        readable_by: who may read the run, and the folder of runs where it is made.
         host: to listen on.
         port: 0 for a free one.
         capture: the spec that `collect_latents: true` means.
@@ -70,6 +72,7 @@ class ServeOptions:
     checkpoint: str
     policy: PolicyOptions = PolicyOptions()  # noqa: RUF009
     store: Path | None = None
+    readable_by: ReadableBy = "owner"
     host: str = "127.0.0.1"
     port: int = 8000
     capture: CaptureSpec = CaptureSpec()  # noqa: RUF009
@@ -130,7 +133,7 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
     tls = tls_context(options.tls_cert, options.tls_key)
     _check(options)
     if options.store is not None:
-        check_writable(options.store)
+        check_writable(options.store, options.readable_by)
     limits = dataclasses.replace(
         options.limits,
         episodes=episodes_to_hold(
@@ -224,15 +227,15 @@ def _leave_at_once() -> NoReturn:
     os._exit(0)
 
 
-def check_writable(folder: Path) -> None:
-    """Makes a folder of runs and writes a byte into it.
+def check_writable(folder: Path, readable_by: ReadableBy = "owner") -> None:
+    """Makes a folder of runs where there is none and writes a byte into it.
 
     Raises:
         ServeError: it cannot be written.
     """
     probe = folder / f".{os.getpid()}.partial"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_missing_folder(folder, readable_by)
         probe.write_bytes(b"\0")
         probe.unlink()
     except OSError as error:
@@ -277,8 +280,8 @@ def _create_run(options: ServeOptions, store: Path, policy: Policy, seed: int) -
     if frame > options.queue_bytes:
         raise StoreError(f"--queue-bytes {options.queue_bytes}: one frame takes {frame} bytes: raise it")
     return RunWriter.create(
-        store, policy.name, policy.layout, model, memory_bytes=options.queue_bytes, workers=options.writers,
-        on_full=options.on_full,
+        store, policy.name, policy.layout, model, readable_by=options.readable_by, memory_bytes=options.queue_bytes,
+        workers=options.writers, on_full=options.on_full,
     )  # fmt: skip
 
 

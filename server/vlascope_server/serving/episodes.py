@@ -46,6 +46,7 @@ class OpenEpisode:
         metadata: what the client said of it.
         implicit: it is the one of a connection that names none.
         spec: of its frames, once there is one.
+        instruction: what the policy was told for its frames, once there is one.
         writer: once there is a frame.
         inferences: observations so far.
         annotations: name and shape of each, once there is a frame.
@@ -56,6 +57,7 @@ class OpenEpisode:
     metadata: dict[str, Any]
     implicit: bool
     spec: CaptureSpec | None = None
+    instruction: str | None = None
     writer: EpisodeWriter | None = None
     inferences: int = 0
     annotations: dict[str, tuple[int, ...]] | None = None
@@ -181,11 +183,21 @@ class Episodes:
                 f"annotations: episode {episode.id} began with {_shapes(episode.annotations or {})}, found {_shapes(shapes)}",
                 "annotations",
             )
+        if episode.instruction not in (None, instruction):
+            raise RequestError(
+                "spec_changed",
+                f"prompt: episode {episode.id} was told {_short(episode.instruction)}, found {_short(instruction)}: an episode"
+                " has one instruction; end it first",
+                "prompt",
+            )
         self._check_disk(episode)
-        episode.metadata.setdefault("instruction", instruction)
+        begun = episode.writer is not None
+        episode.metadata["instruction"] = instruction
         writer = self.open_writer(episode, plan)
-        episode.annotations = shapes
         try:
+            if begun and episode.instruction is None:
+                writer.describe(episode.metadata)
+            episode.instruction, episode.annotations = instruction, shapes
             slot = writer.reserve()
         except StoreError as error:
             raise RequestError("store_failed", str(error)) from None
@@ -303,6 +315,10 @@ class Episodes:
                 f"episode {episode.id}: the store's disk has {free} bytes free, and {self._min_free} are kept free:"
                 " make room; what is committed is safe",
             )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
 def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,11 +16,11 @@ from vlascope_client.protocol import OWN_FIELDS, PROMPT_CHARACTERS
 from vlascope_client.wording import short
 from vlascope_latents import CaptureSpec, CaptureSpecError
 from vlascope_latents.store.errors import StoreError
-from vlascope_latents.store.layout_on_disk import check_name
+from vlascope_latents.store.layout_on_disk import check_episode_id, check_name
 
 from vlascope_server.serving.errors import RequestError
 
-_EPISODE_TEXT = ("suite", "task_name", "instruction")
+_EPISODE_TEXT = ("suite", "task_name", "task_instruction")
 _EPISODE_NUMBERS = ("task_id", "episode_index", "init_state", "seed")
 _TEXT_CHARACTERS = 4096
 _METADATA_BYTES = 16 << 10
@@ -236,12 +236,20 @@ def _episode(value: Any) -> EpisodeInfo:
     if not isinstance(value, Mapping):
         _refuse("episode", f"expected a map or an id, found {type(value).__name__}")
     known = ("id", *_EPISODE_TEXT, *_EPISODE_NUMBERS, "metadata")
+    if "instruction" in value:
+        _refuse(
+            "episode.instruction",
+            "is the prompt that is sent, and not said beside it; for the scene's own: task_instruction",
+        )
     for key in value:
         if key not in known:
             _refuse(f"episode.{_key(key)}", "unknown field", known)
     name = _plain(value.get("id"))
-    if name is not None and not _is_name(name):
-        _refuse("episode.id", f"expected up to 96 letters, digits, dots, underscores and dashes, found {short(name)}")
+    if name is not None and not _is_name(name, check_episode_id):
+        allowed = (
+            "up to 96 letters, digits, dots, underscores and dashes, or a campaign and a name of these as CAMPAIGN+NAME"
+        )
+        _refuse("episode.id", f"expected {allowed}, found {short(name)}")
     metadata: dict[str, Any] = {}
     for key in _EPISODE_TEXT:
         text = _plain(value.get(key))
@@ -257,10 +265,10 @@ def _episode(value: Any) -> EpisodeInfo:
     return EpisodeInfo(name, {**_more(value.get("metadata"), known), **metadata})
 
 
-def _is_name(value: object) -> bool:
-    """Whether the store takes it as the name of an episode or a value."""
+def _is_name(value: object, check: Callable[[Any], str] = lambda value: check_name("name", value)) -> bool:
+    """Whether the store takes it as the name of a value, or what else `check` is for."""
     try:
-        return isinstance(value, str) and check_name("name", value) == value
+        return isinstance(value, str) and check(value) == value
     except StoreError:
         return False
 
@@ -272,7 +280,7 @@ def _more(value: Any, known: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(value, dict):
         _refuse("episode.metadata", f"expected a map, found {type(value).__name__}")
     for key in value:
-        if not isinstance(key, str) or key in known:
+        if not isinstance(key, str) or key in (*known, "instruction", "campaign"):
             _refuse(f"episode.metadata.{_key(key)}", "expected a name that is no field of an episode")
     size = 0
     try:

@@ -202,7 +202,7 @@ class Session:
         transformed = time.perf_counter()
         spec = service.default_spec if request.collect is True else request.collect or None
         service.activity.asked(self, spec)
-        episode = self._episode(request)
+        episode = self._episode(request, prepared.prompt)
         timestep = episode.inferences if request.timestep is None else request.timestep
         capture = self._capture(request, spec, episode, prepared, timestep)
         reserved = time.perf_counter()
@@ -303,10 +303,13 @@ class Session:
             raise RequestError("invalid_field", f"noise: expected shape {shape}, found {request.noise.shape}", "noise")
         return request.noise.astype(np.float32), None
 
-    def _episode(self, request: Infer) -> OpenEpisode:
-        """The episode of an observation; one of the connection's own where it names none."""
+    def _episode(self, request: Infer, prompt: str) -> OpenEpisode:
+        """The episode of an observation; one of the connection's own where it names none, another for another prompt."""
         if request.episode is not None and request.episode.id is not None:
             return self._service.episodes.begin(self, request.episode)
+        if self._own is not None and request.collect and self._own.instruction not in (None, prompt):
+            self._service.episodes.end(self, self._own.id, None, None)
+            self._own = None
         if self._own is None:
             info = request.episode or EpisodeInfo(None, {})
             self._own = self._service.episodes.begin(self, info, implicit=True)

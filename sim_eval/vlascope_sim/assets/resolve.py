@@ -26,7 +26,8 @@ class AssetSet:
     Attributes:
         path: the folder.
         kind: `stand-in` where it holds what vlascope generates, else `official`.
-        hash: 16 hexadecimal digits; of every path and content of stand-ins, of every path and size otherwise.
+        hash: 16 hexadecimal digits; of every path and content of stand-ins, of every path and size otherwise. Hidden folders,
+            where the hub's client keeps its notes, do not count.
     """
 
     path: Path
@@ -75,7 +76,8 @@ def official_places() -> tuple[Path, Path]:
 
 def _described(folder: Path) -> AssetSet:
     folder = folder.resolve()
-    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    names = (file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.is_file())
+    files = {name.as_posix(): folder / name for name in names if not any(part[0] == "." for part in name.parts[:-1])}
     ours = standin_files()
     if files.keys() == ours.keys() and all(file.read_bytes() == ours[name] for name, file in files.items()):
         return AssetSet(folder, "stand-in", standin_hash())

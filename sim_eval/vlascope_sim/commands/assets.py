@@ -31,7 +31,9 @@ class Assets:
     suites: tuple[Suite, ...] = ()
     """Suites to show, check or draw; all five unless given."""
     download: bool = False
-    """First download the official set from the Hugging Face hub."""
+    """First download the official set from the Hugging Face hub, and compare every file with the hub's checksum."""
+    revision: str | None = None
+    """With download: the commit to take; the one that vlascope knows unless given."""
     check: bool = False
     """Build, settle, look at and solve every task of the suites (seconds a task). Of the stand-ins, the table that comes with
     vlascope is replaced, the other suites' rows being kept where they are of the same assets."""
@@ -48,9 +50,14 @@ class Assets:
         """
         from vlascope_sim.assets import resolve_assets
         from vlascope_sim.assets.download import download_assets
+        from vlascope_sim.environment.errors import SimulationError
 
+        if self.revision is not None and not self.download:
+            raise SimulationError("--revision: without --download nothing is taken from the hub; give both, or neither")
+        if self.download and self.assets is not None:
+            raise SimulationError("--download: not together with --assets: it goes where LIBERO looks for its own")
         chosen = self.suites or ALL_SUITES
-        found = resolve_assets(download_assets() if self.download and self.assets is None else self.assets)
+        found = resolve_assets(download_assets(self.revision) if self.download else self.assets)
         failed = _check(found, chosen) if self.check else []
         _print_suites(found, chosen)
         if self.contact_sheet is not None:

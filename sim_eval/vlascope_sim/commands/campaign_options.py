@@ -12,7 +12,7 @@ import yaml
 from vlascope_sim.commands.ranges import parse_numbers
 from vlascope_sim.commands.rollout import Rollout
 from vlascope_sim.environment.tasks import suite_tasks
-from vlascope_sim.rollout.campaign import Campaign, prompts_from_map
+from vlascope_sim.rollout.campaign import Campaign, new_campaign_id, prompts_from_map
 from vlascope_sim.rollout.campaign_file import read_campaign, read_fields
 from vlascope_sim.rollout.errors import RolloutError
 from vlascope_sim.rollout.runner import CAMPAIGN_FILE, RESULT_FILE
@@ -38,6 +38,7 @@ def campaign_of(options: Rollout) -> tuple[Campaign, Path]:
     if options.output is not None and (options.output / RESULT_FILE).exists():
         raise RolloutError(f"{options.output}: holds results already; `--resume {options.output}` continues them")
     fields = read_fields(options.campaign) if options.campaign else {}
+    fields.pop("id", None)  # the same options again are another campaign
     fields |= {name: value for name in _PLAIN if (value := getattr(options, name)) is not None}
     fields |= {name: value for name, off in _SWITCHES if (value := getattr(options, name)) != off}
     if options.server:
@@ -55,7 +56,7 @@ def campaign_of(options: Rollout) -> tuple[Campaign, Path]:
         fields["assets"] = str(options.assets)
     _add_prompts(options, fields)
     _add_spec(options, fields)
-    campaign = Campaign(**fields)
+    campaign = Campaign(id=new_campaign_id(fields.get("label", "")), **fields)
     named = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{campaign.suite}"
     return campaign, options.output or Path("results") / "rollouts" / named
 

@@ -73,7 +73,7 @@ class Rollout:
     move_cm: float | None = None
     """How far an object is moved at most; 5 unless given."""
     label: str | None = None
-    """Put before every episode's id."""
+    """Names the campaign for people: the first part of its id."""
     video: Literal["none", "inferences", "steps"] | None = None
     """Frames of the videos: those that the policy saw (the default, no cost), all, or no videos."""
     save_observations: bool = False

@@ -133,6 +133,8 @@ def _print_summary(summary: dict[str, Any], output: Path, campaign: Campaign) ->
     for name, figures in [*summary["tasks"].items(), ("all", summary["suite"])]:
         table.add_row(name, *_cells(figures), *([_told_cell(figures["told_lifted_first"])] if shows_told else []))
     Console().print(table)
+    if summary["suite"]["frames"]:
+        print(f"stored  as campaign {campaign.id}")
     print(f"results {output}/episodes.jsonl, episodes.parquet, summary.json")
     print(f"figure  {output}/summary.png")
     if campaign.video != "none":

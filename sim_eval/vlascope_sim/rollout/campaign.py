@@ -6,8 +6,10 @@ Knows nothing of processes, and of the simulator only its suites and tasks.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
 import re
+import secrets
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ from vlascope_sim.rollout.told import Told, check_others, other_object, own_obje
 
 PromptMode = Literal["task", "blank", "swapped", "other"]
 _MOVE_CM = 5.0
+_LABEL, _ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}", r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -42,6 +45,8 @@ class Campaign:
     """A set of rollouts.
 
     Attributes:
+        id: its own, and no other's (`new_campaign_id`), whatever else they share: stores keep episodes of different campaigns
+            apart by it.
         servers: websocket addresses; workers spread over them.
         suite, tasks, episodes: which episodes, in this order.
         noise_seeds: how often each is run, with other noise.
@@ -62,7 +67,7 @@ class Campaign:
         prompt_mode: `task` sends the task's instruction, `blank` an empty one, `swapped` the next task's of the suite. `other`
             tells each episode to take another object of its scene, and judges success by that.
         prompts: task → text that is sent instead; wins over `prompt_mode`.
-        label: before every episode's id, so that campaigns can share a store.
+        label: for people, the first part of the id.
         video: frames of the videos: those of inferences (no cost), of all steps, or no videos.
         save_observations: keep what the policy saw.
         workers: processes.
@@ -72,6 +77,7 @@ class Campaign:
         reconnect_seconds: how long a lost server is waited for, and the others are tried.
     """
 
+    id: str
     servers: tuple[str, ...]
     suite: str
     tasks: tuple[int, ...]
@@ -115,8 +121,12 @@ class Campaign:
         _at_least(0, "episodes", min(self.episodes))
         if self.max_steps is not None:
             _at_least(1, "max_steps", self.max_steps)
-        if not re.fullmatch(r"[A-Za-z0-9._-]{0,48}", self.label):
-            raise RolloutError(f"label {self.label!r}: expected at most 48 letters, digits, '.', '_' or '-'")
+        for name, value in (("label", self.label), ("id", self.id)):
+            if not re.fullmatch(_ID if name == "id" else f"({_LABEL})?", value):
+                raise RolloutError(
+                    f"{name} {value!r}: expected at most {80 if name == 'id' else 48} letters, digits, '.', '_' or '-', and a "
+                    "letter or digit first"
+                )
         suite_tasks(self.suite)
         for task in (*self.tasks, *self.prompts):
             load_task(self.suite, task)
@@ -157,8 +167,13 @@ class Campaign:
         moved = f"moved by up to {_MOVE_CM if self.move_cm is None else self.move_cm:g} cm"
         scene = {"move": f"objects {moved}", "shuffle": "objects shuffled", "both": f"objects shuffled and {moved}"}
         told = {"blank": "no instruction", "swapped": "another task's instruction", "other": "told another object"}
-        own = "prompts of its own" if self.prompts else told.get(self.prompt_mode)
-        return ", ".join(part for part in (scene.get(self.perturb), own) if part)
+        modes = {self.prompt_mode_of(key): None for key in self.keys}
+        words = [{"given": "prompts of its own", **told}.get(mode) for mode in modes]
+        return ", ".join(part for part in (scene.get(self.perturb), *words) if part)
+
+    def prompt_mode_of(self, key: EpisodeKey) -> str:
+        """How it is decided what the policy is told in an episode: `given` where `prompts` says it, else `prompt_mode`."""
+        return "given" if key.task in self.prompts else self.prompt_mode
 
     def told(self, key: EpisodeKey) -> Told:
         """What the policy is told in an episode."""
@@ -176,11 +191,14 @@ class Campaign:
         seed = perturbation_seed(self.seed, self.suite, key.task, key.episode) if self.perturb != "none" else 0
         return _perturbation(self, seed)
 
-    def episode_id(self, key: EpisodeKey) -> str:
-        """An episode's name in the store and of its files."""
-        label = f"{self.label}-" if self.label else ""
+    def episode_name(self, key: EpisodeKey) -> str:
+        """An episode's name within the campaign, and of its files."""
         noise = f"-noise{key.noise}" if self.noise_seeds > 1 else ""
-        return f"{label}{self.suite}-task{key.task:02d}-episode{key.episode:03d}{noise}"
+        return f"{self.suite}-task{key.task:02d}-episode{key.episode:03d}{noise}"
+
+    def episode_id(self, key: EpisodeKey) -> str:
+        """An episode's id in the store: no other campaign has it."""
+        return f"{self.id}+{self.episode_name(key)}"
 
     def seeds(self, key: EpisodeKey) -> tuple[int, int]:
         """An episode's seeds: of its scene, and of its policy's noise."""
@@ -188,6 +206,12 @@ class Campaign:
             environment_seed(self.seed, self.suite, key.task, key.episode),
             noise_seed(self.seed, self.suite, key.task, key.episode, key.noise),
         )
+
+
+def new_campaign_id(label: str = "") -> str:
+    """The id of a campaign that begins now: its label, the time (UTC), and something that two which begin at once differ in."""
+    now = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    return f"{label}-{now}" if label else now
 
 
 def prompts_from_map(found: Mapping[Any, Any], suite: str) -> dict[int, str]:

@@ -28,7 +28,12 @@ def read_campaign(path: Path) -> Campaign:
     found = read_fields(path)
     for field in dataclasses.fields(Campaign):
         if field.name not in found and field.default is field.default_factory is dataclasses.MISSING:
-            raise RolloutError(f"{path}: field {field.name} is missing")
+            old = (
+                f": it is of an older vlascope; `--campaign {path}` begins a new one with its options"
+                if field.name == "id"
+                else ""
+            )
+            raise RolloutError(f"{path}: field {field.name} is missing{old}")
     try:
         return Campaign(**found)
     except ValueError as error:

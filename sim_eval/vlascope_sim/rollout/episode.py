@@ -48,9 +48,9 @@ def blank_result(campaign: Campaign, assets: AssetsUsed, key: EpisodeKey, attemp
         suite=campaign.suite,
         task_id=key.task,
         task_name=task.name,
-        instruction=task.instruction,
-        prompt=told.prompt,
-        prompt_mode=campaign.prompt_mode,
+        instruction=told.instruction,
+        task_instruction=task.instruction,
+        prompt_mode=campaign.prompt_mode_of(key),
         told_object=told.object,
         told_goal=" ".join(told.goal) if told.goal else None,
         perturb=campaign.perturb,
@@ -62,6 +62,7 @@ def blank_result(campaign: Campaign, assets: AssetsUsed, key: EpisodeKey, attemp
         seed=campaign.seed,
         environment_seed=scene,
         noise_seed=noise,
+        campaign=campaign.id,
         episode=campaign.episode_id(key),
         assets=assets.kind,
         assets_hash=assets.hash,
@@ -108,7 +109,9 @@ def run_episode(
         )
     blank = dataclasses.replace(blank, perturbation=perturbed.to_map() if perturbed else None)
     session = PolicySession(client, campaign, blank.key, _metadata(campaign, blank))
-    recorder = VideoRecorder(blank.prompt or "(no instruction)", _fps(campaign)) if campaign.video != "none" else None
+    recorder = (
+        VideoRecorder(blank.instruction or "(no instruction)", _fps(campaign)) if campaign.video != "none" else None
+    )
     observations = ObservationsFile() if campaign.save_observations else None
     digest = hashlib.blake2b(digest_size=16)
     limit, success, steps = campaign.step_limit, False, 0
@@ -127,7 +130,7 @@ def run_episode(
             steps += 1
         beat("policy", steps)
         stored = session.end(success, steps)
-        files = _write_files(recorder, observations, output, blank.episode)
+        files = _write_files(recorder, observations, output, blank.name)
     finally:
         if recorder:
             recorder.discard()
@@ -171,19 +174,18 @@ def _start(
 
 
 def _metadata(campaign: Campaign, blank: EpisodeResult) -> dict[str, Any]:
-    """What the server keeps with the episode."""
+    """What the server keeps with the episode, beside the prompt that is sent: that is its instruction."""
     return {
         "id": blank.episode,
         "suite": blank.suite,
         "task_id": blank.task_id,
         "task_name": blank.task_name,
-        "instruction": blank.instruction,
+        "task_instruction": blank.task_instruction,
         "episode_index": blank.episode_index,
         "init_state": blank.init_state,
         "seed": blank.noise_seed,
         "metadata": {
-            "prompt": blank.prompt,
-            "prompt_mode": campaign.prompt_mode,
+            "prompt_mode": blank.prompt_mode,
             "told_object": blank.told_object,
             "told_goal": blank.told_goal,
             "perturbation": blank.perturbation,

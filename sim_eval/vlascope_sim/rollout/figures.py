@@ -97,7 +97,7 @@ def _tasks(rows: Sequence[EpisodeResult]) -> list[_TaskRow]:
         told = [row for row in done if row.prompt_mode == "other" and row.told_object is not None]
         found.append(
             _TaskRow(
-                name=f"{_name(own[0].instruction, 1 if len(by_task) > _MANY else 2)}  {number:>2}",
+                name=f"{_name(own[0].task_instruction, 1 if len(by_task) > _MANY else 2)}  {number:>2}",
                 done=len(done),
                 wins=sum(bool(row.success) for row in done),
                 errors=len(own) - len(done),
@@ -108,11 +108,11 @@ def _tasks(rows: Sequence[EpisodeResult]) -> list[_TaskRow]:
     return found
 
 
-def _name(instruction: str, lines: int) -> str:
-    """An instruction in so many lines, cut where it is too long."""
+def _name(task: str, lines: int) -> str:
+    """A task's own words in so many lines, cut where they are too long."""
     if lines == 1:
-        return textwrap.shorten(instruction, _LONG_NAME, placeholder=" …")
-    wrapped = textwrap.wrap(instruction, _NAME_COLUMNS)
+        return textwrap.shorten(task, _LONG_NAME, placeholder=" …")
+    wrapped = textwrap.wrap(task, _NAME_COLUMNS)
     rest = textwrap.shorten(" ".join(wrapped[lines - 1 :]), _NAME_COLUMNS, placeholder=" …")
     return "\n".join([*wrapped[: lines - 1], rest]) if len(wrapped) > lines else "\n".join(wrapped)
 

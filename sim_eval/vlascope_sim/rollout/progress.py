@@ -80,7 +80,7 @@ class CampaignProgress(contextlib.AbstractContextManager):
         if not self._console.is_terminal:
             outcome = row.reason if row.status == "error" else "success" if row.success else "failure"
             self._console.print(
-                f"{row.episode}: {outcome}, {row.steps} steps; {self._figures()}", highlight=False, soft_wrap=True
+                f"{row.name}: {outcome}, {row.steps} steps; {self._figures()}", highlight=False, soft_wrap=True
             )
 
     def note(self, text: str) -> None:

@@ -27,9 +27,10 @@ class EpisodeResult:
     """One attempt at one episode.
 
     Attributes:
-        suite, task_id, task_name, instruction: which task.
-        prompt: what the policy was told.
-        prompt_mode: the campaign's.
+        suite, task_id, task_name: which task.
+        instruction: what the policy was told; empty where that was nothing.
+        task_instruction: what the scene's own task says.
+        prompt_mode: the campaign's; `given` where the campaign has words of its own for the task.
         told_object: the object that it was told to take, as the scene names it; None where it was told none, or that is not
             known.
         told_goal: `predicate object place` that success was judged by; None for the task's own goal.
@@ -44,8 +45,9 @@ class EpisodeResult:
         inferences, captures: asked of the server.
         perturb: what was done to the scene; perturbation: what became of it (`PerturbationRecord`), with its seed.
         seed, environment_seed, noise_seed: the campaign's, the scene's, the policy's noise.
-        episode: id in the store; `run`, `store_attempt`: where the server put it; `frames`: committed; `dropped`: not stored;
-            `frame_bytes`: of one.
+        campaign: the campaign's id.
+        episode: id in the store, which begins with the campaign's; `run`, `store_attempt`: where the server put it;
+            `frames`: committed; `dropped`: not stored; `frame_bytes`: of one.
         assets, assets_hash: `official` or `stand-in`, and what of.
         render: mode of drawing.
         settle_speed: of the fastest object after settling, m/s.
@@ -62,7 +64,7 @@ class EpisodeResult:
     task_id: int
     task_name: str
     instruction: str
-    prompt: str
+    task_instruction: str
     prompt_mode: str = "task"
     told_object: str | None = None
     told_goal: str | None = None
@@ -82,6 +84,7 @@ class EpisodeResult:
     seed: int
     environment_seed: int
     noise_seed: int
+    campaign: str
     episode: str
     run: str | None = None
     store_attempt: int | None = None
@@ -104,6 +107,11 @@ class EpisodeResult:
     versions: dict[str, str]
     git: str | None
     started: str
+
+    @property
+    def name(self) -> str:
+        """The episode's within its campaign, and of its files."""
+        return self.episode.partition("+")[2]
 
     @property
     def key(self) -> EpisodeKey:
@@ -184,5 +192,12 @@ def _schema():
 
 
 def _from_map(found: dict[str, Any]) -> EpisodeResult:
+    fields = dataclasses.fields(EpisodeResult)
+    names = {field.name for field in fields}
+    needed = {field.name for field in fields if field.default is dataclasses.MISSING}
+    if wrong := sorted({*(found.keys() - names), *(needed - found.keys())}):
+        raise ValueError(
+            f"fields {', '.join(wrong)} are unknown or missing: another vlascope wrote it, give a new folder"
+        )
     row = EpisodeResult(**found)
     return dataclasses.replace(row, latency_ms=tuple(row.latency_ms), model_ms=tuple(row.model_ms))

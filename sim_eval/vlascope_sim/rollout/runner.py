@@ -74,6 +74,12 @@ class CampaignFolder:
 
     def _prepare(self) -> Prepared:
         self._results = results = ResultFile(self._output / RESULT_FILE)
+        if others := {row.campaign for row in results.rows} - {self._campaign.id}:
+            self._results.close()
+            raise RolloutError(
+                f"{self._output}: holds results of campaign {', '.join(sorted(others))}, this is {self._campaign.id}; "
+                "choose another folder, or resume that one"
+            )
         for folder, wanted in (
             ("videos", self._campaign.video != "none"),
             ("observations", self._campaign.save_observations),
@@ -155,9 +161,7 @@ def _run_jobs(prepared: Prepared, assets: AssetsUsed, workers: Workers, progress
                     seconds=event.seconds,
                 )
                 results.append(row)
-                progress.note(
-                    f"{row.episode}, attempt {row.attempt}: {event.reason}; {'again' if again else 'given up'}"
-                )
+                progress.note(f"{row.name}, attempt {row.attempt}: {event.reason}; {'again' if again else 'given up'}")
                 if again:
                     waiting.appendleft(Job(event.job.key, event.job.attempt + 1))
                 else:

@@ -100,7 +100,7 @@ class PolicySession:
         self.captures = 0
         self.frame_bytes: int | None = None
         self._client, self._campaign, self._episode = client, campaign, episode
-        self._prompt = campaign.told(key).prompt
+        self._prompt = campaign.told(key).instruction
         self._noise = campaign.seeds(key)[1]
 
     @property

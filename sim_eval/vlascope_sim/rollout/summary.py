@@ -16,16 +16,17 @@ def summarise(campaign: Campaign, rows: Iterable[EpisodeResult]) -> dict[str, An
     """A summary of the episodes that are done.
 
     Returns:
-        `suite` and `tasks` (task → the same): `episodes`, `successes`, `success_rate`, `wilson_95` (both None where nothing is
-        done), `errors` (episodes that could not be run; they are in no rate), `missing`, `steps` (mean, of successes alone
-        too), `latency_ms`, `model_ms` (percentiles over inferences), `frames` (committed), `dropped`; and `told_lifted_first`:
-        of the episodes that were told an object (`of`), in how many it was lifted by 5 cm before any other (`count`), with
-        its interval (`wilson_95`); `none_lifted` counts those in which no object was.
+        `campaign` (its id), `suite` and `tasks` (task → the same): `episodes`, `successes`, `success_rate`, `wilson_95` (both
+        None where nothing is done), `errors` (episodes that could not be run; they are in no rate), `missing`, `steps` (mean,
+        of successes alone too), `latency_ms`, `model_ms` (percentiles over inferences), `frames` (committed), `dropped`; and
+        `told_lifted_first`: of the episodes that were told an object (`of`), in how many it was lifted by 5 cm before any
+        other (`count`), with its interval (`wilson_95`); `none_lifted` counts those in which no object was.
     """
     final = final_rows(rows)
     planned = campaign.keys
     return {
         "name": campaign.suite,
+        "campaign": campaign.id,
         "assets": sorted({row.assets for row in final}),
         "render": campaign.render,
         "perturb": campaign.perturb,

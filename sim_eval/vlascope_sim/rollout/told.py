@@ -23,12 +23,12 @@ class Told:
     """What a policy is told.
 
     Attributes:
-        prompt: the words.
+        instruction: the words.
         object: of the scene that they say to take, such as `milk_1`; None where they name none, or it is not known.
         goal: the condition that success is judged by; None for the task's own.
     """
 
-    prompt: str
+    instruction: str
     object: str | None = None
     goal: Condition | None = None
 

@@ -121,7 +121,7 @@ class _Worker:
         except (EpisodeInterruptedError, PolicyTimeoutError) as error:
             return self._lost(job, error, begun)  # the client makes a new connection by itself
         except Exception as error:
-            log.exception("%s, attempt %d", blank.episode, job.attempt)
+            log.exception("%s, attempt %d", blank.name, job.attempt)
             self._drop_environment()
             self._drop_client()
             return self._lost(job, error, begun)

@@ -65,6 +65,14 @@ ROWS = {
     "episode id of dots": (observation(collect_latents=SPEC, episode={"id": ".."}), "invalid_field", "episode.id"),
     "episode id that is long": (observation(episode={"id": "a" * 97}), "invalid_field", "episode.id"),
     "episode with a path": (observation(episode={"id": "a", "store": "/runs"}), "invalid_field", "episode.store"),
+    "episode id of two campaigns": (observation(episode={"id": "a+b+c"}), "invalid_field", "episode.id"),
+    "campaign beside the id": (
+        observation(episode={"metadata": {"campaign": "a"}}), "invalid_field", "episode.metadata.campaign"
+    ),
+    "episode that is said to be told": (observation(episode={"instruction": "wave"}), "invalid_field", "episode.instruction"),
+    "the same in its metadata": (
+        observation(episode={"metadata": {"instruction": "wave"}}), "invalid_field", "episode.metadata.instruction"
+    ),
     "episode metadata too large": (observation(episode={"metadata": {"x": "a" * 20_000}}), "invalid_field", "episode.metadata"),
     "negative timestep": (observation(timestep=-1), "invalid_field", "timestep"),
     "timestep of text": (observation(timestep="3"), "invalid_field", "timestep"),

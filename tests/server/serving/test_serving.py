@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import time
 
 import jax.numpy as jnp
@@ -76,6 +77,7 @@ def test_what_is_captured_is_in_the_store(wire, server, policy):
         "suite": "libero_object",
         "task_id": 3,
         "task_name": "soup",
+        "task_instruction": "pick up the cream cheese",
         "metadata": {"perturbed": True},
     }
     expected = []
@@ -94,6 +96,7 @@ def test_what_is_captured_is_in_the_store(wire, server, policy):
     kept = store.episode("kept")
     assert (kept.success, kept.status, kept.metadata["task_name"]) == (True, "sealed", "soup")
     assert kept.metadata["instruction"] == observation()["prompt"]
+    assert kept.metadata["task_instruction"] == "pick up the cream cheese"
     assert kept.metadata["perturbed"] is True
     for expert in ("vlm", "action"):
         selection = store.select(expert, episodes="kept")
@@ -140,6 +143,18 @@ def test_an_id_again_is_a_new_attempt(wire, server):
     assert store.episode("twice", attempt=1).success is False
 
 
+def test_two_campaigns_have_an_episode_of_one_name_at_once(server):
+    with connect(server.url) as first, connect(server.url) as second:
+        for wire, campaign in ((first, "one"), (second, "two"), (first, "one")):
+            reply = wire.ask(observation(collect_latents=SMALL, episode={"id": f"{campaign}+same"}, prompt=campaign))
+            assert (reply["latents"]["episode"], reply["latents"]["attempt"]) == (f"{campaign}+same", 1)
+        for wire, campaign, frames in ((second, "two", 1), (first, "one", 2)):
+            receipt = wire.ask({"request": "end_episode", "episode": f"{campaign}+same"})
+            assert (receipt["frames"], receipt["attempt"]) == (frames, 1)
+    store = LatentStore(server.run)
+    assert [e.metadata["instruction"] for c in ("one", "two") for e in store.episodes(campaign=c)] == ["one", "two"]
+
+
 def test_an_episode_may_be_begun_before_its_first_frame(wire, server):
     begun = wire.ask({"request": "begin_episode", "episode": {"id": "begun", "task_id": 1}, "collect_latents": SMALL})
     assert begun == {"request": "begin_episode", "episode": "begun", "run": server.run.name, "attempt": 1}
@@ -147,7 +162,60 @@ def test_an_episode_may_be_begun_before_its_first_frame(wire, server):
     assert wire.ask(observation(episode={"id": "begun"}, collect_latents=True))["code"] == "spec_changed"
     receipt = wire.ask({"request": "end_episode", "episode": "begun", "success": False, "total_steps": 0})
     assert (receipt["status"], receipt["frames"]) == ("sealed", 0)
-    assert LatentStore(server.run).episode("begun").metadata["task_id"] == 1
+    assert LatentStore(server.run).episode("begun").metadata == {"task_id": 1}  # nothing was told
+
+
+def test_an_episode_that_was_begun_is_told_by_its_first_frame(wire, server):
+    begin = {
+        "request": "begin_episode",
+        "episode": {"id": "begun-told", "task_instruction": "own"},
+        "collect_latents": SMALL,
+    }
+    wire.ask(begin)
+    wire.ask(observation(collect_latents=SMALL, episode={"id": "begun-told"}, prompt="wave"))
+    told = {"task_instruction": "own", "instruction": "wave"}
+    assert LatentStore(server.run).episode("begun-told").metadata == told  # before it is sealed, and after
+    assert wire.ask({"request": "end_episode", "episode": "begun-told"})["frames"] == 1
+    assert LatentStore(server.run).episode("begun-told").metadata == told
+
+
+def test_an_episode_has_one_instruction(wire, server):
+    episode = {"id": "one-instruction"}
+    wire.ask(observation(0, collect_latents=SMALL, episode=episode, prompt=""))
+    assert "actions" in wire.ask(
+        observation(1, episode=episode, prompt="wave")
+    )  # what is not kept may be told anything
+    error = wire.ask(observation(2, collect_latents=SMALL, episode=episode, prompt="wave"))
+    assert (error["code"], error["field"]) == ("spec_changed", "prompt")
+    assert error["message"] == (
+        "prompt: episode one-instruction was told '', found 'wave': an episode has one instruction; end it first"
+    )
+    wire.ask(observation(3, collect_latents=SMALL, episode=episode, prompt=""))
+    assert wire.ask({"request": "end_episode", "episode": "one-instruction"})["frames"] == 2
+    again = wire.ask(observation(4, collect_latents=SMALL, episode=episode, prompt="wave"))
+    wire.ask({"request": "end_episode", "episode": "one-instruction"})
+    assert again["latents"]["attempt"] == 2
+    store = LatentStore(server.run)
+    found = [store.episode("one-instruction", attempt=n).metadata["instruction"] for n in (1, 2)]
+    assert found == ["", "wave"]
+
+
+def test_a_connection_that_names_no_episode_has_one_for_each_instruction(server):
+    with connect(server.url) as wire:
+        told = ["wave", "wave", "bow", "wave"]
+        names = [
+            wire.ask(observation(n, collect_latents=SMALL, prompt=prompt))["latents"]["episode"]
+            for n, prompt in enumerate(told)
+        ]
+        assert "actions" in wire.ask(observation(4, prompt="bow"))
+        assert wire.ask(observation(5, collect_latents=SMALL, prompt="wave"))["latents"]["episode"] == names[3]
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
+    until(lambda: status(server, names[3]) == "sealed")
+    store = LatentStore(server.run)
+    for name, prompt, frames in ((names[0], "wave", 2), (names[2], "bow", 1), (names[3], "wave", 2)):
+        episode = store.episode(name)
+        assert (episode.status, episode.frames, episode.metadata["instruction"]) == ("sealed", frames, prompt)
 
 
 def test_a_connection_has_an_episode_of_its_own(server):
@@ -229,6 +297,13 @@ def test_a_full_queue_drops_whole_frames_and_counts_them(tmp_path):
         assert kept == list(range(len(kept)))
         assert (receipt["frames"], receipt["dropped"]) == (len(kept), 30 - len(kept))
         assert receipt["status"] == "sealed"
+
+
+@pytest.mark.parametrize(("options", "mode"), [((), 0o700), (("--readable-by", "everyone"), 0o755)])
+def test_a_servers_run_is_its_owners_unless_told_otherwise(tmp_path, options, mode):
+    with serve("--store", str(tmp_path / "runs"), "--warm-up", "none", *options, ready=False) as server:
+        folders = (server.run, tmp_path / "runs")
+        assert [stat.S_IMODE(folder.stat().st_mode) for folder in folders] == [mode, mode]
 
 
 def test_a_default_prompt_and_spec(tmp_path):

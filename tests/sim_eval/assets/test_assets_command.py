@@ -10,8 +10,12 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from vlascope_sim.assets import resolve_assets
+from vlascope_sim.assets.download import REPOSITORY, REVISION
 from vlascope_sim.assets.pictures import LABEL_HEIGHT, write_sheet
 from vlascope_sim.commands import main
+
+from tests.server.checkpoints.places import Hub, served
 
 
 def test_a_set_that_is_whole(assets, capsys):
@@ -45,6 +49,79 @@ def test_a_download_without_a_hub_is_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("vlascope-sim: --download: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def hub():
+    """What the hub has of LIBERO's assets at the revision that we take, in small."""
+    files = {"scenes/table.xml": b"<mujoco/>", "textures/wood.png": b"wood" * 1000, ".gitattributes": b"* text"}
+    ours = type("Libero", (Hub,), {"repository": REPOSITORY, "commit": REVISION})
+    with served(ours, files) as (address, server):
+        yield address, server
+
+
+def download(home, address, *options) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "HF_ENDPOINT": address, "HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "vlascope_sim.commands",
+        "assets",
+        "--download",
+        "--suites",
+        "libero_object",
+        *options,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+
+
+def test_official_assets_come_at_one_revision_and_are_compared(hub, tmp_path):
+    address, server = hub
+    folder = tmp_path / ".cache/libero/assets"
+    done = download(tmp_path, address)
+    assert done.returncode == 0, done.stderr
+    assert {str(path) for path in folder.rglob("*") if path.is_file()} >= {str(folder / name) for name in server.files}
+    asked = [path for _, path in server.requests if "/resolve/" in path or "/tree/" in path]
+    assert asked
+    assert all(f"/{REVISION}" in path for path in asked), "never a branch"
+    first = resolve_assets(folder)
+    notes = folder / ".cache/huggingface/download/scenes/table.xml.metadata"
+    notes.write_text(notes.read_text() + "another day")
+    assert resolve_assets(folder).hash == first.hash
+
+    (folder / "textures/wood.png").unlink()
+    server.damaged.add("textures/wood.png")
+    done = download(tmp_path, address)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        f"vlascope-sim: --download: textures/wood.png: not what {REPOSITORY} says it is at {REVISION}: damaged on the way; "
+        "deleted, run it again"
+    )
+    assert not (folder / "textures/wood.png").exists()
+    server.damaged.clear()
+    assert download(tmp_path, address).returncode == 0
+    assert (folder / "textures/wood.png").read_bytes() == server.files["textures/wood.png"]
+
+
+def test_a_revision_that_is_gone_and_one_that_is_none(hub, tmp_path):
+    done = download(tmp_path, hub[0], "--revision", "0" * 40)
+    assert done.returncode == 2
+    assert f"{REPOSITORY} at {'0' * 40} did not come from the Hugging Face hub" in done.stderr.splitlines()[-1]
+    done = download(tmp_path, hub[0], "--revision", "main")
+    assert done.returncode == 2
+    assert "--revision main: expected a commit" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--revision", "0" * 40], "--revision: without --download"),
+        (["--download", "--assets", "."], "--download: not together with --assets"),
+    ],
+)
+def test_options_that_do_not_go_together(options, message, capsys):
+    assert main(["assets", *options]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_sheet_shows_every_picture(tmp_path):
