@@ -12,13 +12,20 @@ import pyarrow as pa
 
 from vlascope_datasets.checksums import MOVING, add, episode_checksum, task_names
 from vlascope_datasets.errors import DamagedError, DatasetError, UnreadError
+from vlascope_datasets.features import INDEX_FEATURES
 from vlascope_datasets.files import inside, must_be_new
-from vlascope_datasets.images import content
+from vlascope_datasets.images import column, content
 from vlascope_datasets.info import COLLECTIONS, DatasetInfo, new_info
 from vlascope_datasets.reader import LeRobotDataset
-from vlascope_datasets.statistics import ImageStatistics, Statistics, column_statistics, sampled_frames
+from vlascope_datasets.statistics import ImageStatistics, Statistics, column_statistics, go_together, sampled_frames
 from vlascope_datasets.video import extract
 from vlascope_datasets.writer import DatasetWriter
+
+_KNOWN = {
+    *("info.json", "stats.json", "tasks.jsonl", "episodes.jsonl", "episodes_stats.jsonl", "tasks.parquet"),
+    *("convert.json", "split.json"),
+}
+"""Files in `meta/` that a copy gets anew."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,15 +97,22 @@ def copy_episodes(
     for place, (number, expected) in enumerate(zip(episodes, sums, strict=True)):
         if episode_checksum(copy, place, videos=number not in again) != expected:
             raise DamagedError(f"{path}: episode {place} is not what was read: episode {number} of {source.root}")
-    if (source.root / COLLECTIONS).is_file():
-        shutil.copyfile(source.root / COLLECTIONS, path / COLLECTIONS)
+    for name in (COLLECTIONS, *_others(source)):
+        if (source.root / name).is_file():
+            shutil.copyfile(source.root / name, path / name)
     return Copied(episodes, len(copy), add(sums), tuple(again))
+
+
+def _others(source: LeRobotDataset) -> list[str]:
+    """Files of metadata that only their writer knows, such as the names of subtasks."""
+    folder = source.root / "meta"
+    return sorted(f"meta/{path.name}" for path in folder.iterdir() if path.is_file() and path.name not in _KNOWN)
 
 
 def _info(info: DatasetInfo, version: str) -> DatasetInfo:
     """Of the copy: the source's features, untouched; its sizes of files where the version has them."""
     return dataclasses.replace(
-        new_info(version, info.fps, info.robot_type, info.features),
+        new_info(version, info.fps, info.robot_type, INDEX_FEATURES | info.features),
         chunks_size=info.chunks_size,
         data_files_size_in_mb=info.data_files_size_in_mb,
         video_files_size_in_mb=info.video_files_size_in_mb,
@@ -110,17 +124,22 @@ def _copy(source: LeRobotDataset, number: int, known: Statistics | None, writer:
     """Copies one episode; says how its videos were made."""
     table, episode, how = source.table(number), source.episode(number), set()
     statistics = {key: values for key, values in (known or {}).items() if key not in MOVING} if episode.length else {}
-    for key, feature in source.info.features.items():
+    for key, feature in (INDEX_FEATURES | source.info.features).items():
         if key in MOVING or key in source.info.unread or not episode.length:
             continue
-        if key in source.info.camera_keys:
-            if found := statistics.get(key) or _camera_statistics(source, number, key):
-                statistics[key] = found
-            continue
-        values = source.values(number, key, table[key])
-        if feature["dtype"] != "string":
+        shape, stored = (3, 1, 1), statistics.pop(key, {})
+        made: dict[str, np.ndarray] = {}
+        if key not in source.info.camera_keys:
+            values = source.values(number, key, table[key])
+            if feature["dtype"] == "string":
+                continue
+            made = column_statistics(values)
+            shape = made["mean"].shape
+        if not go_together([stored], shape):
+            stored = made or _camera_statistics(source, number, key)
+        if stored:
             # v2.1 keeps no quantiles, which v3.0 has
-            statistics[key] = column_statistics(values) | statistics.get(key, {})
+            statistics[key] = made | stored
 
     def video(key: str) -> Callable[[Path], None]:
         def write(target: Path) -> None:
@@ -140,15 +159,19 @@ def _copy(source: LeRobotDataset, number: int, known: Statistics | None, writer:
 def _embedded(source: LeRobotDataset, table: pa.Table, number: int) -> pa.Table:
     """The table with images that are files put into it: the copy stands alone."""
     for key in source.info.image_keys:
-        cells = table[key].to_pylist()
-        if all(isinstance(cell, dict) and cell.get("bytes") for cell in cells):
+        kind, cells = table.schema.field(key).type, table[key].to_pylist()
+        parts = {field.name for field in kind} if pa.types.is_struct(kind) else set()
+        if {"bytes", "path"} <= parts and all(cell and cell["bytes"] for cell in cells):
             continue
         where = f"{source.root / source.episode(number).file}: episode {number}, {key}"
-        images = [
-            {"bytes": content(cell, source.root, where), "path": Path((cell or {}).get("path") or "").name}
-            for cell in cells
-        ]
-        table = table.set_column(table.column_names.index(key), key, pa.array(images))
+        try:
+            encoded = [content(cell, source.root, where) for cell in cells]
+        except DamagedError:
+            if key in source.info.unread:  # only its writer knows what an empty cell means
+                continue
+            raise
+        names = [Path((isinstance(cell, dict) and cell.get("path")) or "").name for cell in cells]
+        table = table.set_column(table.column_names.index(key), key, column(encoded, names))
     return table
 
 

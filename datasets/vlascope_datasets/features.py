@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vlascope_datasets.errors import DamagedError, DatasetError
 
@@ -99,7 +100,7 @@ def _why_unread(feature: Mapping[str, Any]) -> str:
         return ""
     try:
         known = np.dtype(dtype).kind in "fiub" and pa.type_for_alias(dtype) is not None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, SyntaxError):  # numpy reads a dtype as Python
         known = False
     return "" if known else f"of dtype {dtype!r}"
 
@@ -187,11 +188,9 @@ def checked(key: str, feature: Mapping[str, Any], values: Any) -> np.ndarray:
 
 def to_arrow(key: str, feature: Mapping[str, Any], values: np.ndarray) -> pa.Array:
     """`values` [n, *shape] as the column of a data file."""
-    kind = arrow_type(key, feature)
-    if feature["dtype"] == "string":
-        return pa.array(values.reshape(-1).tolist(), kind)
-    shape = feature["shape"]
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    kind, shape = arrow_type(key, feature), feature["shape"]
+    flat = np.ascontiguousarray(values).reshape(-1)
+    flat = pa.array(flat.tolist(), pa.string()) if feature["dtype"] == "string" else pa.array(flat)
     if pa.types.is_fixed_size_list(kind):
         return pa.FixedSizeListArray.from_arrays(flat, shape[0])
     if not pa.types.is_list(kind):
@@ -205,25 +204,60 @@ def from_arrow(key: str, feature: Mapping[str, Any], column: pa.ChunkedArray | p
     """A column as an array [n] or [n, *shape]; text as an array of objects.
 
     Raises:
-        DamagedError: it does not have that shape or type, or holds nulls.
+        DamagedError: it does not have that shape or type, or holds nulls or numbers that the feature's dtype cannot hold.
     """
-    count = len(column)
     array: Any = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
+    shape = tuple(feature["shape"])
+    flat = _flattened(key, shape, array)
+    array = _text(key, flat) if feature["dtype"] == "string" else _numbers(key, np.dtype(feature["dtype"]), flat)
+    return array.reshape((len(column),) if shape == (1,) else (len(column), *shape))
+
+
+def _flattened(key: str, shape: tuple[int, ...], array: Any) -> Any:
+    """The values of lists in lists, each as long as the shape says; a single value may stand in a list of one, or alone."""
+    kind, sizes = array.type, list(shape)
     while pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
         if array.null_count:
             raise DamagedError(f"column {key}: holds nulls")
+        if not sizes:
+            raise DamagedError(f"column {key}: expected shape {shape}, found {kind}")
+        size = sizes.pop(0)
+        lengths = np.asarray(pc.call_function("list_value_length", [array]))
+        if (wrong := np.flatnonzero(lengths != size)).size:
+            raise DamagedError(
+                f"column {key}: expected shape {shape}, found a list of {lengths[wrong[0]]} where one of {size} belongs"
+            )
         array = array.flatten()
+    if sizes and shape != (1,):
+        raise DamagedError(f"column {key}: expected shape {shape}, found {kind}")
     if array.null_count:
         raise DamagedError(f"column {key}: holds nulls")
-    if feature["dtype"] == "string":
-        return np.array(array.to_pylist(), object)
-    shape = tuple(feature["shape"])
-    if len(array) != count * math.prod(shape):
-        raise DamagedError(f"column {key}: expected {count} frames of shape {shape}, found {len(array)} numbers")
-    try:
-        values = array.to_numpy(zero_copy_only=False).astype(np.dtype(feature["dtype"]), copy=False)
-    except (TypeError, ValueError) as error:
-        raise DamagedError(f"column {key}: expected {feature['dtype']}, found {array.type}") from error
-    return values.reshape((count,) if shape == (1,) else (count, *shape))
+    return array
+
+
+def _text(key: str, array: Any) -> np.ndarray:
+    kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise DamagedError(f"column {key}: expected text, found {array.type}")
+    found = np.empty(len(array), object)
+    found[:] = array.to_pylist()
+    return found
+
+
+def _numbers(key: str, dtype: np.dtype, array: Any) -> np.ndarray:
+    """Numbers in `dtype`, as they are: what it cannot hold is refused; a float may be rounded to a shorter one."""
+    kind = array.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise DamagedError(f"column {key}: expected {dtype}, found {kind}")
+    stored = array.to_numpy(zero_copy_only=False)
+    with np.errstate(all="ignore"):
+        values = stored.astype(dtype)
+        if stored.dtype.kind == "f" and dtype.kind == "f":
+            wrong = np.isfinite(stored) != np.isfinite(values)
+        else:
+            wrong = (values.astype(stored.dtype) != stored) | ((values < 0) != (stored < 0))
+    if wrong.any():
+        raise DamagedError(f"column {key}: holds {stored[int(np.argmax(wrong))]}, which {dtype} cannot hold")
+    return values

@@ -54,10 +54,12 @@ def decode(content: bytes, where: str) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
-            mode = _mode(image)
+            # Pillow clips 16 bits of colour to 8 while it decodes; only what it is about to decode says so
+            raw = " ".join(str(tile[3]) for tile in image.tile)
+            mode = f"{image.mode} with {raw}" if ";16" in raw or ";12" in raw else _mode(image)
             if mode in _EXACT:
                 return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DamagedError(f"{where}: no image ({error})") from error
     raise UnreadError(
         f"{where}: an image of mode {mode}, which is not read: eight bits of colour or grey are; it can be copied as it is"
@@ -66,28 +68,35 @@ def decode(content: bytes, where: str) -> np.ndarray:
 
 def _mode(image: Image.Image) -> str:
     """Pillow's mode of an image; one whose transparency hides nothing is what it is without."""
-    if image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema() == (255, 255):
+    if image.mode not in ("RGBA", "LA") and "transparency" not in image.info:
+        return image.mode
+    if image.convert("RGBA").getchannel("A").getextrema() == (255, 255):
         return image.mode.removesuffix("A")
-    return image.mode
+    return f"{image.mode} with transparency"
 
 
-def column(encoded: list[bytes]) -> pa.StructArray:
-    """Encoded images as the column of a data file: {bytes, path}, with the paths that LeRobot gives them."""
-    paths = pa.array([f"frame_{n:06d}.png" for n in range(len(encoded))], pa.string())
-    return pa.StructArray.from_arrays([pa.array(encoded, pa.binary()), paths], names=["bytes", "path"])
+def column(encoded: list[bytes], paths: list[str] | None = None) -> pa.StructArray:
+    """Encoded images as the column of a data file: {bytes, path}, with the paths that LeRobot gives them, or others."""
+    names = [f"frame_{n:06d}.png" for n in range(len(encoded))] if paths is None else paths
+    return pa.StructArray.from_arrays(
+        [pa.array(encoded, pa.binary()), pa.array(names, pa.string())], names=["bytes", "path"]
+    )
 
 
 def content(value: Any, root: Path, where: str) -> bytes:
-    """The encoded image of one cell: its bytes, or those of the file that it names inside the dataset.
+    """The encoded image of one cell: its bytes, alone or beside a path, or those of the file that it names inside the dataset.
 
     Raises:
         DamagedError: it has neither.
     """
+    if isinstance(value, bytes) and value:
+        return value
     if isinstance(value, dict):
-        if value.get("bytes"):
+        if isinstance(value.get("bytes"), bytes) and value["bytes"]:
             return value["bytes"]
-        if value.get("path"):
-            path = (root / value["path"]).resolve()
-            if path.is_relative_to(root.resolve()) and path.is_file():
-                return path.read_bytes()
+        # a download keeps its files elsewhere, and links in the dataset's folder
+        if isinstance(value.get("path"), str) and value["path"]:
+            path = Path(value["path"])
+            if not path.is_absolute() and ".." not in path.parts and (root / path).is_file():
+                return (root / path).read_bytes()
     raise DamagedError(f"{where}: holds no image")

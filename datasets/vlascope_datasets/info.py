@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -202,8 +203,8 @@ def _template(name: str, template: str, version: str, path: Path) -> str:
     """
     allowed = _PLACES[version] | ({"video_key": ""} if name == "video_path" else {})
     try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
-        if set(fields) <= set(allowed):
+        parts = [(field, spec or "") for _, field, spec, _ in string.Formatter().parse(template) if field is not None]
+        if all(field in allowed and re.fullmatch(r"(0?\d{1,2}d?)?|d", spec) for field, spec in parts):
             template.format(**allowed)
             return template
     except (ValueError, KeyError, IndexError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from vlascope_datasets.errors import DatasetError
 
 
@@ -18,7 +20,9 @@ def listed_numbers(text: str, option: str) -> tuple[int, ...]:
     found: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+        if any(not re.fullmatch("[0-9]{1,12}", n) for n in ((first, last) if dash else (first,))) or (
+            dash and int(last) < int(first)
+        ):
             raise DatasetError(f"{option}: {text!r}: expected numbers such as 0-9 (inclusive) or 0,3,5")
         found += range(int(first), int(last if dash else first) + 1)
     return tuple(found)

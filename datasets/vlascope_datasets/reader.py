@@ -19,7 +19,7 @@ from vlascope_datasets.info import INFO, DatasetInfo, read_info
 from vlascope_datasets.layouts import Contradiction, Episode, read_v2, read_v3
 from vlascope_datasets.layouts.prepared import FRESH, STAGING
 from vlascope_datasets.statistics import Statistics
-from vlascope_datasets.tables import read_rows
+from vlascope_datasets.tables import open_table, read_rows
 from vlascope_datasets.video import TOLERANCE, read_frames
 
 CACHE_BYTES = 512 * 2**20
@@ -131,7 +131,8 @@ class LeRobotDataset:
 
         Raises:
             DatasetError: the file is missing.
-            DamagedError: it is no Parquet file, lacks a column or rows, or they are of another episode or in another order.
+            DamagedError: it is no Parquet file, lacks a column, has fewer rows or (v2) more, or they are of another episode or
+                in another order.
         """
         chosen = self.episode(episode)
         path = inside(self.root, chosen.file)
@@ -141,13 +142,22 @@ class LeRobotDataset:
         if not chosen.length and not path.is_file():  # who left its rows out left its file out too
             features = {key: self.info.features.get(key) or INDEX_FEATURES[key] for key in columns}
             return schema(features, {key: pa.field(key, pa.null()) for key in self.info.unread}).empty_table()
+        exactly = self.info.version.startswith("v2")
+        return self._rows(episode, 0, chosen.length, columns, exactly=exactly)
+
+    def _rows(self, episode: int, first: int, stop: int, columns: list[str], *, exactly: bool = False) -> pa.Table:
+        """Some rows of an episode, which say that they are; `exactly` where its file holds no others."""
+        chosen = self.episode(episode)
+        path, begin = inside(self.root, chosen.file), chosen.first_row
+        if exactly and (held := open_table(path).metadata.num_rows) != chosen.length:
+            raise DamagedError(f"{path}: expected the {chosen.length} rows of episode {episode}, found {held} rows")
         wanted = list(dict.fromkeys([*columns, "episode_index", "frame_index"]))
-        table = read_rows(path, chosen.first_row, chosen.first_row + chosen.length, wanted)
+        table = read_rows(path, begin + first, begin + stop, wanted)
         others = set(table["episode_index"].unique().to_pylist()) - {episode}
         if others:
             raise DamagedError(f"{path}: rows of episode {episode} say that they are of {min(others, key=str)}")
-        numbers = table["frame_index"].to_pylist() if self._strict else []
-        if wrong := next(((place, n) for place, n in enumerate(numbers) if n != place), None):
+        numbers = enumerate(table["frame_index"].to_pylist() if self._strict else [], first)
+        if wrong := next(((place, n) for place, n in numbers if n != place), None):
             raise DamagedError(f"{path}: episode {episode}: frame_index of row {wrong[0]} is {wrong[1]}")
         return table.select(columns)
 
@@ -250,16 +260,19 @@ class LeRobotDataset:
         for frame in wanted:
             self._check_frame(episode, int(frame))
         if not len(wanted):
-            return np.empty((0, *self.info.features[key]["shape"]), np.uint8)
+            height, width, channels = (*self.info.features[key]["shape"], 0, 0, 0)[:3]
+            if height in (1, 3) and channels not in (1, 3):  # some writers declare the channels first
+                height, width = width, channels
+            return np.empty((0, height, width, 3), np.uint8)
         if key in self.info.video_keys:
             times, tolerance = self.video_times(episode, key)
             try:
                 return read_frames(inside(self.root, chosen.videos[key].file), times[wanted], tolerance)
             except DamagedError as error:
-                said = "" if tolerance > self.tolerance_s else "; tolerance_s (--tolerance-s) allows more"
+                said = "; tolerance_s (--tolerance-s) allows more" if "shows no frame" in str(error) else ""
                 raise DamagedError(f"{error} (episode {episode}, {key}){said}") from error
         path, first = inside(self.root, chosen.file), int(wanted.min())
-        rows = read_rows(path, chosen.first_row + first, chosen.first_row + int(wanted.max()) + 1, [key])[key]
+        rows = self._rows(episode, first, int(wanted.max()) + 1, [key])[key]
         images = []
         for frame in wanted:
             where = f"{path}: episode {episode}, frame {frame}, {key}"
@@ -303,10 +316,8 @@ class LeRobotDataset:
         if span.stop is None or not len(stamps):
             return
         last, takes = float(stamps.max()), span.stop - span.start
-        # the last frame is shown for about as long as the others; frames that no row names may follow it
-        steps = np.diff(np.sort(stamps))
-        shown = float(steps.min()) if len(steps) else 1 / self.info.fps
-        if takes < last + shown / 2 - self.tolerance_s:
+        # for however short the last frame is shown; frames that no row names may follow it
+        if takes <= last + self.tolerance_s:
             raise DamagedError(
                 f"{file}: episode {episode}, {key}: the video has {takes:.4g} s for it (from_timestamp {span.start:g} s to"
                 f" to_timestamp {span.stop:g} s), its rows go up to the timestamp {last:.4g} s"

@@ -11,13 +11,16 @@ from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from vlascope_datasets.errors import DamagedError
 from vlascope_datasets.statistics import Statistics
 
-Count = Annotated[int, Field(ge=0)]
-Whole = Annotated[int, Field(gt=0)]
+_MOST = 2**53
+"""Of anything that is counted: what a float counts exactly, and more than any disk holds."""
+Count = Annotated[int, Field(ge=0, le=_MOST)]
+Whole = Annotated[int, Field(gt=0, le=_MOST)]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -51,11 +54,18 @@ class InfoRecord(Record):
     video_files_size_in_mb: Positive = 200
 
 
+def _written(text: str) -> str:
+    """Half of a pair of UTF-16 code units is no character, and cannot be written anywhere else."""
+    if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise PydanticCustomError("unicode", "text of whole characters")
+    return text
+
+
 class TaskRecord(Record):
     """One instruction."""
 
     task_index: Count
-    task: str
+    task: Annotated[str, AfterValidator(_written)]
 
 
 def _listed(tasks: Any) -> Any:
@@ -68,7 +78,7 @@ class EpisodeRecord(Record):
 
     episode_index: Count
     length: Count
-    tasks: Annotated[list[str], BeforeValidator(_listed)]
+    tasks: Annotated[list[Annotated[str, AfterValidator(_written)]], BeforeValidator(_listed)]
 
 
 class EpisodeStatisticsRecord(Record):
@@ -85,8 +95,6 @@ class EpisodeRowRecord(EpisodeRecord):
     data_file_index: Count = Field(alias="data/file_index")
     dataset_from_index: Count | None = None
     dataset_to_index: Count | None = None
-    meta_chunk_index: Count | None = Field(None, alias="meta/episodes/chunk_index")
-    meta_file_index: Count | None = Field(None, alias="meta/episodes/file_index")
 
 
 class VideoRecord(Record):
@@ -111,6 +119,7 @@ _EXPECTED = {
     "model_type": "an object",
     "greater_than": "a number above {gt:g}",
     "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le}",
 }
 
 
@@ -134,7 +143,7 @@ def checked_record(kind: type[R], raw: Any, where: str) -> R:
     if first["type"] == "missing":
         raise DamagedError(f"{where}: lacks {path!r}{more}")
     expected = _EXPECTED.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
-    found = json.dumps(first["input"], ensure_ascii=False, default=repr)
+    found = json.dumps(first["input"], default=repr)
     found = found if len(found) <= 60 else f"{found[:57]}..."
     raise DamagedError(f"{where}: {path + ': ' if path else ''}expected {expected}, found {found}{more}")
 

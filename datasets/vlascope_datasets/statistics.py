@@ -94,12 +94,24 @@ class ImageStatistics:
 
 
 def aggregate(parts: Iterable[Statistics]) -> Statistics:
-    """Statistics of everything that `parts` are statistics of, feature by feature."""
+    """Statistics of everything that `parts` are statistics of, feature by feature.
+
+    A feature of which one of the parts lacks a statistic, or has it in another shape, has none of the whole.
+    """
     by_key: dict[str, list[dict[str, np.ndarray]]] = {}
     for part in parts:
         for key, values in part.items():
             by_key.setdefault(key, []).append(values)
-    return {key: _aggregate(values) for key, values in by_key.items()}
+    return {key: _aggregate(values) for key, values in by_key.items() if go_together(values)}
+
+
+def go_together(parts: list[dict[str, np.ndarray]], shape: tuple[int, ...] | None = None) -> bool:
+    """Whether statistics of one feature are whole and of one shape; of `shape` where it is given."""
+    needed = ("min", "max", "mean", "std")
+    if not all({*needed, "count"} <= set(part) and np.asarray(part["count"]).size for part in parts):
+        return False
+    shapes = {np.shape(part[name]) for part in parts for name in needed}
+    return len(shapes) == 1 and shape in (None, *shapes)
 
 
 def _aggregate(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -110,7 +122,9 @@ def _aggregate(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     mean = (weights * means).sum(axis=0)
     variance = (weights * (variances + (means - mean) ** 2)).sum(axis=0)
     # an episode without a quantile (older writers keep none) leaves nothing to be said of the whole
-    quantiles = [name for name in QUANTILES if all(name in part for part in parts)]
+    quantiles = [
+        name for name in QUANTILES if all(name in part and np.shape(part[name]) == mean.shape for part in parts)
+    ]
     return {
         "min": np.min(np.stack([part["min"] for part in parts]), axis=0),
         "max": np.max(np.stack([part["max"] for part in parts]), axis=0),

@@ -20,7 +20,7 @@ def _named(path: Path) -> Iterator[None]:
         raise DatasetError(f"{path}: missing") from error
     except KeyError as error:
         raise DamagedError(f"{path}: lacks a column: {error}") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         line = (str(error) or type(error).__name__).splitlines()[0]
         raise DamagedError(f"{path}: no readable Parquet file ({line})") from error
 

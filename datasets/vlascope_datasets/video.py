@@ -112,42 +112,77 @@ def read_frames(path: Path, times: Sequence[float] | np.ndarray, tolerance: floa
         # decoding all of a longer piece is what frame threads are good at; one frame would only wait for them
         stream.thread_type = "AUTO" if len(wanted) > 8 else "SLICE"
         gap = 2 * GOP / float(stream.average_rate or 30)
-        decoder: Iterator[Any] = iter(())
-        frame: Any = None
+        film = _Film(container, stream)
         for time in wanted:
-            early = time - tolerance
-            if frame is not None and time - frame.time <= gap:
-                frame = _first_from(early, decoder, frame)
-            # a seek may land behind what is shown before its keyframe: then look further back, at last from the beginning
-            for begin in (early, time - _REORDERED, None):
-                if frame is not None and abs(frame.time - time) <= tolerance:
-                    break
-                decoder = _decoder(container, stream, begin)
-                frame = _first_from(early, decoder, None)
-            if frame is None:
+            if film.here is None or not time - gap <= film.here.time <= time + TOLERANCE:
+                frame = _sought(film, time, tolerance)
+            else:
+                frame = film.nearest(time)
+            if frame is None or (film.ended and frame.time < time - tolerance):
                 raise DamagedError(f"{path}: ends before the frame at {time:.4f} s")
-            if frame.time > time + tolerance:
+            if abs(frame.time - time) > tolerance:
                 raise DamagedError(
-                    f"{path}: shows no frame within {tolerance:.2g} s of {time:.4f} s; the next is at {frame.time:.4f} s"
+                    f"{path}: shows no frame within {tolerance:.2g} s of {time:.4f} s; the nearest is at {frame.time:.4f} s"
                 )
-            if time not in found:
-                found[time] = frame.to_ndarray(format="rgb24")
+            found[time] = frame.to_ndarray(format="rgb24")
     return np.stack([found[time] for time in np.asarray(times, np.float64).tolist()])
 
 
-def _decoder(container: Any, stream: Any, begin: float | None) -> Iterator[Any]:
-    """Frames from a keyframe on that lies at or before `begin` seconds; None is the beginning of the file."""
-    start = stream.start_time or 0
-    container.seek(start if begin is None else max(start, int(begin / stream.time_base)), stream=stream)
-    return container.decode(stream)
+class _Film:
+    """Frames of a video in the order in which they are shown.
+
+    Attributes:
+        here: the frame that was found last; None at first.
+        behind: whether frames before `here` were decoded too since the last seek.
+        ended: whether there is none after `here`.
+    """
+
+    def __init__(self, container: Any, stream: Any):
+        self.here: Any = None
+        self.behind = self.ended = False
+        self._container, self._stream = container, stream
+        self._decoder: Iterator[Any] = iter(())
+        self._ahead: Any = None
+
+    def seek(self, begin: float | None) -> None:
+        """Goes to a keyframe that is stored at or before `begin` seconds; None is the beginning of the file."""
+        start = self._stream.start_time or 0
+        at = start if begin is None else max(start, int(begin / self._stream.time_base))
+        self._container.seek(at, stream=self._stream)
+        self._decoder, self.here, self._ahead, self.behind = self._container.decode(self._stream), None, None, False
+        self.ended = False
+
+    def nearest(self, time: float) -> Any:
+        """The frame from here on that is shown nearest to `time`; None where there is no frame left."""
+        while self.here is None or abs(self.here.time - time) > TOLERANCE:
+            while self._ahead is None or self._ahead.time is None:
+                self._ahead = next(self._decoder, None)
+                if self._ahead is None:
+                    self.ended = True
+                    return self.here
+            if self.here is not None and abs(self.here.time - time) <= abs(self._ahead.time - time):
+                return self.here
+            self.behind = self.here is not None
+            self.here, self._ahead = self._ahead, None
+        return self.here
 
 
-def _first_from(time: float, decoder: Iterator[Any], frame: Any) -> Any:
-    """`frame`, or the first after it that is shown at `time` or later; None where there is none."""
-    while frame is None or frame.time is None or frame.time < time:
-        frame = next(decoder, None)
-        if frame is None:
-            return None
+def _sought(film: _Film, time: float, tolerance: float) -> Any:
+    """The frame nearest to `time`, wherever the film is.
+
+    A seek may land on a keyframe behind frames that are shown before it: then the search begins further back, at last at the
+    beginning.
+    """
+    frame = None
+    for begin in (time - tolerance, time - _REORDERED, None):
+        film.seek(begin)
+        frame = film.nearest(time)
+        if (
+            frame is not None
+            and abs(frame.time - time) <= tolerance
+            and (film.behind or frame.time <= time + TOLERANCE)
+        ):
+            break
     return frame
 
 
@@ -254,11 +289,18 @@ def extract(
         )
     evenly = np.abs(wanted - start - np.arange(len(wanted)) / fps).max() <= tolerance
     writer = VideoWriter(target, fps, shape, timed=not evenly)
-    for begin in range(0, len(wanted), 64):
-        part = wanted[begin : begin + 64]
-        for time, image in zip(part.tolist(), read_frames(source, part, tolerance), strict=True):
-            writer.add(image, time - start)
-    writer.close()
+    try:
+        for begin in range(0, len(wanted), 64):
+            part = wanted[begin : begin + 64]
+            for time, image in zip(part.tolist(), read_frames(source, part, tolerance), strict=True):
+                writer.add(image, time - start)
+        writer.close()
+    except av.error.FFmpegError as error:
+        writer.abandon()
+        raise DatasetError(
+            f"{source}: the frames from {wanted[0]:.3f} s on have to be encoded again, which {CODEC} cannot do for a picture of"
+            f" {shape[0]}x{shape[1]} ({error.strerror or error})"
+        ) from error
     return "encoded again"
 
 
@@ -283,16 +325,16 @@ class VideoJoiner:
         with _opened(path) as (_, stream):
             return self._kind is None or self._kind == self._kind_of(stream)
 
-    def add(self, path: Path, length: int) -> tuple[float, float]:
-        """Appends the video at `path`, of `length` frames; returns the seconds at which it begins, and at which it ends."""
+    def add(self, path: Path) -> tuple[float, float]:
+        """Appends the video at `path`; returns the seconds at which it begins, and at which it ends."""
         with _opened(path) as (container, stream):
             if self._stream is None:
                 self._stream = self._out.add_stream_from_template(stream, opaque=True)
                 self._kind = self._kind_of(stream)
             base = stream.time_base
             packets = list(_packets(container, stream))
-            if len(packets) < length:
-                raise DamagedError(f"{path}: expected {length} frames, found {len(packets)}")
+            if not packets:
+                raise DamagedError(f"{path}: holds no frame")
             offset = self._end
             for packet in packets:
                 packet.pts += offset

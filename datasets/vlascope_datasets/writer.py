@@ -312,7 +312,9 @@ class DatasetWriter:
                 continue
             found = describe(path)
             found.pop("frames")
-            features[key] = {**features[key], "info": found}
+            # what another writer noted beside it, a calibration for example, stays
+            known = features[key].get("info")
+            features[key] = {**features[key], "info": {**(known if isinstance(known, dict) else {}), **found}}
         self._info = dataclasses.replace(self._info, features=features)
 
 

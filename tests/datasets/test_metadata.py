@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from vlascope_datasets import DamagedError, DatasetWriter, LeRobotDataset, VersionError
 from vlascope_datasets.commands import main
+from vlascope_datasets.features import INDEX_FEATURES
 from vlascope_datasets.survey import gather, summarise
 
 from tests.datasets.dataset_fixtures import TASKS, one_line, write
-from tests.datasets.foreign import cells, episode_file, feature, info, line
+from tests.datasets.foreign import cells, data_files, episode_file, feature, info, line
 
 
 @pytest.fixture(params=["v2.1", "v3.0"])
@@ -230,14 +233,6 @@ CONTRADICTIONS = {
 OF_V3 = {
     "dataset_from_index": (lambda found: [0, 6, 11], "episode 1: dataset_from_index is 6, the lengths add up to 5"),
     "dataset_to_index": (lambda found: [5, 11, 19], "episode 2: dataset_to_index is 19, the lengths add up to 18"),
-    "meta/episodes/file_index": (
-        lambda found: [0, 0, 1],
-        "episode 2: its row says that it lies in chunk-000/file-001.parquet",
-    ),
-    "meta/episodes/chunk_index": (
-        lambda found: [0, 3, 0],
-        "episode 1: its row says that it lies in chunk-003/file-000.parquet",
-    ),
 }
 
 
@@ -264,6 +259,126 @@ def test_numbers_of_joined_files_are_compared(tmp_path, column):
     spoil, said = OF_V3[column]
     cells(episode_file(path), column, spoil)
     refused(path, said)
+
+
+def test_where_a_row_says_that_it_lies_refuses_nothing(tmp_path):
+    """LeRobot's own merging of datasets leaves such numbers, and nobody reads them."""
+    path = write(tmp_path / "it", "v3.0", video=True, episodes=3)
+    cells(episode_file(path), "meta/episodes/file_index", lambda found: [0, 0, 1])
+    assert LeRobotDataset.open(path).images(2, "image").shape[0] == 7
+
+
+def test_an_episode_that_is_listed_twice(tmp_path):
+    path = write(tmp_path / "it", "v3.0", episodes=3)
+    rows = episode_file(path)
+    shutil.copy(rows, rows.with_name("file-001.parquet"))
+    with pytest.raises(DamagedError) as error:
+        LeRobotDataset.open(path)
+    one_line(error, "file-001.parquet", "row 0: episode_index 0 again, after file-000.parquet")
+
+
+@pytest.mark.parametrize("count", [4, 10**9, 2**53])
+def test_a_count_costs_no_memory(path, count):
+    info(path, total_episodes=count)
+    with pytest.raises(DamagedError) as error:
+        LeRobotDataset.open(path)
+    one_line(error, f"episode 3 of {count} is missing")
+
+
+def test_numbers_that_nothing_has(path):
+    info(path, total_episodes=10**30)
+    with pytest.raises(DamagedError, match="total_episodes: expected at most 9007199254740992"):
+        LeRobotDataset.open(path)
+    info(path, total_episodes=3, data_path="data/{episode_index:>300000000}{chunk_index:>300000000}.parquet")
+    with pytest.raises(DamagedError, match="data_path: expected a path made with"):
+        LeRobotDataset.open(path)
+
+
+def test_half_a_character(tmp_path):
+    path = write(tmp_path / "it", "v2.1", episodes=1)
+    line(path, "tasks", 0, task="lift \ud800")
+    with pytest.raises(DamagedError) as error:
+        LeRobotDataset.open(path)
+    one_line(error, "tasks.jsonl: line 1: task: expected text of whole characters", "\\ud800")
+    str(error.value).encode()
+
+
+@pytest.mark.parametrize("dtype", ["f4,(", "object", "V8", "datetime64[s]", "complex64", "U3"])
+def test_dtypes_that_are_none_of_ours(path, dtype):
+    feature(path, "state", dtype=dtype)
+    assert "state" in LeRobotDataset.open(path).info.unread
+
+
+STATISTICS = {
+    "no count": {"mean": [0.0], "std": [1.0], "min": [0.0], "max": [1.0]},
+    "two shapes": {"mean": [0.0, 1.0, 2.0], "std": [1.0], "min": [0.0], "max": [1.0], "count": [5]},
+    "empty": {},
+}
+
+
+@pytest.mark.parametrize("found", STATISTICS.values(), ids=STATISTICS)
+def test_statistics_that_lack_something_are_made_anew(tmp_path, found):
+    path = write(tmp_path / "it", "v2.1", episodes=2)
+    lines = [json.loads(text) for text in (path / "meta/episodes_stats.jsonl").read_text().splitlines()]
+    line(path, "episodes_stats", 1, stats=lines[1]["stats"] | {"state": found})
+    assert "state" not in LeRobotDataset.open(path).statistics
+    assert main(["convert", str(path), str(tmp_path / "new"), "--version", "v3.0"]) == 0
+    copy = LeRobotDataset.open(tmp_path / "new")
+    values = np.concatenate([copy.frames(episode)["state"] for episode in range(2)])
+    np.testing.assert_allclose(copy.statistics["state"]["mean"], values.mean(axis=0), rtol=1e-6)
+
+
+def test_statistics_are_looked_at_by_stats(tmp_path):
+    path = write(tmp_path / "it", "v3.0", episodes=2)
+    (path / "meta/stats.json").write_text("[1]")
+    found = summarise(gather(path))["anomalies"]
+    assert found["by_kind"] == {"statistics": 1}
+    assert "expected an object" in found["by_file"]["meta"][0]["detail"]
+
+
+def test_rows_beyond_an_episode(tmp_path):
+    """A file of v2.1 is an episode: rows that its length does not count are a contradiction."""
+    path = write(tmp_path / "it", "v2.1", episodes=2)
+    line(path, "episodes", 1, length=4)
+    info(path, total_frames=9)
+    with pytest.raises(DamagedError) as error:
+        LeRobotDataset.open(path).frames(1)
+    one_line(error, "episode_000001.parquet", "expected the 4 rows of episode 1, found 6 rows")
+    joined = write(tmp_path / "joined", "v3.0", episodes=2)
+    (file,) = data_files(joined)
+    table = pq.ParquetFile(file).read()
+    pq.write_table(pa.concat_tables([table, table.slice(0, 3)]), file)
+    found = summarise(gather(joined))["anomalies"]["by_file"]["data/chunk-000/file-000.parquet"]
+    assert [line["detail"] for line in found] == ["holds 14 rows, its episodes have 11 frames"]
+
+
+def test_tasks_that_are_listed_are_those_of_the_rows(tmp_path):
+    path = write(tmp_path / "it", "v2.1", episodes=2)
+    line(path, "episodes", 1, tasks=[TASKS[0]])
+    found = summarise(gather(path))["anomalies"]["by_file"]["data/chunk-000/episode_000001.parquet"]
+    assert [line["kind"] for line in found] == ["contradiction"]
+    assert TASKS[0] in found[0]["detail"]
+    assert TASKS[1] in found[0]["detail"]
+
+
+def test_files_that_only_their_writer_knows_go_with_a_copy(path):
+    (path / "meta/modality.json").write_text('{"state": {"arm": [0, 6]}}')
+    assert main(["convert", str(path), f"{path}-new", "--version", "v2.1"]) == 0
+    assert (path.parent / "it-new/meta/modality.json").read_text() == '{"state": {"arm": [0, 6]}}'
+
+
+def test_what_is_noted_of_a_camera_goes_with_a_copy(path):
+    noted = LeRobotDataset.open(path).info.features["image"]["info"] | {"calibration": [1.5], "video.g": 2}
+    feature(path, "image", info=noted)
+    assert main(["convert", str(path), f"{path}-new", "--version", "v2.1"]) == 0
+    assert LeRobotDataset.open(path.parent / "it-new").info.features["image"]["info"] == noted
+
+
+def test_index_columns_need_not_be_declared(path):
+    features = json.loads((path / "meta/info.json").read_text())["features"]
+    info(path, features={key: value for key, value in features.items() if key not in INDEX_FEATURES})
+    assert main(["convert", str(path), f"{path}-new", "--version", "v3.0"]) == 0
+    assert set(LeRobotDataset.open(path.parent / "it-new").info.features) == set(features)
 
 
 def test_several_contradictions_are_counted(tmp_path):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
+import av
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from vlascope_datasets import DamagedError, DatasetError, DatasetWriter, LeRobotDataset
 from vlascope_datasets.commands import main
@@ -13,7 +17,7 @@ from vlascope_datasets.survey import gather, summarise
 from vlascope_datasets.video import read_frames
 
 from tests.datasets.dataset_fixtures import one_line
-from tests.datasets.foreign import cells, data_files, episode_file, film, grey, greys, shown_at
+from tests.datasets.foreign import cells, data_files, episode_file, film, grey, greys, info, shown_at
 
 FPS, N = 30, 24
 
@@ -106,7 +110,7 @@ def test_a_neighbour_is_no_proof(tmp_path, capsys):
         one_line(error, "episode_000000.mp4", f"{frame / FPS:.4f} s", "episode 0, image", "tolerance_s")
     with pytest.raises(DamagedError) as error:
         dataset.images(0, "image")
-    one_line(error, "shows no frame within 0.0001 s of 0.0333 s; the next is at 0.0357 s")
+    one_line(error, "shows no frame within 0.0001 s of 0.0333 s; the nearest is at 0.0357 s")
     assert main(["convert", str(path), str(tmp_path / "new"), "--version", "v3.0"]) == 2
     assert "expected 24 frames" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "new").exists()
@@ -157,12 +161,113 @@ def test_a_timestamp_that_is_no_time(tmp_path, bad):
     one_line(error, data_files(path)[0], "episode 0", "timestamp of row 3")
 
 
-def test_a_frame_that_is_shown_before_its_keyframe_is_found(tmp_path):
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_a_frame_that_is_shown_before_its_keyframe_is_found(tmp_path, codec):
     """The first frames of an open group of pictures are stored behind the keyframe that they are shown before."""
-    times = np.arange(40) / 10
-    path = film(tmp_path / "v.mp4", times, gop=8, b_frames=3)
+    path, tick = tmp_path / "v.mp4", Fraction(1, 90_000)
+    options = "open-gop=1:keyint=8:min-keyint=8:bframes=3:b-adapt=0:scenecut=0:log-level=none"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=10, options={f"{codec[3:]}-params": options, "crf": "5"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        stream.codec_context.time_base = tick
+        for number in range(40):
+            frame = av.VideoFrame.from_ndarray(np.resize(grey(number)[:1, :1], (64, 64, 3)), format="rgb24")
+            frame.pts, frame.time_base = round(number / 10 / tick), tick
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    places = [place for place, packet in enumerate(packets) if packet.is_keyframe and place]
+    assert any((packets[place + 1].pts or 0) < (packets[place].pts or 0) for place in places), (
+        "no open group of pictures"
+    )
     for number in range(40):
         assert greys(read_frames(path, [number / 10])) == [number]
+
+
+@pytest.mark.parametrize("tolerance", [0.02, 0.04, 0.1, 1.0])
+def test_the_nearest_frame_is_shown_however_wide_the_tolerance(tmp_path, tolerance):
+    path = write(tmp_path / "it", episodes=1)
+    dataset = LeRobotDataset.open(path, tolerance_s=tolerance)
+    assert greys(dataset.images(0, "image")) == list(range(N))
+    assert greys([dataset.image(0, frame, "image") for frame in range(N)]) == list(range(N))
+    uneven = np.cumsum([0.0, *np.tile([0.01, 0.05], N)])[:N]
+    film(tmp_path / "uneven.mp4", uneven)
+    wanted = uneven[::2] + 0.004
+    assert greys(read_frames(tmp_path / "uneven.mp4", wanted, tolerance)) == list(range(0, N, 2))
+    for place, time in enumerate(wanted):
+        assert greys(read_frames(tmp_path / "uneven.mp4", [time], tolerance)) == [2 * place]
+
+
+@pytest.mark.parametrize("rate", [29.97, 28.0])
+def test_a_drift_that_adds_up_over_many_short_episodes(tmp_path, rate):
+    """No episode is half a frame off by itself; the last one begins more than a frame from where the lengths say."""
+    features = {"image": {"dtype": "video", "shape": (32, 48, 3)}, "action": {"dtype": "float32", "shape": (2,)}}
+    episodes, n = (40, 30) if rate > 29 else (12, 6)
+    with DatasetWriter.create(tmp_path / "it", FPS, features, crf=5) as writer:
+        for _ in range(episodes):
+            writer.add_episode({"action": np.zeros((n, 2), np.float32)}, {"image": [grey(0)] * n}, "move")
+    for episode, file in enumerate(data_files(tmp_path / "it")):
+        cells(file, "timestamp", lambda _: (np.arange(n) / rate).astype(np.float32))
+        film(tmp_path / f"it/videos/chunk-000/image/episode_{episode:06d}.mp4", np.arange(n) / rate, first=episode)
+    convert_dataset(LeRobotDataset.open(tmp_path / "it"), tmp_path / "joined", "v3.0")
+    joined = LeRobotDataset.open(tmp_path / "joined")
+    assert abs(joined.episodes[-1].videos["image"].start - (episodes - 1) * n / FPS) > 1 / FPS
+    assert greys(joined.images(episodes - 1, "image")) == list(range(episodes - 1, episodes - 1 + n))
+
+
+def test_a_last_frame_that_is_shown_for_a_moment(tmp_path):
+    """Ten frames a second picked from thirty: the last packet lasts a thirtieth."""
+    path = write(tmp_path / "it", "v3.0")
+    cells(episode_file(path), "videos/image/to_timestamp", lambda found: [found[0], found[1] - 0.8 / FPS])
+    assert greys(LeRobotDataset.open(path).images(1, "image")) == list(range(N, 2 * N))
+
+
+def test_an_earlier_episode_is_asked_where_a_later_one_begins(tmp_path):
+    """The first piece is a frame short, and all later ones follow it: only the first one's rows tell."""
+    path = write(tmp_path / "it", "v3.0", episodes=3)
+    for name, frames in (("from_timestamp", (0, 23, 47)), ("to_timestamp", (23, 47, 71))):
+        cells(episode_file(path), f"videos/image/{name}", lambda _, frames=frames: [frame / FPS for frame in frames])
+    dataset = LeRobotDataset.open(path)
+    with pytest.raises(DamagedError) as error:
+        dataset.image(2, 0, "image")
+    one_line(error, "episode 0, image", "the video has 0.7667 s for it")
+
+
+def test_an_empty_episode_lies_nowhere_in_a_video(tmp_path):
+    path = write(tmp_path / "it", "v3.0", episodes=3)
+    rows = episode_file(path)
+    for name in ("from_timestamp", "to_timestamp"):
+        ends = {"from_timestamp": [0.0, 0.0, N / FPS], "to_timestamp": [N / FPS, 0.0, 2 * N / FPS]}[name]
+        cells(rows, f"videos/image/{name}", lambda _, ends=ends: ends)
+    cells(rows, "length", lambda _: [N, 0, N])
+    cells(rows, "dataset_from_index", lambda _: [0, N, N])
+    cells(rows, "dataset_to_index", lambda _: [N, N, 2 * N])
+    info(path, total_frames=2 * N)
+    (file,) = data_files(path)
+    table = pq.ParquetFile(file).read()
+    kept = [*range(N), *range(2 * N, 3 * N)]
+    pq.write_table(table.take(kept), file)
+    assert greys(LeRobotDataset.open(path).images(2, "image")) == list(range(N, 2 * N))
+
+
+def test_a_picture_that_cannot_be_encoded_again(tmp_path, capsys):
+    """An odd height fits no yuv420p: a cut between keyframes is refused in one line, and leaves nothing."""
+    path = write(tmp_path / "it", "v3.0")
+    with av.open(str(path / "videos/image/chunk-000/file-000.mp4"), "w") as out:
+        stream = out.add_stream("libx264", rate=FPS, options={"g": "60", "bf": "0", "crf": "5", "sc_threshold": "0"})
+        stream.width, stream.height, stream.pix_fmt = 47, 31, "yuv444p"
+        for number in range(2 * N):
+            out.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(grey(number)[:31, :47]), format="rgb24"))
+            )
+        out.mux(stream.encode())
+    assert main(["convert", str(path), str(tmp_path / "new"), "--version", "v2.1"]) == 2
+    assert (
+        "have to be encoded again, which libx264 cannot do for a picture of 31x47"
+        in capsys.readouterr().err.splitlines()[-1]
+    )
+    assert not (tmp_path / "new").exists()
 
 
 SHIFTS = {

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import zlib
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from vlascope_datasets import DatasetError, DatasetWriter, LeRobotDataset, UnreadError
+from vlascope_datasets import DamagedError, DatasetError, DatasetWriter, LeRobotDataset, UnreadError
 from vlascope_datasets.commands import main
 from vlascope_datasets.converting import convert_dataset
 from vlascope_datasets.images import decode
@@ -202,6 +204,117 @@ def test_a_video_of_depth_is_not_encoded_again(tmp_path):
         convert_dataset(LeRobotDataset.open(path), tmp_path / "new", "v2.1")
     one_line(error, path / "videos", "cannot be cut out without encoding them again")
     assert not (tmp_path / "new").exists()
+
+
+SIXTEEN = {
+    "colour": np.array([[[300, 1000, 65535]]], np.uint16),
+    "grey": np.array([[1234]], np.uint16),
+}
+
+
+@pytest.mark.parametrize("kind", SIXTEEN)
+def test_sixteen_bits_are_not_clipped_to_eight(kind):
+    """Pillow says of such a PNG that it is RGB."""
+    with pytest.raises(UnreadError, match="16"):
+        decode(sixteen_bits(SIXTEEN[kind]), "here")
+
+
+def sixteen_bits(image: np.ndarray) -> bytes:
+    """A PNG as its specification has it: chunks of length, name, content and checksum; rows of big-endian numbers."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width = image.shape[:2]
+    header = struct.pack(">IIBBBBB", width, height, 16, 2 if image.ndim == 3 else 0, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in image)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("mode", ["P", "RGB", "L"])
+def test_a_colour_that_stands_for_nothing(mode):
+    """A palette or a plain picture may name a colour that is not seen; where none of it is there, nothing is hidden."""
+    for grey, hidden in ((7, True), (9, False)):
+        picture = Image.new("L", (4, 3), 7).convert(mode)
+        named = {"RGB": (grey,) * 3, "L": grey, "P": picture.getpixel((0, 0)) if hidden else 200}[mode]
+        out = io.BytesIO()
+        picture.save(out, "PNG", transparency=named)
+        if hidden:
+            with pytest.raises(UnreadError, match="with transparency"):
+                decode(out.getvalue(), "here")
+        else:
+            assert decode(out.getvalue(), "here").tolist() == np.full((3, 4, 3), 7).tolist()
+
+
+@pytest.mark.parametrize("how", ["binary", "bytes alone", "files", "links"])
+def test_images_however_they_are_stored(tmp_path, how):
+    path = write(tmp_path / "it", "v2.1", episodes=2)
+    sound = LeRobotDataset.open(path)
+    expected = [sound.images(episode, "image") for episode in range(2)]
+    for episode, file in enumerate(data_files(path)):
+        pictures = [cell["bytes"] for cell in pq.ParquetFile(file).read()["image"].to_pylist()]
+        names = [f"images/{episode}-{n}.png" for n in range(len(pictures))]
+        if how in ("files", "links"):
+            for name, content in zip(names, pictures, strict=True):
+                kept = (tmp_path / "blobs" if how == "links" else path) / name
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                kept.write_bytes(content)
+                if how == "links":
+                    (path / name).parent.mkdir(exist_ok=True)
+                    (path / name).symlink_to(kept)
+        values = {
+            "binary": pictures, "bytes alone": [{"bytes": content} for content in pictures],
+        }.get(how, [{"bytes": None, "path": name} for name in names])  # fmt: skip
+        table = pq.ParquetFile(file).read()
+        kind = {"binary": pa.binary(), "bytes alone": pa.struct({"bytes": pa.binary()})}.get(
+            how, pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        )
+        place = table.column_names.index("image")
+        pq.write_table(table.set_column(place, pa.field("image", kind), pa.array(values, kind)), file)
+    changed = LeRobotDataset.open(path)
+    convert_dataset(changed, tmp_path / "new", "v3.0")
+    for dataset in (changed, LeRobotDataset.open(tmp_path / "new")):
+        for episode in range(2):
+            np.testing.assert_array_equal(dataset.images(episode, "image"), expected[episode])
+
+
+def test_empty_cells_of_depth_are_carried_over(tmp_path):
+    path = write(tmp_path / "it", "v2.1", episodes=2)
+    feature(path, "observation.depth", **UNREAD["observation.depth"][0])
+    for episode, file in enumerate(data_files(path)):
+        encoded = [png(depth(episode, frame)) if frame else None for frame in range(length(episode))]
+        column(file, "observation.depth", pa.array([e and {"bytes": e, "path": "x.png"} for e in encoded]))
+    source = LeRobotDataset.open(path)
+    convert_dataset(source, tmp_path / "new", "v3.0")
+    copy = LeRobotDataset.open(tmp_path / "new")
+    for episode in range(2):
+        assert stored(copy, episode, "observation.depth") == stored(source, episode, "observation.depth")
+
+
+def test_images_are_those_of_the_episodes_own_rows(tmp_path):
+    """What `frames` refuses, `image` and `images` refuse."""
+    path = write(tmp_path / "it", "v2.1", episodes=4)
+    files = data_files(path)
+    files[3].write_bytes(files[0].read_bytes())
+    table = pq.ParquetFile(files[2]).read()
+    pq.write_table(table.take(list(reversed(range(len(table))))), files[2])
+    dataset = LeRobotDataset.open(path)
+    for episode, wrong in ((3, "say that they are of 0"), (2, "frame_index of row")):
+        for read in (
+            dataset.frames,
+            lambda e: dataset.image(e, 1, "image"),
+            lambda e: dataset.images(e, "image", [4, 1]),
+        ):
+            with pytest.raises(DamagedError, match=wrong):
+                read(episode)
+
+
+@pytest.mark.parametrize("shape", [(32, 48, 3), (3, 32, 48)])
+def test_no_image_is_as_large_as_one(tmp_path, shape):
+    path = write(tmp_path / "it", "v2.1", episodes=1)
+    feature(path, "image", shape=list(shape))
+    dataset = LeRobotDataset.open(path)
+    assert dataset.images(0, "image", []).shape[1:] == dataset.images(0, "image").shape[1:]
 
 
 @pytest.mark.parametrize(

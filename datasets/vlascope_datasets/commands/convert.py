@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from vlascope_datasets.commands.options import CopyOptions, progress
+from vlascope_datasets.commands.options import TimedOptions, progress
 
 
 @dataclasses.dataclass(kw_only=True)
-class Convert(CopyOptions):
+class Convert(TimedOptions):
     """Writes a LeRobot dataset (v2.0, v2.1 or v3.0) as v2.1 or v3.0; images and encoded video stay as they are."""
 
     source: Annotated[Path, tyro.conf.Positional]

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import tyro
 
-from vlascope_datasets.commands.options import CopyOptions, progress
+from vlascope_datasets.commands.options import TimedOptions, progress
 
 
 @dataclasses.dataclass(kw_only=True)
-class Drop(CopyOptions):
+class Drop(TimedOptions):
     """Copies a LeRobot dataset without some episodes; the source stays as it is, and those that are left are numbered anew."""
 
     source: Annotated[Path, tyro.conf.Positional]

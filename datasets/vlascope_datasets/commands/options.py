@@ -17,8 +17,8 @@ class Options:
 
 
 @dataclasses.dataclass(kw_only=True)
-class CopyOptions(Options):
-    """What every subcommand takes that copies episodes."""
+class TimedOptions(Options):
+    """What every subcommand takes that looks into videos."""
 
     tolerance_s: float = 1e-4
     """Seconds that a video's frame may be off its row's timestamp; LeRobot's option of that name."""

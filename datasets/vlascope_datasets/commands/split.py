@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from vlascope_datasets.commands.options import CopyOptions, progress
+from vlascope_datasets.commands.options import TimedOptions, progress
 
 
 @dataclasses.dataclass(kw_only=True)
-class Split(CopyOptions):
+class Split(TimedOptions):
     """Splits a LeRobot dataset by episode into split_0, split_1, ..., each a whole dataset; split.json says which is where."""
 
     source_path: Path

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from vlascope_datasets.commands.options import Options, progress
+from vlascope_datasets.commands.options import TimedOptions, progress
 
 
 @dataclasses.dataclass(kw_only=True)
-class Stats(Options):
+class Stats(TimedOptions):
     """Surveys a LeRobot dataset, or a folder of HDF5 or NPZ episodes; what is wrong is listed by file, and ends nothing."""
 
     path: Annotated[Path, tyro.conf.Positional]
@@ -34,7 +34,7 @@ class Stats(Options):
         lerobot = (self.path / INFO).is_file()
         total = read_info(self.path).total_episodes if lerobot else len(find_files(self.path))
         with progress("reading episodes", total) as advance:
-            facts = gather(self.path, advance, images=self.images)
+            facts = gather(self.path, advance, images=self.images, tolerance_s=self.tolerance_s)
         configuration = {key: str(value) for key, value in dataclasses.asdict(self).items()}
         summary = {"configuration": configuration, **provenance(), **summarise(facts)}
         self.out.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ def of_counts(
 
 
 def of_frame_numbers(row: EpisodeRowRecord, file: str, first: int) -> list[Contradiction]:
-    """Where a row of v3.0's `meta/episodes` numbers its frames otherwise than the lengths before it do, or its own file.
+    """Where a row of v3.0's `meta/episodes` numbers its frames otherwise than the lengths before it do.
 
     Args:
         row: of one episode.
@@ -63,11 +63,6 @@ def of_frame_numbers(row: EpisodeRowRecord, file: str, first: int) -> list[Contr
     ):
         if value is not None and value != due:
             found.append(Contradiction(file, f"{episode}: {name} is {value}, the lengths add up to {due}"))
-    # early writers numbered nothing here
-    if row.meta_chunk_index is not None and row.meta_file_index is not None:
-        said = f"chunk-{row.meta_chunk_index:03d}/file-{row.meta_file_index:03d}"
-        if not file.endswith(f"{said}.parquet"):
-            found.append(Contradiction(file, f"{episode}: its row says that it lies in {said}.parquet"))
     return found
 
 
@@ -81,7 +76,7 @@ class Film:
     def __init__(self, key: str, fps: float):
         self.episodes: list[int] = []
         self._key, self._fps = key, fps
-        self._due, self._stop, self._uneven = 0.0, 0.0, False
+        self._due, self._stop = 0.0, 0.0
 
     def add(self, row: EpisodeRowRecord, place: VideoRecord, file: str) -> tuple[bool, list[Contradiction]]:
         """Takes in the next episode.
@@ -96,19 +91,18 @@ class Film:
             faster than the dataset's frame rate makes it begin elsewhere: where the one before it ends. Then only the rows'
             timestamps can tell whether that is true.
         """
-        half, start = 0.5 / self._fps, place.from_timestamp
+        if not row.length:  # it is shown nowhere
+            return True, []
+        half, start, found = 0.5 / self._fps, place.from_timestamp, []
         even = abs(start - self._due) <= half
-        follows = self._uneven and abs(start - self._stop) <= half
-        found = []
-        if not even and not follows:
+        if not even and not (self.episodes and abs(start - self._stop) <= half):
             due = f"the lengths before it in the file add up to {self._due:g} s"
-            if self._uneven:
-                due = f"the episode before it in the file ends at {self._stop:g} s"
+            if self.episodes:
+                due += f", and the episode before it ends at {self._stop:g} s"
             detail = f"episode {row.episode_index}: {self._key}: from_timestamp is {start:g} s, {due}"
             found.append(Contradiction(file, detail))
         length = row.length / self._fps
         self._due += length
         self._stop = start + length if place.to_timestamp is None else place.to_timestamp
-        self._uneven = self._uneven or abs(self._stop - start - length) > half
         self.episodes.append(row.episode_index)
         return even, found

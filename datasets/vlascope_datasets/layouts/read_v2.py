@@ -47,9 +47,9 @@ def read_v2(root: Path, info: DatasetInfo) -> Metadata:
     tasks = read_tasks(root)
     lines = _by_number(EpisodeRecord, root / EPISODES, "episode_index")
     total = max(lines, default=-1) + 1 if "total_episodes" in info.uncounted else info.total_episodes
-    missing = [n for n in range(total) if n not in lines]
-    if missing:
-        raise DamagedError(f"{root / EPISODES}: episode {missing[0]} of {total} is missing")
+    missing = next((n for n in range(total) if n not in lines), None)
+    if missing is not None:
+        raise DamagedError(f"{root / EPISODES}: episode {missing} of {total} is missing")
     episodes, first = [], 0
     for n in range(total):
         length = lines[n].length

@@ -98,11 +98,15 @@ def episode_rows(root: Path, total: int | None, *, statistics: bool = False) -> 
             number = row.get("episode_index")
             if not isinstance(number, int):
                 raise DamagedError(f"{path}: row {place}: episode_index: expected a whole number, found {number!r}")
+            if number in rows and (total is None or number < total):
+                raise DamagedError(
+                    f"{path}: row {place}: episode_index {number} again, after {rows[number][_FILE].name}"
+                )
             rows[number] = row | {_FILE: path}
     total = max(rows, default=-1) + 1 if total is None else total
-    missing = [n for n in range(total) if n not in rows]
-    if missing:
-        raise DamagedError(f"{root / EPISODES}: episode {missing[0]} of {total} is missing")
+    missing = next((n for n in range(total) if n not in rows), None)
+    if missing is not None:
+        raise DamagedError(f"{root / EPISODES}: episode {missing} of {total} is missing")
     return [rows[n] for n in range(total)]
 
 

@@ -159,7 +159,7 @@ class WriterV3:
                 number, size, joiner = number + 1, 0, None
             if joiner is None:
                 joiner, stop = VideoJoiner(partial, self.info.fps), 0.0
-            start, stop = joiner.add(file, episode.length)
+            start, stop = joiner.add(file)
             size += bytes_now
             row |= {f"videos/{key}/{name}": value for name, value in self._place(number).items()}
             row[f"videos/{key}/from_timestamp"] = start

@@ -14,25 +14,29 @@ from vlascope_datasets.info import INFO
 from vlascope_datasets.reader import LeRobotDataset
 from vlascope_datasets.survey.directions import direction_of
 from vlascope_datasets.survey.episodes import Anomaly, EpisodeFacts, Facts, find_action_key
-from vlascope_datasets.video import describe
+from vlascope_datasets.tables import open_table
+from vlascope_datasets.video import TOLERANCE, describe
 
 # LeRobot refuses to load what is further off
 _TIMESTAMP_TOLERANCE = 1e-4
 _BLANK_STD = 2.0
 
 
-def survey_lerobot(root: Path, on_episode: Callable[[], None], *, images: bool = True) -> Facts:
+def survey_lerobot(
+    root: Path, on_episode: Callable[[], None], *, images: bool = True, tolerance_s: float = TOLERANCE
+) -> Facts:
     """Reads a dataset.
 
     Args:
         root: its folder.
         on_episode: called after each.
         images: whether to look at the first, middle and last image of every camera.
+        tolerance_s: seconds that a video's frame may be off its row's timestamp.
 
     Raises:
         DatasetError: its metadata cannot be read; what is wrong beyond that is listed, and nothing is raised.
     """
-    dataset = LeRobotDataset.open(root, cache_bytes=0, strict=False)
+    dataset = LeRobotDataset.open(root, cache_bytes=0, tolerance_s=tolerance_s, strict=False)
     info = dataset.info
     action_key = find_action_key(info.columns)
     names = _names(info.features[action_key]) if action_key else []
@@ -97,9 +101,18 @@ def _read(dataset: LeRobotDataset, number: int, found: EpisodeFacts, action_key:
             found.report(
                 "timestamp", f"frame {int(off.argmax())} is {off.max():.4g} s off the grid of {fps:g} frames a second"
             )
-    unknown = set(columns["task_index"].tolist()) - set(dataset.tasks) if "task_index" in columns else set()
-    if unknown:
+    used = set(columns["task_index"].tolist()) if "task_index" in columns else set()
+    if unknown := used - set(dataset.tasks):
         found.report("unknown_task", f"task {sorted(unknown)[0]} is not among the dataset's {len(dataset.tasks)}")
+    elif (
+        used
+        and set(episode.tasks) <= set(dataset.tasks.values())
+        and {dataset.tasks[task] for task in used} != set(episode.tasks)
+    ):
+        named = " / ".join(dataset.tasks[task] for task in sorted(used))
+        found.report(
+            "contradiction", f"its rows are of the task {named!r}, the metadata list {' / '.join(episode.tasks)!r}"
+        )
     numbers = {k: v for k, v in columns.items() if v.dtype.kind in "fiub" and k not in INDEX_FEATURES}
     found.examine(numbers, action_key)
 
@@ -142,11 +155,25 @@ def _whole(dataset: LeRobotDataset, sharing: dict[str, int]) -> list[Anomaly]:
     for name in ("total_videos", "total_chunks"):
         if name in raw and name in sound and raw[name] != sound[name]:
             found.append(Anomaly(INFO, "count", f"{name} is {raw[name]!r}, the episodes make it {sound[name]}"))
+    try:
+        kept = [dataset.statistics, *dataset.episode_statistics().values()]
+    except DatasetError as error:
+        found.append(Anomaly("meta", "statistics", str(error)))
+    else:
+        if odd := sorted({key for part in kept for key in part} - set(info.features)):
+            found.append(Anomaly("meta", "statistics", f"of {odd[0]}, which is no feature"))
     for folder, suffix in (("data", "*.parquet"), ("videos", "*.mp4")):
         for path in sorted((root / folder).rglob(suffix)):
             name = path.relative_to(root).as_posix()
             if name not in sharing:
                 found.append(Anomaly(name, "unused_file", "no episode uses it"))
+    for name in sorted({episode.file for episode in dataset.episodes}) if info.version == "v3.0" else ():
+        try:
+            held = open_table(inside(root, name)).metadata.num_rows
+        except DatasetError:
+            continue  # said of its episodes already
+        if held != sharing[name]:
+            found.append(Anomaly(name, "data_rows", f"holds {held} rows, its episodes have {sharing[name]} frames"))
     for name in sorted({span.file for episode in dataset.episodes for span in episode.videos.values()}):
         try:
             held = describe(inside(root, name))

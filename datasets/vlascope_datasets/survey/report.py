@@ -18,17 +18,25 @@ from vlascope_datasets.survey.balance import balance
 from vlascope_datasets.survey.episodes import EpisodeFacts, Facts, compare
 from vlascope_datasets.survey.folders import survey_folder
 from vlascope_datasets.survey.lerobot import survey_lerobot
+from vlascope_datasets.video import TOLERANCE
 
 QUANTILES = {"q01": 0.01, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q99": 0.99}
 
 
-def gather(path: str | Path, on_episode: Callable[[], None] = lambda: None, *, images: bool = True) -> Facts:
+def gather(
+    path: str | Path,
+    on_episode: Callable[[], None] = lambda: None,
+    *,
+    images: bool = True,
+    tolerance_s: float = TOLERANCE,
+) -> Facts:
     """Surveys a LeRobot dataset, or a folder of HDF5 or NPZ episodes.
 
     Args:
         path: the folder, or one HDF5 or NPZ file.
         on_episode: called after each episode (LeRobot) or file.
         images: whether to look at a few images of every episode, where the format's images can be read one by one.
+        tolerance_s: seconds that a video's frame may be off its row's timestamp (LeRobot).
 
     Raises:
         DatasetError: it is none of these.
@@ -37,7 +45,9 @@ def gather(path: str | Path, on_episode: Callable[[], None] = lambda: None, *, i
     if not root.exists():
         raise DatasetError(f"{root}: no such file or folder")
     facts = (
-        survey_lerobot(root, on_episode, images=images) if (root / INFO).is_file() else survey_folder(root, on_episode)
+        survey_lerobot(root, on_episode, images=images, tolerance_s=tolerance_s)
+        if (root / INFO).is_file()
+        else survey_folder(root, on_episode)
     )
     compare(facts.episodes)
     return facts

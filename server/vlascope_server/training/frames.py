@@ -116,6 +116,13 @@ def read_frames(dataset: LeRobotDataset, robot: RobotIO, columns: Columns, episo
                 f"{dataset.root}: episode {number}: task {unknown.pop()} has no instruction among the dataset's tasks;"
                 " repair the dataset, or leave the episode out with --episodes"
             )
+        listed = dataset.episode(number).tasks
+        strangers = {dataset.tasks[int(task)] for task in told} - set(listed)
+        if listed and strangers:
+            raise TrainingError(
+                f"{dataset.root}: episode {number}: its rows are of the task {strangers.pop()!r}, its metadata list"
+                f" {list(listed)}; repair the dataset, or leave the episode out with --episodes"
+            )
         tasks = np.array([prompts[int(task)] for task in told])
         for asked, column in columns.targets.items():
             places[asked].append(table[column].astype(np.float32))

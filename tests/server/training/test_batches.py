@@ -134,6 +134,15 @@ def test_episodes_without_frames_are_left_out_with_one_warning(options, dataset,
         choose_episodes(opened, options(dataset=emptied, episodes=(1, 4)))
 
 
+def test_an_episode_whose_rows_are_of_another_task_than_it_lists(options, dataset, tmp_path):
+    """Chosen by the one and trained on the other, a policy would learn to do something else than it is told."""
+    other = tmp_path / "other"
+    shutil.copytree(dataset, other)
+    foreign.line(other, "episodes", 3, tasks=[TASKS[0]])
+    with pytest.raises(TrainingError, match="episode 3: its rows are of the task"):
+        prepare(options(dataset=other, tasks=(TASKS[0],), validation=0.0), None)
+
+
 def test_tasks_choose_nothing_where_the_metadata_contradict_themselves(options, dataset, tmp_path):
     renamed = tmp_path / "renamed"
     shutil.copytree(dataset, renamed)
