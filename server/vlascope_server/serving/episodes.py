@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
+from vlascope_client.wording import short
 from vlascope_latents import CapturePlan, CaptureSpec
 from vlascope_latents.store import EpisodeWriter, RunWriter, StoreError
 from vlascope_latents.store.frame_slot import FrameSlot
@@ -186,7 +187,7 @@ class Episodes:
         if episode.instruction not in (None, instruction):
             raise RequestError(
                 "spec_changed",
-                f"prompt: episode {episode.id} was told {_short(episode.instruction)}, found {_short(instruction)}: an episode"
+                f"prompt: episode {episode.id} was told {short(episode.instruction)}, found {short(instruction)}: an episode"
                 " has one instruction; end it first",
                 "prompt",
             )
@@ -315,10 +316,6 @@ class Episodes:
                 f"episode {episode.id}: the store's disk has {free} bytes free, and {self._min_free} are kept free:"
                 " make room; what is committed is safe",
             )
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:77]}...")
 
 
 def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -22,6 +22,8 @@ from vlascope_server.policies import Policy, PolicyOptions, draw_noise
 from vlascope_server.training import TrainingError, prepare, train, train_state, trainer
 from vlascope_server.training.run_folder import METRICS
 
+from tests.datasets import foreign
+
 from .conftest import EPISODES, TASKS, episode, write_dataset
 
 
@@ -448,4 +450,5 @@ def test_errors_are_one_line(dataset, tmp_path, capsys):
     damaged = shutil.copytree(dataset, tmp_path / "damaged")
     lines = (damaged / "meta" / "tasks.jsonl").read_text().splitlines()
     (damaged / "meta" / "tasks.jsonl").write_text(lines[0] + "\n")
+    foreign.info(damaged, total_tasks=1)
     assert "has no instruction among the dataset's tasks" in told("--dataset", str(damaged))
