@@ -190,6 +190,52 @@ def test_verify_names_shards_without_a_frame_and_frames_without_a_shard(sealed):
     assert "c.2.0.0.0: cannot read the frame" in found
 
 
+def attributes(episode, **changes):
+    file = episode.folder / "zarr.json"
+    content = json.loads(file.read_bytes())
+    content["attributes"] |= changes
+    file.write_text(json.dumps(content))
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[0] ^= 0x55
+    file.write_bytes(bytes(content))
+
+
+DAMAGES = {
+    "a column deleted": (lambda e: shutil.rmtree(e.folder / "actions"), "actions/zarr.json: the file is missing"),
+    "a column changed": (lambda e: flip(e.folder / "actions/c.0.0.0"), "actions/c.0.0.0: is not what the index says"),
+    "times changed": (lambda e: flip(e.folder / "timestep/c.0"), "timestep/c.0: is not what the index says"),
+    "a group without its metadata": (lambda e: (e.folder / "vlm/zarr.json").unlink(), "vlm/zarr.json: the file is missing"),
+    "a group that nobody asked for": (
+        lambda e: shutil.copytree(e.folder / "vlm", e.folder / "other"), "belong to no part of the episode, such as other/",
+    ),
+    "a hidden array": (
+        lambda e: shutil.copytree(e.folder / "vlm/hidden_states", e.folder / "vlm/.hidden"), "such as vlm/.hidden/",
+    ),
+    "another verdict": (lambda e: attributes(e, success=False), "success: the table says True, and the group's"),
+    "another instruction": (lambda e: attributes(e, metadata={"instruction": "else"}), "metadata: the table says"),
+    "another length": (lambda e: attributes(e, frames=99), "frames: the table says 3, and the group's attributes 99"),
+    "open after all": (lambda e: attributes(e, status="open"), "status: the table says 'sealed'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGES.values(), ids=DAMAGES)
+def test_verify_sees_what_other_readers_see(sealed, damage, said):
+    """Columns, attributes and stray arrays are what every Zarr reader shows."""
+    assert problems(sealed) == ""
+    damage(sealed)
+    assert said in problems(sealed)
+
+
+def test_verify_sees_a_line_of_the_index_that_was_changed(run, sealed):
+    file = run.path / "index/a.jsonl"
+    file.write_text(file.read_text().replace('"timestep":1', '"timestep":7'))
+    assert "timestep/c.0: is not what the index says" in problems(sealed)
+    assert "verify the run" not in problems(sealed)
+
+
 def test_verify_needs_a_spec_that_fits_the_run(sealed):
     file = sealed.folder / "zarr.json"
     content = json.loads(file.read_bytes())

@@ -289,6 +289,20 @@ def test_a_newer_schema_is_refused_by_name(tmp_path):
     one_line(error, path / "run.json", "version 7", "upgrade")
 
 
+def test_a_run_of_another_schema_is_left_out_of_a_folder(tmp_path, caplog):
+    old, new = write(tmp_path, episodes=1, frames=1), write(tmp_path, episodes=2, frames=1)
+    content = json.loads((old / "run.json").read_text())
+    content["schema"]["version"] = 1
+    (old / "run.json").write_text(json.dumps(content))
+    store = LatentStore(tmp_path)
+    assert [run.name for run in store.runs] == [new.name]
+    assert len(store.episodes()) == 2
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"left out: {old / 'run.json'}: schema vlascope-latents version 1 is older")
+    with pytest.raises(SchemaVersionError):
+        LatentStore(old)
+
+
 def test_an_older_schema_is_refused_by_name(tmp_path):
     path = write(tmp_path, episodes=1, frames=1)
     content = json.loads((path / "run.json").read_text())

@@ -145,6 +145,22 @@ def test_export_netcdf(run, tmp_path):
         assert (data.attrs["instruction"], data.attrs["task_instruction"]) == ("do it", "own")
 
 
+def test_export_netcdf_says_what_the_store_says(tmp_path):
+    """A client may send metadata of any name; what the store itself says of an episode is not overwritten by it."""
+    pytest.importorskip("h5netcdf")
+    xarray = pytest.importorskip("xarray")
+    with RunWriter.create(tmp_path / "runs", "it", LAYOUT) as writer:
+        metadata = {"episode": "other", "status": "sealed", "success": 1, "note": "kept"}
+        episode = writer.open_episode("mine", metadata, plan())
+        episode.append(frame(plan(), 0), timestep=0, values=values(0))
+        path = writer.path
+    assert main(["export", str(path), str(tmp_path / "out")]) == 0
+    (file,) = (tmp_path / "out").iterdir()
+    with xarray.open_dataset(file, engine="h5netcdf") as data:
+        assert (data.attrs["episode"], data.attrs["status"], data.attrs["note"]) == ("mine", "interrupted", "kept")
+        assert "success" not in data.attrs
+
+
 def test_export_npz_in_the_nested_layout(run, tmp_path):
     assert main(["export", str(run), str(tmp_path / "out"), "--format", "npz"]) == 0
     file = next(path for path in (tmp_path / "out").iterdir() if path.name.endswith("ep0.npz"))

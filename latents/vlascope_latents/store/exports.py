@@ -36,7 +36,9 @@ def export_netcdf(store: LatentStore, episode: Episode, path: Path) -> None:
             flat = name.replace("/", "_")
             dims = ["frame", *(f"{flat}_{axis}" for axis in range(1, column.ndim))]
             variables[flat] = (dims, column.astype(np.uint8) if column.dtype == bool else column)
-    attributes = {"episode": episode.id, "status": episode.status, **episode.metadata}
+    # what the store says of it stands above what a client said beside it under the same name
+    attributes = {**episode.metadata, "episode": episode.id, "status": episode.status}
+    attributes.pop("success", None)
     if episode.success is not None:
         attributes["success"] = int(episode.success)
     kept = {key: value for key, value in attributes.items() if isinstance(value, str | int | float)}

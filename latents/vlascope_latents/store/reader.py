@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlascope_latents.layout import Span
-from vlascope_latents.store.errors import DamagedError, NotCapturedError, StoreError
+from vlascope_latents.store.errors import DamagedError, NotCapturedError, SchemaVersionError, StoreError
 from vlascope_latents.store.index import FrameLine, read_index
 from vlascope_latents.store.layout_on_disk import INDEX_FOLDER, TABLE_FILE, ZARR_FOLDER, RunInfo, find_runs, read_run
 from vlascope_latents.store.sealing import EPISODES, GROUPS
@@ -23,6 +24,7 @@ from vlascope_latents.store.shard_reader import ShardReader
 from vlascope_latents.store.table import EpisodeRow, read_table
 from vlascope_latents.store.tensors import StoredTensor
 
+_log = logging.getLogger(__name__)
 _RANK = {"open": 0, "interrupted": 1, "sealed": 2}
 
 
@@ -105,10 +107,24 @@ class LatentStore:
     """
 
     def __init__(self, path: str | os.PathLike):
-        """Raises StoreError where `path` holds no run, SchemaVersionError where another vlascope wrote one."""
+        """Runs of another schema are left out of a folder of runs, with a warning.
+
+        Raises StoreError where `path` holds no run, SchemaVersionError where another vlascope wrote all that it holds.
+        """
         self.path = Path(path)
-        self._paths = {run.name: run for run in find_runs(self.path)}
-        self._infos = {name: read_run(run) for name, run in self._paths.items()}
+        self._paths: dict[str, Path] = {}
+        self._infos: dict[str, RunInfo] = {}
+        others: list[SchemaVersionError] = []
+        for run in find_runs(self.path):
+            try:
+                self._infos[run.name] = read_run(run)
+                self._paths[run.name] = run
+            except SchemaVersionError as error:
+                others.append(error)
+        if others and not self._paths:
+            raise others[0]
+        for error in others:
+            _log.warning("left out: %s", error)
         self.shards = ShardReader()
 
     @property

@@ -47,7 +47,8 @@ def seal_episode(
             if name.startswith("c.") and int(name.split(".")[1]) >= len(lines):
                 store.delete(f"{base}/{tensor.path}/{name}")
         store.put(f"{base}/{tensor.path}/zarr.json", tensor.metadata(len(lines)))
-    _write_columns(store, base, lines)
+    for name, content in column_files(lines).items():
+        store.put(f"{base}/{name}", content)
 
     attributes = read_attributes(store, base) or {}
     dropped = max([len(dropped_timesteps), *(line.dropped for line in lines[-1:])])
@@ -91,14 +92,15 @@ def columns_of(lines: Sequence[FrameLine]) -> dict[str, np.ndarray]:
     return columns
 
 
-def _write_columns(store: BlockingStore, base: str, lines: Sequence[FrameLine]) -> None:
-    columns = columns_of(lines)
+def column_files(lines: Sequence[FrameLine]) -> dict[str, bytes]:
+    """The files that hold the small values of a sealed episode, by name within its group: arrays of one chunk each."""
+    columns, files = columns_of(lines), {}
     for group in sorted({name.split("/")[0] for name in columns if "/" in name}):
-        store.put(f"{base}/{group}/zarr.json", group_metadata())
+        files[f"{group}/zarr.json"] = group_metadata()
     for name, column in columns.items():
         axes = [f"{name.split('/')[-1]}_{axis}" for axis in range(1, column.ndim)]
         chunk = ".".join(["c", *["0"] * column.ndim])
         if column.size:
-            content = column.astype(column.dtype.newbyteorder("<")).tobytes()
-            store.put(f"{base}/{name}/{chunk}", content)
-        store.put(f"{base}/{name}/zarr.json", column_metadata(column, ("frame", *axes)))
+            files[f"{name}/{chunk}"] = column.astype(column.dtype.newbyteorder("<")).tobytes()
+        files[f"{name}/zarr.json"] = column_metadata(column, ("frame", *axes))
+    return files

@@ -1,4 +1,7 @@
-"""Recomputes every checksum of a store, and compares each episode's arrays with its capture spec and with its frames.
+"""Recomputes every checksum of a store, and compares what an episode says twice.
+
+Its arrays are compared with the capture spec and the index, its columns with the index, its attributes with the run's table,
+and its files with all of these.
 
 A damaged frame is lost: this module only names it.
 """
@@ -22,7 +25,9 @@ from vlascope_latents.store.errors import DamagedError, StoreError
 from vlascope_latents.store.index import FrameLine
 from vlascope_latents.store.layout_on_disk import read_run
 from vlascope_latents.store.reader import Episode
+from vlascope_latents.store.sealing import GROUPS, column_files
 from vlascope_latents.store.shard_reader import Part, ShardReader
+from vlascope_latents.store.table import EpisodeRow
 from vlascope_latents.store.tensors import StoredTensor, stored_tensors
 
 
@@ -49,8 +54,9 @@ def verify(episodes: Iterable[Episode]) -> Iterator[Problem]:
             lines, tensors = episode.lines(), episode.tensors()
             expected = _expected_arrays(episode, layout_of(episode.path))
             wrong = [*_compare_arrays(expected, tensors), *_compare_shards(episode, tensors, lines)]
+            wrong += [*_compare_attributes(episode), *_compare_files(episode, tensors, lines)]
         except StoreError as error:
-            yield Problem(episode.run, episode.row.folder, None, str(error))
+            yield Problem(episode.run, episode.row.folder, None, _said(error))
             continue
         if episode.status != "open" and len(lines) != episode.row.frames:
             wrong.append(f"expected {episode.row.frames} committed frames, found {len(lines)} in the index")
@@ -109,6 +115,46 @@ def _compare_shards(episode: Episode, tensors: Mapping[str, StoredTensor], lines
             yield f"{path}: {len(left)} files of no committed frame, such as {left[0]}"
 
 
+def _compare_attributes(episode: Episode) -> Iterator[str]:
+    """Of a closed episode: Zarr readers read its group's attributes, and ours the run's table."""
+    if episode.status == "open":
+        return
+    file = episode.folder / "zarr.json"
+    try:
+        said = EpisodeRow.from_attributes(episode.row.folder, _attributes(file))
+    except KeyError as error:
+        raise DamagedError(f"{file}: damaged: expected the attributes of an episode, {error} is missing") from error
+    for field in dataclasses.fields(EpisodeRow):
+        ours, theirs = getattr(episode.row, field.name), getattr(said, field.name)
+        if ours != theirs:
+            yield f"{field.name}: the table says {ours!r}, and the group's attributes {theirs!r}"
+
+
+def _compare_files(episode: Episode, tensors: Mapping[str, StoredTensor], lines: Sequence[FrameLine]) -> Iterator[str]:
+    """Of a closed episode: its columns are what the index says, and no file belongs to nothing.
+
+    What lies in the folder of a captured array is compared with the index elsewhere.
+    """
+    if episode.status == "open":
+        return
+    columns = column_files(lines)
+    for group in sorted({path.partition("/")[0] for path in tensors}):
+        if not (episode.folder / group / "zarr.json").is_file():
+            yield f"{group}/zarr.json: the file is missing"
+    for name, content in columns.items():
+        file = episode.folder / name
+        if not file.is_file():
+            yield f"{name}: the file is missing"
+        elif file.read_bytes() != content:
+            yield f"{name}: is not what the index says"
+    known = {"zarr.json", *columns, *(f"{group}/zarr.json" for group in GROUPS)}
+    found = (path for path in episode.folder.rglob("*") if path.is_file())
+    names = (path.relative_to(episode.folder).as_posix() for path in found)
+    left = sorted(name for name in names if name not in known and name.rpartition("/")[0] not in tensors)
+    if left:
+        yield f"{len(left)} files that belong to no part of the episode, such as {left[0]}"
+
+
 def _check_frame(
     episode: Episode,
     line: FrameLine,
@@ -131,4 +177,9 @@ def _check_frame(
             if found != checksum:
                 raise DamagedError(f"{file}: damaged: expected checksum {checksum}, found {found}")
         except DamagedError as error:
-            yield str(error)
+            yield _said(error)
+
+
+def _said(error: StoreError) -> str:
+    """Without the advice to do what is being done."""
+    return str(error).removesuffix(": verify the run")
