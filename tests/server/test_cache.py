@@ -25,7 +25,12 @@ for size in range(1, 9):
 def compile_some(tmp_path, most: int, free: int) -> dict[str, int]:
     """The programs that are kept after eight compiles, and their bytes."""
     environment = {**os.environ, "VLASCOPE_CACHE": str(tmp_path), "JAX_PLATFORMS": "cpu"}
-    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"):
+    told = (
+        "JAX_COMPILATION_CACHE_DIR",
+        "JAX_COMPILATION_CACHE_MAX_SIZE",
+        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS",
+    )
+    for name in told:
         environment.pop(name, None)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(most), str(free)], env=environment, capture_output=True, text=True
