@@ -317,7 +317,7 @@ class LeRobotDataset:
             return
         last, takes = float(stamps.max()), span.stop - span.start
         # for however short the last frame is shown; frames that no row names may follow it
-        if takes <= last + self.tolerance_s:
+        if takes <= last + min(self.tolerance_s, TOLERANCE):
             raise DamagedError(
                 f"{file}: episode {episode}, {key}: the video has {takes:.4g} s for it (from_timestamp {span.start:g} s to"
                 f" to_timestamp {span.stop:g} s), its rows go up to the timestamp {last:.4g} s"

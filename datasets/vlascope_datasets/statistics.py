@@ -33,6 +33,8 @@ def column_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
     if values.dtype.kind == "b":
         values = values.astype(np.int64)
     wide = values.astype(np.float64)
+    if values.dtype == np.uint64:  # neither JSON's readers nor Arrow's integers reach that far
+        values = wide
     return {
         "min": values.min(axis=0),
         "max": values.max(axis=0),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from vlascope_datasets import DamagedError
+from vlascope_datasets import DamagedError, DatasetWriter, LeRobotDataset
+from vlascope_datasets.converting import convert_dataset
 from vlascope_datasets.features import arrow_type, from_arrow, to_arrow
 
 
@@ -80,3 +81,13 @@ def test_a_slice_of_a_column_is_its_own_rows():
     np.testing.assert_array_equal(
         from_arrow("it", feature("float64", 3), column.slice(2, 2)), [[20, 21, 22], [30, 31, 32]]
     )
+
+
+def test_the_largest_numbers_go_with_a_copy(tmp_path):
+    largest = np.array([2**64 - 1, 2**63, 0, 1], np.uint64)
+    with DatasetWriter.create(tmp_path / "it", 10, {"stamp": {"dtype": "uint64", "shape": (1,)}}) as writer:
+        writer.add_episode({"stamp": largest}, task="move")
+    convert_dataset(LeRobotDataset.open(tmp_path / "it"), tmp_path / "new", "v3.0")
+    copy = LeRobotDataset.open(tmp_path / "new")
+    np.testing.assert_array_equal(copy.frames(0)["stamp"], largest)
+    assert copy.statistics["stamp"]["max"] == float(2**64)

@@ -191,6 +191,9 @@ def test_the_nearest_frame_is_shown_however_wide_the_tolerance(tmp_path, toleran
     dataset = LeRobotDataset.open(path, tolerance_s=tolerance)
     assert greys(dataset.images(0, "image")) == list(range(N))
     assert greys([dataset.image(0, frame, "image") for frame in range(N)]) == list(range(N))
+    convert_dataset(dataset, tmp_path / "joined", "v3.0")
+    joined = LeRobotDataset.open(tmp_path / "joined", tolerance_s=tolerance)
+    assert greys(joined.images(0, "image")) == list(range(N))
     uneven = np.cumsum([0.0, *np.tile([0.01, 0.05], N)])[:N]
     film(tmp_path / "uneven.mp4", uneven)
     wanted = uneven[::2] + 0.004
