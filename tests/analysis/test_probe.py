@@ -168,6 +168,14 @@ def test_a_label_is_what_was_told_and_not_what_the_scene_says():
     assert labels.warnings == ()
 
 
+def test_what_was_told_never_stands_in_for_a_tasks_own_words():
+    table = frames(2, 2, 1).assign(instruction=["do one", "do one", "do zero", "do zero"], task_instruction=None)
+    labels = instruction_labels(table, encode_any)
+    assert (labels.instructions, labels.task_ids) == (("do one", "do zero"), (None, None))
+    plain = instruction_labels(table.assign(task_id=-1, task_instruction="do one"), encode_any)
+    assert plain.task_ids == (None, None)
+
+
 def test_being_told_nothing_is_no_gap_to_fill():
     table = frames(3, 2, 1).assign(instruction="", task_name="open_the_drawer")
     labels = instruction_labels(table, encode_any)
