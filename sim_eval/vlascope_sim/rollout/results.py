@@ -52,6 +52,7 @@ class EpisodeResult:
         render: mode of drawing.
         settle_speed: of the fastest object after settling, m/s.
         trajectory: digest of all states and actions: equal for equal episodes.
+        warnings: of the server, each text once, such as that the prompt was cut.
         latency_ms: of every inference, from request to actions; model_ms: the part that the server's device took.
         seconds: of the whole attempt.
         video: path in the results' folder; files_error: which files could not be written, and why.
@@ -96,6 +97,7 @@ class EpisodeResult:
     render: str
     settle_speed: float | None = None
     trajectory: str | None = None
+    warnings: tuple[str, ...] = ()
     latency_ms: tuple[float, ...] = ()
     model_ms: tuple[float, ...] = ()
     seconds: float = 0.0
@@ -187,6 +189,7 @@ def _schema():
         "float": pa.float64(), "float | None": pa.float64(), "bool | None": pa.bool_(), "dict[str, str]": pa.string(),
         "dict[str, Any] | None": pa.string(),
         "tuple[float, ...]": pa.list_(pa.float64()),
+        "tuple[str, ...]": pa.list_(pa.string()),
     }  # fmt: skip
     return pa.schema([(field.name, kinds[str(field.type)]) for field in dataclasses.fields(EpisodeResult)])
 
@@ -200,4 +203,5 @@ def _from_map(found: dict[str, Any]) -> EpisodeResult:
             f"fields {', '.join(wrong)} are unknown or missing: another vlascope wrote it, give a new folder"
         )
     row = EpisodeResult(**found)
-    return dataclasses.replace(row, latency_ms=tuple(row.latency_ms), model_ms=tuple(row.model_ms))
+    lists = {name: tuple(getattr(row, name)) for name in ("warnings", "latency_ms", "model_ms")}
+    return dataclasses.replace(row, **lists)
