@@ -37,7 +37,9 @@ class Ls(Options):
             for campaign in sorted({episode.campaign or "" for episode in own}):
                 console.print(_table(run.name, campaign, [e for e in own if (e.campaign or "") == campaign]))
             if not own and self.campaign is None:
-                console.print(escape(f"{run.name}: no episodes"))
+                later = not self.attempts and store.episodes(run.name)
+                what = "later attempts of its episodes are in other runs; --attempts shows it" if later else "no episodes"
+                console.print(escape(f"{run.name}: {what}"))
         return 0
 
 

@@ -130,13 +130,16 @@ class LatentStore:
             run: a run's name.
             campaign: a campaign's id; every campaign, and what is part of none, unless told.
             attempts: `last` is, of each id, the last sealed attempt; where none is sealed the last interrupted, then the
-                open one.
+                open one. An id with a campaign has one in all the runs that are looked at (a campaign may go on at another
+                server), any other id one in each run.
 
         Raises:
             StoreError: there is no such run or campaign.
         """
         names = list(self._paths) if run is None else [self._run_name(run)]
         found = [Episode(name, self._paths[name], row) for name in names for row in _rows(self._paths[name], attempts)]
+        if attempts == "last":
+            found = _last_of_campaigns(found)
         if campaign is None:
             return found
         chosen = [episode for episode in found if episode.campaign == campaign]
@@ -282,6 +285,16 @@ def _rows(path: Path, attempts: str) -> list[EpisodeRow]:
                 last[row.episode] = row
         rows = {row.folder: row for row in last.values()}
     return [rows[folder] for folder in sorted(rows)]
+
+
+def _last_of_campaigns(episodes: list[Episode]) -> list[Episode]:
+    """Of each id with a campaign the one that counts, the newest run's among equals; whatever has none stays."""
+    last: dict[str, Episode] = {}
+    for episode in episodes:
+        known = last.get(episode.id)
+        if known is None or _RANK[episode.status] >= _RANK[known.status]:
+            last[episode.id] = episode
+    return [episode for episode in episodes if episode.campaign is None or last[episode.id] is episode]
 
 
 def _not_one(what: str, found: Sequence[Episode], known: Iterable[str]) -> StoreError:
