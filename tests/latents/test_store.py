@@ -249,7 +249,9 @@ def test_a_campaign_is_selected_by_its_id(campaigns):
     assert store.episode("e", campaign="a", attempt=1).metadata["instruction"] == "text 0"
     with pytest.raises(StoreError) as error:
         store.episodes(campaign="c")
-    one_line(error, "no campaign 'c'; found a, b")
+    one_line(error, "no campaign 'c'; found a, b, episodes without one (--campaign none)")
+    assert [e.id for e in store.episodes(campaign="none")] == ["e"]
+    assert store.episode("e", campaign="none").id == "e"
 
 
 def test_a_campaign_that_goes_on_in_another_run_counts_each_episode_once(tmp_path, capsys):
@@ -376,6 +378,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         "a+",
         "a+b+c",
         "a+..",
+        "none+e",
         "c" * 60 + "+" + "e" * 68,
     ],
 )

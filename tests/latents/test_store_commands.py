@@ -60,6 +60,8 @@ def test_ls_shows_each_campaign_and_what_was_told(tmp_path, capsys):
     assert out.count("ep@2") == 1
     assert main(["ls", str(tmp_path / "runs"), "--campaign", "c"]) == 2
     assert "no campaign 'c'; found a, b" in capsys.readouterr().err
+    assert main(["ls", str(tmp_path / "runs"), "--campaign", "none"]) == 2
+    assert "no episodes without a campaign; found a, b" in capsys.readouterr().err
     out = tmp_path / "out"
     assert main(["export", str(writer.path), str(out), "--format", "npz", "--episodes", "ep"]) == 2
     assert "several campaigns have it: name one of a+ep, b+ep" in capsys.readouterr().err

@@ -25,7 +25,7 @@ class Ls(Options):
     attempts: bool = False
     """Every attempt at an episode, not just the last sealed one."""
     campaign: str | None = None
-    """Episodes of one campaign; of all unless given."""
+    """Episodes of one campaign, or `none` for those that are part of no campaign; all unless given."""
 
     def run(self) -> int:
         """Prints one table a campaign of each run."""

@@ -16,7 +16,15 @@ from typing import Any, Literal
 from vlascope_latents.layout import Span
 from vlascope_latents.store.errors import DamagedError, NotCapturedError, StoreError
 from vlascope_latents.store.index import FrameLine, read_index
-from vlascope_latents.store.layout_on_disk import INDEX_FOLDER, TABLE_FILE, ZARR_FOLDER, RunInfo, find_runs, read_run
+from vlascope_latents.store.layout_on_disk import (
+    INDEX_FOLDER,
+    NO_CAMPAIGN,
+    TABLE_FILE,
+    ZARR_FOLDER,
+    RunInfo,
+    find_runs,
+    read_run,
+)
 from vlascope_latents.store.sealing import EPISODES, GROUPS
 from vlascope_latents.store.selection import FrameRef, Selection, resolve
 from vlascope_latents.store.shard_reader import ShardReader
@@ -128,7 +136,7 @@ class LatentStore:
 
         Args:
             run: a run's name.
-            campaign: a campaign's id; every campaign, and what is part of none, unless told.
+            campaign: a campaign's id; `none` takes what is part of no campaign; every episode unless told.
             attempts: `last` is, of each id, the last sealed attempt; where none is sealed the last interrupted, then the
                 open one. An id with a campaign has one in all the runs that are looked at (a campaign may go on at another
                 server), any other id one in each run.
@@ -142,10 +150,13 @@ class LatentStore:
             found = _last_of_campaigns(found)
         if campaign is None:
             return found
-        chosen = [episode for episode in found if episode.campaign == campaign]
+        chosen = [episode for episode in found if (episode.campaign or NO_CAMPAIGN) == campaign]
         if not chosen:
+            what = "no episodes without a campaign" if campaign == NO_CAMPAIGN else f"no campaign {campaign!r}"
             campaigns = sorted({episode.campaign for episode in found if episode.campaign})
-            raise StoreError(f"{self.path}: no campaign {campaign!r}; found {_listed(campaigns)}")
+            if any(episode.campaign is None for episode in found):
+                campaigns.append(f"episodes without one (--campaign {NO_CAMPAIGN})")
+            raise StoreError(f"{self.path}: {what}; found {_listed(campaigns)}")
         return chosen
 
     def episode(
