@@ -133,16 +133,9 @@ class ResultFile:
 
     def __init__(self, path: Path):
         self.path = path
-        self.rows: list[EpisodeResult] = []
-        content = path.read_bytes() if path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                self.rows.append(_from_map(json.loads(line)))
-            except (ValueError, TypeError) as error:
-                raise RolloutError(f"{path}, line {number}: no result of an episode ({error})") from error
+        self.rows, length = _read(path)
         self._file = path.open("ab")
-        self._file.truncate(len(whole))
+        self._file.truncate(length)
 
     def append(self, row: EpisodeResult) -> None:
         """Adds a line, on disk when this returns."""
@@ -158,6 +151,15 @@ class ResultFile:
     def attempts(self, key: EpisodeKey) -> int:
         """How many attempts at an episode have ended."""
         return sum(row.key == key for row in self.rows)
+
+
+def read_results(path: Path) -> list[EpisodeResult]:
+    """Every line, in order; changes nothing.
+
+    Raises:
+        RolloutError: a line other than the last is no result.
+    """
+    return _read(path)[0]
 
 
 def final_rows(rows: Iterable[EpisodeResult]) -> list[EpisodeResult]:
@@ -179,6 +181,19 @@ def write_parquet(path: Path, rows: list[EpisodeResult]) -> None:
     partial = path.with_suffix(".partial")
     pq.write_table(pa.Table.from_pylist(records, schema=_schema()), partial)
     partial.replace(path)
+
+
+def _read(path: Path) -> tuple[list[EpisodeResult], int]:
+    """The rows, and how many bytes their lines have."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    rows = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            rows.append(_from_map(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise RolloutError(f"{path}, line {number}: no result of an episode ({error})") from error
+    return rows, len(whole)
 
 
 def _schema():
