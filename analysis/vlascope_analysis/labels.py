@@ -70,6 +70,6 @@ def _owners(frames: pd.DataFrame) -> dict[str, tuple[str, int]]:
     """Task instruction -> suite and id of the first task whose own words it is. Where the store does not say a task's words,
     or of which task an episode is, nothing else stands in: what was told may be any other task's.
     """
-    known = frames[frames["task_instruction"].notna() & (frames["task_id"] >= 0)]
+    known = frames.loc[frames["task_instruction"].notna() & (frames["task_id"] >= 0)]
     order = known.sort_values(["suite", "task_id"], kind="stable").drop_duplicates("task_instruction")
     return {row.task_instruction: (row.suite, int(row.task_id)) for row in order.itertuples()}  # pyright: ignore[reportAttributeAccessIssue]
