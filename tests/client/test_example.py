@@ -39,7 +39,9 @@ def test_captures_every_nth_inference(server: Any) -> None:
     assert all(
         line.startswith(f"real-000{n}: 12 steps, ") and line.endswith("; 2 frames kept") for n, line in enumerate(lines)
     )
-    first = [m for m in server.messages if m.get("episode", {}).get("id") == f"{campaign}+real-0000" and "request" not in m]
+    first = [
+        m for m in server.messages if m.get("episode", {}).get("id") == f"{campaign}+real-0000" and "request" not in m
+    ]
     assert [m["timestep"] for m in first] == [0, 3, 6, 9]
     assert [m.get("collect_latents", False) for m in first] == [True, False, True, False]
     assert [m["annotations"]["seconds"] for m in first if "annotations" in m] == pytest.approx([0, 6 / 200])

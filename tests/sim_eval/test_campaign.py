@@ -67,7 +67,10 @@ def test_a_stride_between_inferences_names_the_nearest_that_work(stride, nearest
         ({"id": "none"}, "id 'none': is the word for episodes of no campaign; choose another"),
         ({"id": "a+b"}, r"id 'a\+b'"),
         ({"prompts": {12: "x"}}, "task 12"),
-        ({"prompts": {0: "bad \udcff"}}, r"^prompt of task 0: 'bad \\udcff': expected text .* found '\\udcff' at character 5"),
+        (
+            {"prompts": {0: "bad \udcff"}},
+            r"^prompt of task 0: 'bad \\udcff': expected text .* found '\\udcff' at character 5",
+        ),
         ({"label": "bad\udcff"}, r"^label 'bad\\udcff': expected at most 48"),
         ({"perturb": "shuffle", "move_cm": 3.0}, "move_cm 3: 'shuffle' moves nothing"),
         ({"perturb": "move", "move_cm": 31.0}, "move_cm 31"),

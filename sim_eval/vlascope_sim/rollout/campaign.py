@@ -250,8 +250,8 @@ def _check_text(what: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise RolloutError(
-            f"{what}: {text!r}: expected text that UTF-8 can write, found {text[error.start]!r} at character {error.start + 1}; "
-            "write it in UTF-8"
+            f"{what}: {text!r}: expected text that UTF-8 can write, found {text[error.start]!r} at character "
+            f"{error.start + 1}; write it in UTF-8"
         ) from None
 
 
