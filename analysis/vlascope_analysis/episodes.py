@@ -22,7 +22,7 @@ class EpisodeQuery:
 
     Attributes:
         run: a run's name, where a folder holds several; every run unless told.
-        campaign: a campaign's id; every campaign unless told.
+        campaign: a campaign's id; `none` takes what is part of no campaign; every episode unless told.
         suite: every suite unless told.
         task_range: task ids, half-open; every task unless told.
         episode_range: `episode_index` within a task, half-open; every episode unless told.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vlascope_latents.printable import printable
+
 
 class AnalysisError(ValueError):
     """A request that the captured data cannot answer; the message says what was wrong, what there is, and what to do."""
@@ -20,6 +22,6 @@ def listed(values, limit: int = 20) -> str:
                 runs.append([value, value])
         texts = [str(a) if a == b else f"{a}-{b}" if b > a + 1 else f"{a}, {b}" for a, b in runs]
     else:
-        texts = [str(value) for value in values]
+        texts = [printable(value) for value in values]
     more = f", … ({len(texts)})" if len(texts) > limit else ""
     return ", ".join(texts[:limit]) + more if texts else "none"

@@ -19,7 +19,7 @@ class InstructionLabels:
         instructions: each text once; those that are a task's own first, in order of suite and task id. An empty one is an
             instruction too: the policy was told nothing.
         task_ids: of the task whose own words each of them is, the first where there are several; None where no task among
-            the frames has these words.
+            the frames is known to have these words.
         embeddings: float32 [C, E], each of length 1.
         index: int [N] what was told in each frame, as a number into `instructions`.
         warnings: what the reader should know.
@@ -54,7 +54,7 @@ def instruction_labels(frames: pd.DataFrame, encode: Callable[[Sequence[str]], n
             f"{int(unknown.sum())} frames of which the store does not say what the policy was told: the task's name stands in"
         )
     text = np.where(unknown, names, frames["instruction"].to_numpy(dtype=object))
-    owners = _owners(frames, text)
+    owners = _owners(frames)
     instructions = tuple(sorted(set(text), key=lambda told: (told not in owners, owners.get(told), told)))
     if len(frames.drop_duplicates(["suite", "task_id"])) > len(instructions):
         warnings.append("tasks whose episodes were told the same count as one: their labels are the same")
@@ -66,10 +66,10 @@ def instruction_labels(frames: pd.DataFrame, encode: Callable[[Sequence[str]], n
     return InstructionLabels(instructions, task_ids, embeddings, index, tuple(warnings))
 
 
-def _owners(frames: pd.DataFrame, text: np.ndarray) -> dict[str, tuple[str, int]]:
-    """Instruction -> suite and id of the first task whose own words it is; where the task's words are not known, those told in
-    its episodes count as its own.
+def _owners(frames: pd.DataFrame) -> dict[str, tuple[str, int]]:
+    """Task instruction -> suite and id of the first task whose own words it is. Where the store does not say a task's words,
+    or of which task an episode is, nothing else stands in: what was told may be any other task's.
     """
-    own = frames["task_instruction"].where(frames["task_instruction"].notna(), pd.Series(text, frames.index))
-    order = frames.assign(own=own).sort_values(["suite", "task_id"], kind="stable").drop_duplicates("own")
-    return {row.own: (row.suite, int(row.task_id)) for row in order.itertuples()}  # pyright: ignore[reportAttributeAccessIssue]
+    known = frames.loc[frames["task_instruction"].notna() & (frames["task_id"] >= 0)]
+    order = known.sort_values(["suite", "task_id"], kind="stable").drop_duplicates("task_instruction")
+    return {row.task_instruction: (row.suite, int(row.task_id)) for row in order.itertuples()}  # pyright: ignore[reportAttributeAccessIssue]

@@ -98,7 +98,8 @@ def _by_episode(owner, tasks, folds, test_fraction, validation_fraction, rng):
     if single:
         raise AnalysisError(
             f"instructions {listed(single)} (counted from 0) were told in one episode: none is left to test on; capture "
-            "another, or choose other episodes with --task-range"
+            "more episodes (`vlascope-sim rollout --episodes`) until each was told in two, or leave out those that were told "
+            "them (--episode-range; --task-range where a task is always told the same)"
         )
     fold_of = np.zeros(len(owner), np.int64)
     if folds == 1:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from vlascope_latents.printable import printable
+
 from vlascope_analysis.splits import unit_name
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ def probe_summary(where: Mapping[str, Any], result: ProbeResult) -> str:
         "Linear Probing Results",
         "======================",
         "",
-        *(f"{key}: {value}" for key, value in where.items()),
+        *(f"{key}: {printable(value)}" for key, value in where.items()),
         "",
         f"Accuracy: {row['accuracy']:.4f}   {percent} interval over {unit_name(row['interval_unit'])}s"
         f" {row['accuracy_low']:.4f} to {row['accuracy_high']:.4f}",
@@ -46,13 +48,13 @@ def probe_summary(where: Mapping[str, Any], result: ProbeResult) -> str:
     for told in result.instructions.to_dict("records"):
         tested = f"{told['accuracy']:.2f}" if told["test_frames"] else "not tested"
         lines.append(f"  {told['number']}: {in_words(told['instruction'])}   n = {told['test_episodes']}, {tested}")
-    lines += [f"\nWarning: {warning}" for warning in result.warnings]
+    lines += [f"\nWarning: {printable(warning)}" for warning in result.warnings]
     return "\n".join(lines) + "\n"
 
 
 def in_words(instruction: str) -> str:
-    """An instruction for people: what was told nothing must not look like a gap."""
-    return instruction or "(no instruction)"
+    """An instruction for people: what was told nothing must not look like a gap, and nothing commands a terminal."""
+    return printable(instruction) or "(no instruction)"
 
 
 def sweep_summary(result: SweepResult) -> str:
@@ -81,7 +83,7 @@ def sweep_summary(result: SweepResult) -> str:
         "",
         "The best of many cells looks better than it is: its accuracy and interval are not corrected for having been chosen.",
         "`p of best` is: how often the best cell of this sweep does as well when labels are shuffled.",
-        *(f"Warning: {warning}" for warning in result.warnings),
+        *(f"Warning: {printable(warning)}" for warning in result.warnings),
     ]
     return "\n".join(lines) + "\n"
 

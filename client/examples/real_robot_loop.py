@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import os
+import secrets
 import time
 from typing import Any, Protocol
 
@@ -141,6 +143,11 @@ def run_episode(policy: PolicyClient, robot: Robot, episode: dict[str, Any], opt
     return outcome
 
 
+def new_campaign_id() -> str:
+    """The time (UTC), and something that two which begin at once differ in: no other invocation's episodes have it."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
 def main() -> int:
     """Runs the episodes; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -160,6 +167,8 @@ def main() -> int:
     if not options.dry_run:
         parser.error("this example has no driver for your robot yet: write a class like DryRobot, or take --dry-run")
     robot: Robot = DryRobot()
+    # part of each episode's id, so that the store never takes this invocation's episodes for those of another
+    campaign = new_campaign_id()
 
     expects = ExpectedSpec(robot="libero", state_dim=8, action_dim=7, store=True if options.capture_every else None)
     try:
@@ -170,17 +179,19 @@ def main() -> int:
             observation = {**robot.observe(), "prompt": options.prompt}
             policy.infer(observation)
             if options.capture_every:
-                policy.infer(observation, collect_latents=True, episode={"id": "warm-up"})
-                policy.end_episode("warm-up", success=False)
+                policy.infer(observation, collect_latents=True, episode={"id": f"{campaign}+warm-up"})
+                policy.end_episode(f"{campaign}+warm-up", success=False)
+                print(f"captures are kept as campaign {campaign}", flush=True)
             for number in range(options.episodes):
-                episode = {"id": f"real-{number:04d}", "episode_index": number}
+                name = f"real-{number:04d}"
+                episode = {"id": f"{campaign}+{name}", "episode_index": number}
                 for attempt in range(1, options.attempts + 1):
                     try:
                         policy.connect()
-                        print(f"{episode['id']}: {run_episode(policy, robot, episode, options)}")
+                        print(f"{name}: {run_episode(policy, robot, episode, options)}")
                         break
                     except (EpisodeInterruptedError, PolicyConnectionError, PolicyTimeoutError) as error:
-                        print(f"{episode['id']}, attempt {attempt} of {options.attempts}: {error}")
+                        print(f"{name}, attempt {attempt} of {options.attempts}: {error}")
                         if attempt == options.attempts:
                             return 1
     except (PolicyClientError, ValueError) as error:

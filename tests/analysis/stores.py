@@ -57,7 +57,7 @@ def make_run(
         for task in range(tasks):
             for number in range(episodes):
                 named = {"suite": suite, "task_id": task, "task_name": f"task_{task}", "episode_index": number}
-                named |= {"instruction": INSTRUCTIONS[task], **metadata(task, number)}
+                named |= dict.fromkeys(("instruction", "task_instruction"), INSTRUCTIONS[task]) | metadata(task, number)
                 name = f"{suite}-task{task}-ep{number}"
                 writer = run.open_episode(f"{campaign}+{name}" if campaign else name, named, plan)
                 for timestep in timesteps:

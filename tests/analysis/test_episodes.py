@@ -102,8 +102,14 @@ def test_two_campaigns_of_one_scene(tmp_path):
     assert same["own"] != same["swapped"], "told something else it has another label, and cannot be the same unit"
     episodes, warnings = choose_episodes(store, EpisodeQuery(campaign="swapped"))
     assert ([e.episode.campaign for e in episodes], warnings) == (["swapped"] * 4, [])
-    with pytest.raises(StoreError, match="no campaign 'none'; found again, own, swapped"):
+    with pytest.raises(StoreError, match="no episodes without a campaign; found again, own, swapped"):
         choose_episodes(store, EpisodeQuery(campaign="none"))
+    make_run(tmp_path, **small)
+    store = LatentStore(tmp_path)
+    _, warnings = choose_episodes(store, EpisodeQuery())
+    assert warnings == ["episodes of several campaigns: again, none, own, swapped; --campaign takes those of one"]
+    episodes, warnings = choose_episodes(store, EpisodeQuery(campaign="none"))
+    assert ([e.episode.campaign for e in episodes], warnings) == ([None] * 4, [])
 
 
 def test_without_numbers_episodes_are_counted(tmp_path):

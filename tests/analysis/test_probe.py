@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
-from vlascope_analysis.errors import AnalysisError
+from vlascope_analysis.errors import AnalysisError, listed
 from vlascope_analysis.features import Features
 from vlascope_analysis.labels import InstructionLabels, instruction_labels
 from vlascope_analysis.probe import Design, EvaluationConfig, probe, score_row
 from vlascope_analysis.probes import TrainingConfig, ridge_cells
+from vlascope_analysis.summaries import probe_summary
 
 from tests.analysis.stores import INSTRUCTIONS, direction
 
@@ -168,6 +171,14 @@ def test_a_label_is_what_was_told_and_not_what_the_scene_says():
     assert labels.warnings == ()
 
 
+def test_what_was_told_never_stands_in_for_a_tasks_own_words():
+    table = frames(2, 2, 1).assign(instruction=["do one", "do one", "do zero", "do zero"], task_instruction=None)
+    labels = instruction_labels(table, encode_any)
+    assert (labels.instructions, labels.task_ids) == (("do one", "do zero"), (None, None))
+    plain = instruction_labels(table.assign(task_id=-1, task_instruction="do one"), encode_any)
+    assert plain.task_ids == (None, None)
+
+
 def test_being_told_nothing_is_no_gap_to_fill():
     table = frames(3, 2, 1).assign(instruction="", task_name="open_the_drawer")
     labels = instruction_labels(table, encode_any)
@@ -178,6 +189,18 @@ def test_being_told_nothing_is_no_gap_to_fill():
 
 def encode_any(texts) -> np.ndarray:
     return encode([f"text {text}" for text in texts])
+
+
+def test_a_summary_commands_no_terminal():
+    table = frames(2, 4, 1)
+    table["instruction"] = table["instruction"] + "\x1b[31m\u202e\n"
+    features = Features(noise(table)[None, None].astype(np.float32), table, (0,), (None,))
+    result = probe(features, instruction_labels(table, encode_any), FAST, EvaluationConfig(folds=2, permutations=0))
+    result = dataclasses.replace(result, warnings=("campaigns: " + listed(["a\x1b"]), "b\x1b"))
+    text = probe_summary({"Suite": "s\x1b]0;"}, result)
+    assert all(char.isprintable() or char == "\n" for char in text)
+    assert text.count(r"\x1b") == 2 + 3
+    assert r"open the drawer\x1b[31m\u202e\n   n = 4" in text
 
 
 def test_several_layers_are_for_the_sweep():

@@ -73,7 +73,11 @@ def test_the_seed_decides():
 @pytest.mark.parametrize(
     ("counts", "options", "message"),
     [
-        ({0: 4, 1: 1, 2: 1}, {}, "instructions 1, 2 .* were told in one episode"),
+        (
+            {0: 4, 1: 1, 2: 1},
+            {},
+            "instructions 1, 2 .* were told in one episode: .*capture more episodes .*or leave out those",
+        ),
         ({0: 9}, {}, "told the same in every episode"),
         ({0: 3, 1: 3}, {"by": "task"}, "2 instructions: needs at least 6"),
         ({0: 3, 1: 3}, {"test_fraction": 1.0}, "--test-fraction 1.0"),

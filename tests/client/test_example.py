@@ -34,14 +34,32 @@ def test_captures_every_nth_inference(server: Any) -> None:
     done = run(server, "--replan-steps", "3", "--capture-every", "2", "--episodes", "2")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
+    campaign = lines.pop(0).removeprefix("captures are kept as campaign ")
     assert [line.split(":")[0] for line in lines] == ["real-0000", "real-0001"]
     assert all(
         line.startswith(f"real-000{n}: 12 steps, ") and line.endswith("; 2 frames kept") for n, line in enumerate(lines)
     )
-    first = [m for m in server.messages if m.get("episode", {}).get("id") == "real-0000" and "request" not in m]
+    first = [
+        m for m in server.messages if m.get("episode", {}).get("id") == f"{campaign}+real-0000" and "request" not in m
+    ]
     assert [m["timestep"] for m in first] == [0, 3, 6, 9]
     assert [m.get("collect_latents", False) for m in first] == [True, False, True, False]
     assert [m["annotations"]["seconds"] for m in first if "annotations" in m] == pytest.approx([0, 6 / 200])
+
+
+def test_each_invocation_is_a_campaign_of_its_own(server: Any) -> None:
+    for prompt in ("open the drawer", "close the drawer"):
+        done = run(server, "--capture-every", "1", "--prompt", prompt)
+        assert done.returncode == 0, done.stderr
+    told = {}
+    for message in server.messages:
+        if message.get("collect_latents"):
+            told.setdefault(message["episode"]["id"], set()).add(message["prompt"])
+    campaigns = {episode_id.partition("+")[0] for episode_id in told}
+    assert {episode_id.partition("+")[2] for episode_id in told} == {"warm-up", "real-0000"}
+    assert len(campaigns) == 2
+    assert len(told) == 4
+    assert all(len(prompts) == 1 for prompts in told.values())
 
 
 @pytest.mark.parametrize("options", [(), ("--capture-every", "1")], ids=["plain", "captured"])
@@ -51,7 +69,7 @@ def test_lost_connection_ends_the_episode_and_it_is_run_again(server: Any, optio
     server.script.extend([*warm_up, answer, drop])
     done = run(server, *options)
     assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
+    first, second = done.stdout.splitlines()[-2:]
     assert first.startswith("real-0000, attempt 1 of 3: ")
     assert second.startswith("real-0000: 12 steps")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from vlascope_latents import CaptureSpec
+from vlascope_latents.commands import main
 from vlascope_latents.store import LatentStore, RunWriter, verify
 from vlascope_latents.store.errors import DamagedError, NotCapturedError, SchemaVersionError, StoreError
 from vlascope_latents.store.tensors import stored_tensors
@@ -248,7 +249,35 @@ def test_a_campaign_is_selected_by_its_id(campaigns):
     assert store.episode("e", campaign="a", attempt=1).metadata["instruction"] == "text 0"
     with pytest.raises(StoreError) as error:
         store.episodes(campaign="c")
-    one_line(error, "no campaign 'c'; found a, b")
+    one_line(error, "no campaign 'c'; found a, b, episodes without one (--campaign none)")
+    assert [e.id for e in store.episodes(campaign="none")] == ["e"]
+    assert store.episode("e", campaign="none").id == "e"
+
+
+def test_a_campaign_that_goes_on_in_another_run_counts_each_episode_once(tmp_path, capsys):
+    capture = plan(CaptureSpec(experts=("vlm",), layers=(0,), spans=("text",)))
+    ends = ({"C+x": "interrupt", "C+y": "seal", "z": "seal"}, {"C+x": "seal", "C+y": "interrupt", "z": "seal"})
+    runs = []
+    for number, end in enumerate(ends):
+        with RunWriter.create(tmp_path, f"run{number}", LAYOUT) as run:
+            for name, how in end.items():
+                episode = run.open_episode(name, None, capture)
+                for timestep in range(2 + number):
+                    episode.append(frame(capture, timestep), timestep=timestep)
+                getattr(episode, how)()
+            runs.append(run.path.name)
+    store = LatentStore(tmp_path)
+    assert [(e.run, e.id) for e in store.episodes(campaign="C")] == [(runs[0], "C+y"), (runs[1], "C+x")]
+    assert len(store.select("vlm", campaign="C")) == 2 + 3
+    assert store.episode("C+x").run == runs[1]
+    assert [e.id for e in store.episodes()] == ["C+y", "z", "C+x", "z"]
+    assert len(store.episodes(attempts="all")) == 6
+    assert store.episode("C+x", run=runs[0]).status == "interrupted"
+    with RunWriter.create(tmp_path, "run2", LAYOUT) as run:
+        run.open_episode("C+x", None, capture).seal()
+    assert LatentStore(tmp_path).episode("C+x").run == run.path.name
+    assert main(["ls", str(tmp_path), "--campaign", "C"]) == 0
+    assert "interrupted" not in capsys.readouterr().out
 
 
 def test_a_name_of_several_campaigns_is_not_guessed(tmp_path):
@@ -363,6 +392,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         "a+",
         "a+b+c",
         "a+..",
+        "none+e",
         "c" * 60 + "+" + "e" * 68,
     ],
 )

@@ -9,6 +9,7 @@ import stat
 import numpy as np
 import pytest
 from vlascope_latents.commands import main
+from vlascope_latents.printable import printable
 from vlascope_latents.store import LatentStore, RunWriter, verify
 
 from tests.latents.store_fixtures import LAYOUT, frame, plan, values
@@ -60,6 +61,8 @@ def test_ls_shows_each_campaign_and_what_was_told(tmp_path, capsys):
     assert out.count("ep@2") == 1
     assert main(["ls", str(tmp_path / "runs"), "--campaign", "c"]) == 2
     assert "no campaign 'c'; found a, b" in capsys.readouterr().err
+    assert main(["ls", str(tmp_path / "runs"), "--campaign", "none"]) == 2
+    assert "no episodes without a campaign; found a, b" in capsys.readouterr().err
     out = tmp_path / "out"
     assert main(["export", str(writer.path), str(out), "--format", "npz", "--episodes", "ep"]) == 2
     assert "several campaigns have it: name one of a+ep, b+ep" in capsys.readouterr().err
@@ -67,6 +70,20 @@ def test_ls_shows_each_campaign_and_what_was_told(tmp_path, capsys):
     (file,) = out.iterdir()
     with np.load(file) as data:
         assert (str(data["task_description"]), str(data["task_instruction"])) == ("", "own")
+
+
+def test_what_others_stored_never_reaches_the_terminal_as_it_is(tmp_path, capsys):
+    told = "\x1b[31mred\u202eback\0\n[bold]end"
+    with RunWriter.create(tmp_path / "runs", "tiny", LAYOUT) as writer:
+        episode = writer.open_episode("ep", {"instruction": told, "task_instruction": "\x9b2J"}, plan())
+        episode.append(frame(plan(), 0), timestep=0)
+        episode.seal()
+    assert main(["ls", str(tmp_path / "runs"), "--log-level", "error"]) == 0
+    out = capsys.readouterr().out
+    assert all(char.isprintable() or char == "\n" for char in out)
+    assert "\\x1b" in out
+    assert printable(told) == r"\x1b[31mred\u202eback\x00\n[bold]end"
+    assert printable("put “it” – déjà 置く") == "put “it” – déjà 置く"
 
 
 def test_verify_names_each_bad_frame(run, capsys):

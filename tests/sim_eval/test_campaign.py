@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from vlascope_latents.store.layout_on_disk import check_episode_id
+from vlascope_sim.commands import main
 from vlascope_sim.commands.campaign_options import campaign_of
 from vlascope_sim.commands.ranges import parse_numbers
 from vlascope_sim.commands.rollout import Rollout
@@ -17,11 +18,12 @@ from vlascope_sim.rollout.campaign import EpisodeKey, new_campaign_id
 from vlascope_sim.rollout.campaign_file import read_campaign, write_campaign
 from vlascope_sim.rollout.cost import estimate
 from vlascope_sim.rollout.errors import RolloutError
-from vlascope_sim.rollout.runner import CAMPAIGN_FILE
+from vlascope_sim.rollout.results import ResultFile
+from vlascope_sim.rollout.runner import CAMPAIGN_FILE, RESULT_FILE
 from vlascope_sim.rollout.seeds import derive_seed, environment_seed, inference_seed, noise_seed, perturbation_seed
 from vlascope_sim.rollout.told import Told
 
-from tests.sim_eval.campaigns import campaign
+from tests.sim_eval.campaigns import campaign, row
 
 
 @pytest.mark.parametrize(
@@ -62,8 +64,14 @@ def test_a_stride_between_inferences_names_the_nearest_that_work(stride, nearest
         ({"max_steps": 0}, "max_steps: expected at least 1"),
         ({"label": "a/b"}, "label 'a/b': expected at most 48 .* a letter or digit first"),
         ({"id": ""}, "id ''"),
+        ({"id": "none"}, "id 'none': is the word for episodes of no campaign; choose another"),
         ({"id": "a+b"}, r"id 'a\+b'"),
         ({"prompts": {12: "x"}}, "task 12"),
+        (
+            {"prompts": {0: "bad \udcff"}},
+            r"^prompt of task 0: 'bad \\udcff': expected text .* found '\\udcff' at character 5",
+        ),
+        ({"label": "bad\udcff"}, r"^label 'bad\\udcff': expected at most 48"),
         ({"perturb": "shuffle", "move_cm": 3.0}, "move_cm 3: 'shuffle' moves nothing"),
         ({"perturb": "move", "move_cm": 31.0}, "move_cm 31"),
         ({"suite": "libero_spatial", "perturb": "both"}, "by where they stand; use none or move"),
@@ -285,6 +293,40 @@ def test_options_that_do_not_go_together(options, message):
     paths = {name: Path(value) for name, value in options.items() if name in ("output", "resume", "prompt_file")}
     with pytest.raises(RolloutError, match=message):
         campaign_of(Rollout(**{**options, **paths}))
+
+
+def test_prompts_that_are_no_text_are_refused_before_anything_starts(tmp_path, capsys):
+    out = ["--output", str(tmp_path / "o"), "--server", "ws://127.0.0.1:9", "--suite", "libero_object"]
+    (tmp_path / "p.json").write_text('{"3": "a\\ud800"}')
+    for given, message in (
+        (["--prompt", "bad \udcff"], r"prompt of task 0: 'bad \udcff'"),
+        (["--prompt-file", str(tmp_path / "p.json")], r"prompt of task 3: 'a\ud800'"),
+        (["--label", "bad\udcff"], r"label 'bad\udcff'"),
+    ):
+        for dry in ([], ["--dry-run"]):
+            assert main(["rollout", *out, *given, *dry]) == 2
+            _, line = capsys.readouterr().err.splitlines()  # after the options
+            assert message in line
+    assert not (tmp_path / "o").exists()
+
+
+def test_only_what_can_be_resumed_is_advised(tmp_path):
+    ours = campaign()
+    write_campaign(tmp_path / CAMPAIGN_FILE, ours)
+    results = ResultFile(tmp_path / RESULT_FILE)
+    results.append(row(ours, EpisodeKey(0, 0)))
+    results.close()
+    content = (tmp_path / RESULT_FILE).read_bytes() + b'{"torn'
+    (tmp_path / RESULT_FILE).write_bytes(content)
+    with pytest.raises(RolloutError, match=r"holds results already; `--resume \S+` continues them$"):
+        campaign_of(Rollout(**BASE, output=tmp_path))
+    assert (tmp_path / RESULT_FILE).read_bytes() == content, "another process may be at work here"
+    write_campaign(tmp_path / CAMPAIGN_FILE, campaign(id="other"))
+    with pytest.raises(RolloutError, match=r"which this vlascope cannot continue; choose another --output$"):
+        campaign_of(Rollout(**BASE, output=tmp_path))
+    (tmp_path / RESULT_FILE).write_text('{"suite": "libero_object", "prompt": "x"}\n')
+    with pytest.raises(RolloutError, match=r"which this vlascope cannot continue; choose another --output$"):
+        campaign_of(Rollout(**BASE, output=tmp_path))
 
 
 def test_resume_takes_the_folders_campaign_with_new_servers(tmp_path):

@@ -12,6 +12,7 @@ from vlascope_sim.environment import LiberoEnvironment, load_task
 from vlascope_sim.rollout.campaign import EpisodeKey
 from vlascope_sim.rollout.episode import blank_result, run_episode
 from vlascope_sim.rollout.errors import RolloutError
+from vlascope_sim.rollout.results import ResultFile
 from vlascope_sim.rollout.session import PolicySession, open_client
 
 from tests.server.serving.live_server import serve
@@ -88,6 +89,25 @@ def test_the_same_episode_again_is_the_same_and_other_noise_is_not(environment, 
     assert first.trajectory == again.trajectory != other.trajectory
     assert first.environment_seed == other.environment_seed
     assert first.run is None  # nothing was captured
+
+
+def test_a_prompt_that_was_cut_is_said_once_and_is_in_each_result(environment, assets, policy_server, tmp_path, caplog):
+    ours = dataclasses.replace(of(policy_server, noise_seeds=2, id="cut", prompts={STOVE: "so " * 200}), video="none")
+    with open_client(policy_server.url, ours, None) as client:
+        rows = [
+            run_episode(environment, client, ours, blank_result(ours, assets, key, 1), tmp_path, lambda *_: None)
+            for key in (KEY, EpisodeKey(STOVE, 3, 1))
+        ]
+    said = [r.getMessage() for r in caplog.records if "the server warns" in r.getMessage()]
+    assert len(said) == 1
+    for row in rows:
+        (warning,) = row.warnings
+        assert warning.endswith("the policy has not seen them")
+        assert warning in said[0]
+    results = ResultFile(tmp_path / "episodes.jsonl")
+    results.append(rows[0])
+    results.close()
+    assert ResultFile(tmp_path / "episodes.jsonl").rows == rows[:1]
 
 
 def test_chunks_shorter_than_the_replan_steps_are_refused(policy_server):

@@ -107,10 +107,11 @@ def test_told_objects_count_where_they_were_told():
 
 
 def test_the_table_has_every_field(tmp_path):
-    moved = {"perturbation": {"seed": 3}, "lifted_first": "milk_1"}
+    moved = {"perturbation": {"seed": 3}, "lifted_first": "milk_1", "warnings": ("prompt: cut",)}
     rows = [row(OURS, EpisodeKey(0, 0), **moved), row(OURS, EpisodeKey(0, 1), status="error", success=None, reason="x")]
     write_parquet(tmp_path / "e.parquet", rows)
     table = pq.read_table(tmp_path / "e.parquet").to_pylist()
+    assert [r["warnings"] for r in table] == [["prompt: cut"], []]
     assert table[0]["latency_ms"] == [1.0, 2.0]
     assert [r["success"] for r in table] == [True, None]
     assert json.loads(table[1]["versions"]) == rows[1].versions

@@ -12,6 +12,7 @@ import sys
 from typing import Annotated
 
 import tyro
+from vlascope_latents.printable import printable
 from vlascope_latents.store.errors import StoreError
 
 from vlascope_analysis.commands.probe import Probe
@@ -38,7 +39,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         command.run()
     except (AnalysisError, StoreError) as error:
-        print(f"vlascope-analysis: {error}", file=sys.stderr)
+        print(f"vlascope-analysis: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("vlascope-analysis: stopped", file=sys.stderr)

@@ -36,7 +36,8 @@ class ProbingOptions:
     run_name: str | None = None
     """One run of a folder of runs."""
     campaign: str | None = None
-    """Episodes of one campaign, by its id; of every campaign unless given. `vlascope-latents ls` lists them."""
+    """Episodes of one campaign, by its id, or `none` for those that are part of no campaign; all unless given.
+    `vlascope-latents ls` lists campaigns."""
     suite: str | None = None
     """One suite of tasks; needed with --task-range where a run has several."""
     interrupted: bool = False

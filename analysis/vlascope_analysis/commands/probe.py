@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
+from vlascope_latents.printable import printable
+
 from vlascope_analysis.commands.options import ProbingOptions
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ class Probe(ProbingOptions):
         from vlascope_analysis.summaries import in_words, probe_summary
 
         for warning in result.warnings:
-            logging.getLogger(__name__).warning(warning)
+            logging.getLogger(__name__).warning("%s", printable(warning))
         denoise = what.denoise_steps[0] if what.denoise_steps else None
         layer = "" if self.layer is None else f"_layer{self.layer}"
         extra = ("" if self.denoise_step is None else f"_denoise{self.denoise_step}") + (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
+from vlascope_latents.printable import printable
+
 from vlascope_analysis.commands.options import ProbingOptions
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class Sweep(ProbingOptions):
         from vlascope_analysis.summaries import sweep_summary
 
         for warning in result.warnings:
-            logging.getLogger(__name__).warning(warning)
+            logging.getLogger(__name__).warning("%s", printable(warning))
         only = "".join(f"_{expert}" for expert in self.experts)
         stem = f"{self.step_name()}{only}{self.name_suffix()}"
         row = result.table.iloc[0]

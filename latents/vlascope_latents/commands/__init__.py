@@ -18,6 +18,7 @@ from vlascope_latents.commands.import_ import Import
 from vlascope_latents.commands.ls import Ls
 from vlascope_latents.commands.repack import Repack
 from vlascope_latents.commands.verify import Verify
+from vlascope_latents.printable import printable
 from vlascope_latents.spec import CaptureSpecError
 from vlascope_latents.store.errors import StoreError
 
@@ -47,7 +48,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         return command.run()
     except (StoreError, CaptureSpecError) as error:
-        print(f"vlascope-latents: {error}", file=sys.stderr)
+        print(f"vlascope-latents: {printable(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("vlascope-latents: stopped", file=sys.stderr)
         return 130

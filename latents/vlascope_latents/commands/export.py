@@ -29,7 +29,7 @@ class Export(Options):
     episodes: tuple[str, ...] = ()
     """Ids, or names where only one campaign has them; every episode unless given."""
     campaign: str | None = None
-    """Episodes of one campaign; of all unless given."""
+    """Episodes of one campaign, or `none` for those that are part of no campaign; all unless given."""
     readable_by: ReadableBy = "owner"
     """Who may read the folder, where it is made: its owner alone, its group, or everyone."""
     dry_run: bool = False

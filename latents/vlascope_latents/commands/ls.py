@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vlascope_latents.commands.options import Options
+from vlascope_latents.printable import printable
 from vlascope_latents.store import Episode, LatentStore
 from vlascope_latents.units import readable_bytes
 
@@ -25,7 +26,7 @@ class Ls(Options):
     attempts: bool = False
     """Every attempt at an episode, not just the last sealed one."""
     campaign: str | None = None
-    """Episodes of one campaign; of all unless given."""
+    """Episodes of one campaign, or `none` for those that are part of no campaign; all unless given."""
 
     def run(self) -> int:
         """Prints one table a campaign of each run."""
@@ -37,7 +38,11 @@ class Ls(Options):
             for campaign in sorted({episode.campaign or "" for episode in own}):
                 console.print(_table(run.name, campaign, [e for e in own if (e.campaign or "") == campaign]))
             if not own and self.campaign is None:
-                console.print(escape(f"{run.name}: no episodes"))
+                later = not self.attempts and store.episodes(run.name)
+                what = (
+                    "later attempts of its episodes are in other runs; --attempts shows it" if later else "no episodes"
+                )
+                console.print(escape(printable(f"{run.name}: {what}")))
         return 0
 
 
@@ -46,7 +51,7 @@ def _table(run: str, campaign: str, episodes: list[Episode]) -> Table:
     frames = [(e.frames, e.row.nbytes if e.status != "open" else sum(x.nbytes for x in e.lines())) for e in episodes]
     total, size = sum(n for n, _ in frames), sum(n for _, n in frames)
     head = f"{run}, campaign {campaign}" if campaign else run
-    table = Table(title=escape(f"{head}: {len(episodes)} episodes, {total} frames, {readable_bytes(size)}"))
+    table = Table(title=escape(printable(f"{head}: {len(episodes)} episodes, {total} frames, {readable_bytes(size)}")))
     told = [(e.metadata.get("instruction"), e.metadata.get("task_instruction")) for e in episodes]
     otherwise = any(task not in (None, instruction) for instruction, task in told)
     for column in ("episode", "status", "success", "frames", "bytes", "dropped", "instruction"):
@@ -67,5 +72,5 @@ def _table(run: str, campaign: str, episodes: list[Episode]) -> Table:
             episode.row.dropped,
             *({None: "-", "": "(none)"}.get(text, text) for text in (texts if otherwise else texts[:1])),
         ]
-        table.add_row(*(escape(str(cell)) for cell in cells))
+        table.add_row(*(escape(printable(cell)) for cell in cells))
     return table

@@ -10,6 +10,7 @@ import tyro
 from rich.progress import track
 
 from vlascope_latents.commands.options import Options
+from vlascope_latents.printable import printable
 from vlascope_latents.store import LatentStore, verify
 
 
@@ -27,7 +28,7 @@ class Verify(Options):
             problem for episode in track(episodes, "verifying", transient=True) for problem in verify([episode])
         ]
         for problem in problems:
-            print(problem)
+            print(printable(problem))
         frames = sum(episode.frames for episode in episodes)
         print(f"{len(episodes)} episodes, {frames} frames: {len(problems) or 'no'} problems")
         return 1 if problems else 0

@@ -34,6 +34,8 @@ LOCK_FILE = "writer.lock"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,96}")
 _ID_CHARACTERS = 128
 _PLUS = "+"
+NO_CAMPAIGN = "none"
+"""What selects the episodes that are part of no campaign; no campaign is called so."""
 
 
 def check_name(what: str, name: Any) -> str:
@@ -62,6 +64,11 @@ def check_episode_id(episode_id: Any) -> str:
         )
     for part in parts:
         check_name("episode" if len(parts) == 1 else f"episode {episode_id!r}", part)
+    if len(parts) == 2 and parts[0] == NO_CAMPAIGN:
+        raise StoreError(
+            f"episode: {episode_id!r}: no campaign can be called {NO_CAMPAIGN!r}, which selects the episodes of none: give it "
+            "another name"
+        )
     return episode_id
 
 

@@ -17,7 +17,15 @@ from typing import Any, Literal
 from vlascope_latents.layout import Span
 from vlascope_latents.store.errors import DamagedError, NotCapturedError, SchemaVersionError, StoreError
 from vlascope_latents.store.index import FrameLine, read_index
-from vlascope_latents.store.layout_on_disk import INDEX_FOLDER, TABLE_FILE, ZARR_FOLDER, RunInfo, find_runs, read_run
+from vlascope_latents.store.layout_on_disk import (
+    INDEX_FOLDER,
+    NO_CAMPAIGN,
+    TABLE_FILE,
+    ZARR_FOLDER,
+    RunInfo,
+    find_runs,
+    read_run,
+)
 from vlascope_latents.store.sealing import EPISODES, GROUPS
 from vlascope_latents.store.selection import FrameRef, Selection, resolve
 from vlascope_latents.store.shard_reader import ShardReader
@@ -144,21 +152,27 @@ class LatentStore:
 
         Args:
             run: a run's name.
-            campaign: a campaign's id; every campaign, and what is part of none, unless told.
+            campaign: a campaign's id; `none` takes what is part of no campaign; every episode unless told.
             attempts: `last` is, of each id, the last sealed attempt; where none is sealed the last interrupted, then the
-                open one.
+                open one. An id with a campaign has one in all the runs that are looked at (a campaign may go on at another
+                server), any other id one in each run.
 
         Raises:
             StoreError: there is no such run or campaign.
         """
         names = list(self._paths) if run is None else [self._run_name(run)]
         found = [Episode(name, self._paths[name], row) for name in names for row in _rows(self._paths[name], attempts)]
+        if attempts == "last":
+            found = _last_of_campaigns(found)
         if campaign is None:
             return found
-        chosen = [episode for episode in found if episode.campaign == campaign]
+        chosen = [episode for episode in found if (episode.campaign or NO_CAMPAIGN) == campaign]
         if not chosen:
+            what = "no episodes without a campaign" if campaign == NO_CAMPAIGN else f"no campaign {campaign!r}"
             campaigns = sorted({episode.campaign for episode in found if episode.campaign})
-            raise StoreError(f"{self.path}: no campaign {campaign!r}; found {_listed(campaigns)}")
+            if any(episode.campaign is None for episode in found):
+                campaigns.append(f"episodes without one (--campaign {NO_CAMPAIGN})")
+            raise StoreError(f"{self.path}: {what}; found {_listed(campaigns)}")
         return chosen
 
     def episode(
@@ -298,6 +312,16 @@ def _rows(path: Path, attempts: str) -> list[EpisodeRow]:
                 last[row.episode] = row
         rows = {row.folder: row for row in last.values()}
     return [rows[folder] for folder in sorted(rows)]
+
+
+def _last_of_campaigns(episodes: list[Episode]) -> list[Episode]:
+    """Of each id with a campaign the one that counts, the newest run's among equals; whatever has none stays."""
+    last: dict[str, Episode] = {}
+    for episode in episodes:
+        known = last.get(episode.id)
+        if known is None or _RANK[episode.status] >= _RANK[known.status]:
+            last[episode.id] = episode
+    return [episode for episode in episodes if episode.campaign is None or last[episode.id] is episode]
 
 
 def _not_one(what: str, found: Sequence[Episode], known: Iterable[str]) -> StoreError:

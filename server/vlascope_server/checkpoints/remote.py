@@ -1,7 +1,8 @@
 """Brings a remote checkpoint into the local cache: gs://, s3://, hf://, http(s)://, and whatever else fsspec reads.
 
 1. A checkpoint lands in `$VLASCOPE_CACHE` (default `~/.cache/vlascope`) under its address; a list of its files, written
-   last, says that it is whole. A whole one is used without asking the remote side again.
+   last, says that it is whole. A whole one is used without asking the remote side again; one of a vlascope that kept no
+   checksums is compared with the remote side once, and used with a warning where that cannot be asked.
 2. A file grows as `<name>.<version>.partial` and is renamed when complete. Whatever ends a download, the next one
    continues where it stopped; where the server cannot, or the file has changed, it starts that file over.
 3. A file is what the place says it is: its checksum, where the place gives one (`checksums.py`), else its size. One that is
@@ -58,6 +59,10 @@ _VERSION_KEYS = ("etag", "ETag", "md5Hash", "crc32c", "blob_id", "mtime", "Last-
 _log = logging.getLogger(__name__)
 
 
+class _UnavailableError(CheckpointError):
+    """The place cannot be asked, or has no such checkpoint any more."""
+
+
 def is_remote(location: str) -> bool:
     """Whether a location is a URL rather than a path."""
     return "://" in location and not location.startswith("file://")
@@ -74,15 +79,25 @@ def fetch(url: str) -> Path:
         The local path that stands for `url`.
 
     Raises:
-        CheckpointError: the package for this kind of place is missing, nothing is there, the connection broke, or a file
-            that came is not what the place says it is.
+        CheckpointError: the package for this kind of place is missing, it cannot be reached, nothing is there, the connection
+            broke, or a file that came is not what the place says it is.
     """
     root, given = _split(url.rstrip("/"))
     target = _cache_path(root)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _lock(target.with_name(f"{target.name}.lock"), root):
-        if not _is_complete(_marker(target, given)):
-            _download(root, given, target)
+        said = _whole(_marker(target, given))
+        if said is None or "checksums" not in said:
+            try:
+                _download(root, given, target)
+            except _UnavailableError as error:
+                if said is None:
+                    raise
+                _log.warning(
+                    "%s; the copy in %s is used: its files have their sizes, their checksums are not known",
+                    error,
+                    target,
+                )
     return target / given if given else target
 
 
@@ -114,16 +129,14 @@ def _marker(target: Path, given: str) -> Path:
     return target / f".vlascope-complete{'-' + given if given.endswith('.safetensors') else ''}.json"
 
 
-def _is_complete(marker: Path) -> bool:
+def _whole(marker: Path) -> dict[str, Any] | None:
+    """What a marker says, where every file that it lists is there with its size; None where not."""
     try:
         said = json.loads(marker.read_text(encoding="utf-8"))
-        files = said["files"]
-        # without checksums it is of a vlascope that knew none: the place is asked once more
-        return "checksums" in said and all(
-            (marker.parent / name).stat().st_size == size for name, size in files.items()
-        )
-    except (OSError, ValueError, KeyError):
-        return False
+        there = all((marker.parent / name).stat().st_size == size for name, size in said["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return said if there else None
 
 
 def _download(url: str, given: str, target: Path) -> None:
@@ -132,6 +145,13 @@ def _download(url: str, given: str, target: Path) -> None:
     try:
         files = _list(filesystem, url, path, given)
         checksums = {name: checksum_of(filesystem, info) for name, info in files.items()}
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise _UnavailableError(
+            f"{url}: cannot be reached ({type(error).__name__}: {_brief(error)}): check the address and the network"
+        ) from error
+    try:
         have = {name: target / name for name in files}
         missing = {n: i for n, i in files.items() if not _is_there(have[n], i["size"], checksums[n])}
         total = sum(info["size"] or 0 for info in missing.values())
@@ -169,7 +189,7 @@ def _connect(url: str) -> tuple[Any, str]:
 
         return fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise CheckpointError(
+        raise _UnavailableError(
             f"{url}: reading {protocol}:// needs the package {package}: pip install {package}"
         ) from error
     except ValueError as error:
@@ -183,12 +203,15 @@ def _list(filesystem: Any, url: str, path: str, given: str) -> dict[str, Mapping
         found = filesystem.find(path)
     except FileNotFoundError:
         found = []
+    if not found:  # also what some backends say of a place that does not answer
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            filesystem.ls(path)
     # all names are looked at before any is used
     names = {name: remote for remote in found if (name := _relative(url, path, remote)) is not None}
     parameters = _matching(names, (given,) if given.endswith(".safetensors") else _PARAMETERS)
     wanted = [*parameters, *_matching(names, _BESIDE)]
     if not parameters:
-        raise CheckpointError(
+        raise _UnavailableError(
             f"{url}: expected a checkpoint with params/ or model.safetensors; found"
             f" {', '.join(sorted(names)[:5]) or 'nothing'}: check the address, or name the folder of one step"
         )

@@ -15,6 +15,7 @@ from vlascope_sim.environment.tasks import suite_tasks
 from vlascope_sim.rollout.campaign import Campaign, new_campaign_id, prompts_from_map
 from vlascope_sim.rollout.campaign_file import read_campaign, read_fields
 from vlascope_sim.rollout.errors import RolloutError
+from vlascope_sim.rollout.results import read_results
 from vlascope_sim.rollout.runner import CAMPAIGN_FILE, RESULT_FILE
 
 _PLAIN = (
@@ -36,7 +37,7 @@ def campaign_of(options: Rollout) -> tuple[Campaign, Path]:
     if options.resume is not None:
         return _resumed(options, options.resume), options.resume
     if options.output is not None and (options.output / RESULT_FILE).exists():
-        raise RolloutError(f"{options.output}: holds results already; `--resume {options.output}` continues them")
+        raise RolloutError(f"{options.output}: {_what_to_do(options.output)}")
     fields = read_fields(options.campaign) if options.campaign else {}
     fields.pop("id", None)  # the same options again are another campaign
     fields |= {name: value for name in _PLAIN if (value := getattr(options, name)) is not None}
@@ -59,6 +60,18 @@ def campaign_of(options: Rollout) -> tuple[Campaign, Path]:
     campaign = Campaign(id=new_campaign_id(fields.get("label", "")), **fields)
     named = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{campaign.suite}"
     return campaign, options.output or Path("results") / "rollouts" / named
+
+
+def _what_to_do(folder: Path) -> str:
+    """With a folder that holds results: what `--resume` would refuse is not advised."""
+    try:
+        campaign, rows = read_campaign(folder / CAMPAIGN_FILE), read_results(folder / RESULT_FILE)
+        resumable = all(row.campaign == campaign.id for row in rows)
+    except RolloutError:
+        resumable = False
+    if resumable:
+        return f"holds results already; `--resume {folder}` continues them"
+    return "holds results already, which this vlascope cannot continue; choose another --output"
 
 
 def _resumed(options: Rollout, folder: Path) -> Campaign:

@@ -127,9 +127,13 @@ class Campaign:
                     f"{name} {value!r}: expected at most {80 if name == 'id' else 48} letters, digits, '.', '_' or '-', and a "
                     "letter or digit first"
                 )
+        if self.id == "none":
+            raise RolloutError("id 'none': is the word for episodes of no campaign; choose another")
         suite_tasks(self.suite)
         for task in (*self.tasks, *self.prompts):
             load_task(self.suite, task)
+        for task, text in self.prompts.items():
+            _check_text(f"prompt of task {task}", text)
         _check_stride(self.stride, self.replan_steps)
         _check_perturb(self)
         if self.prompt_mode == "other":
@@ -238,6 +242,17 @@ def prompts_from_map(found: Mapping[Any, Any], suite: str) -> dict[int, str]:
 def _at_least(least: int, name: str, value: int) -> None:
     if value < least:
         raise RolloutError(f"{name}: expected at least {least}, found {value}")
+
+
+def _check_text(what: str, text: str) -> None:
+    """Bytes of a command line that are no text come as lone surrogates, which neither results nor a server can keep."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RolloutError(
+            f"{what}: {text!r}: expected text that UTF-8 can write, found {text[error.start]!r} at character "
+            f"{error.start + 1}; write it in UTF-8"
+        ) from None
 
 
 def _perturbation(campaign: Campaign, seed: int) -> Perturbation:

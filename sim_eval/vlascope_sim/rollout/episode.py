@@ -142,6 +142,7 @@ def run_episode(
         inferences=session.inferences,
         captures=session.captures,
         frame_bytes=session.frame_bytes,
+        warnings=tuple(session.warnings),
         lifted_first=environment.lifted_first,
         **dataclasses.asdict(stored),
         settle_speed=environment.settle_speed,

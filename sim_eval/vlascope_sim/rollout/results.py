@@ -52,6 +52,7 @@ class EpisodeResult:
         render: mode of drawing.
         settle_speed: of the fastest object after settling, m/s.
         trajectory: digest of all states and actions: equal for equal episodes.
+        warnings: of the server, each text once, such as that the prompt was cut.
         latency_ms: of every inference, from request to actions; model_ms: the part that the server's device took.
         seconds: of the whole attempt.
         video: path in the results' folder; files_error: which files could not be written, and why.
@@ -96,6 +97,7 @@ class EpisodeResult:
     render: str
     settle_speed: float | None = None
     trajectory: str | None = None
+    warnings: tuple[str, ...] = ()
     latency_ms: tuple[float, ...] = ()
     model_ms: tuple[float, ...] = ()
     seconds: float = 0.0
@@ -131,16 +133,9 @@ class ResultFile:
 
     def __init__(self, path: Path):
         self.path = path
-        self.rows: list[EpisodeResult] = []
-        content = path.read_bytes() if path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                self.rows.append(_from_map(json.loads(line)))
-            except (ValueError, TypeError) as error:
-                raise RolloutError(f"{path}, line {number}: no result of an episode ({error})") from error
+        self.rows, length = _read(path)
         self._file = path.open("ab")
-        self._file.truncate(len(whole))
+        self._file.truncate(length)
 
     def append(self, row: EpisodeResult) -> None:
         """Adds a line, on disk when this returns."""
@@ -156,6 +151,15 @@ class ResultFile:
     def attempts(self, key: EpisodeKey) -> int:
         """How many attempts at an episode have ended."""
         return sum(row.key == key for row in self.rows)
+
+
+def read_results(path: Path) -> list[EpisodeResult]:
+    """Every line, in order; changes nothing.
+
+    Raises:
+        RolloutError: a line other than the last is no result.
+    """
+    return _read(path)[0]
 
 
 def final_rows(rows: Iterable[EpisodeResult]) -> list[EpisodeResult]:
@@ -179,6 +183,19 @@ def write_parquet(path: Path, rows: list[EpisodeResult]) -> None:
     partial.replace(path)
 
 
+def _read(path: Path) -> tuple[list[EpisodeResult], int]:
+    """The rows, and how many bytes their lines have."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    rows = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            rows.append(_from_map(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise RolloutError(f"{path}, line {number}: no result of an episode ({error})") from error
+    return rows, len(whole)
+
+
 def _schema():
     import pyarrow as pa
 
@@ -187,6 +204,7 @@ def _schema():
         "float": pa.float64(), "float | None": pa.float64(), "bool | None": pa.bool_(), "dict[str, str]": pa.string(),
         "dict[str, Any] | None": pa.string(),
         "tuple[float, ...]": pa.list_(pa.float64()),
+        "tuple[str, ...]": pa.list_(pa.string()),
     }  # fmt: skip
     return pa.schema([(field.name, kinds[str(field.type)]) for field in dataclasses.fields(EpisodeResult)])
 
@@ -200,4 +218,5 @@ def _from_map(found: dict[str, Any]) -> EpisodeResult:
             f"fields {', '.join(wrong)} are unknown or missing: another vlascope wrote it, give a new folder"
         )
     row = EpisodeResult(**found)
-    return dataclasses.replace(row, latency_ms=tuple(row.latency_ms), model_ms=tuple(row.model_ms))
+    lists = {name: tuple(getattr(row, name)) for name in ("warnings", "latency_ms", "model_ms")}
+    return dataclasses.replace(row, **lists)

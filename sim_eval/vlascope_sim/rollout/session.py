@@ -7,6 +7,8 @@ from timestep 0.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 import time
 from typing import Any
 
@@ -18,6 +20,8 @@ from vlascope_sim.environment.libero import Observation
 from vlascope_sim.rollout.campaign import Campaign, EpisodeKey
 from vlascope_sim.rollout.errors import RolloutError
 from vlascope_sim.rollout.seeds import inference_seed
+
+log = logging.getLogger(__name__)
 
 TEMPORARY = ("overloaded", "shutting_down", "internal", "episode_in_use")
 """Errors of a server after which the same episode may well succeed; after others it cannot."""
@@ -85,6 +89,7 @@ class PolicySession:
         latency_ms: of every inference so far, from request to actions; model_ms: what of it the server's device took.
         captures: inferences that were captured.
         frame_bytes: of a captured frame; None until there was one.
+        warnings: of the server, each text once, such as that the prompt was cut.
 
     Raises:
         RolloutError: the policy's chunks are shorter than `replan_steps`.
@@ -99,6 +104,7 @@ class PolicySession:
         self.model_ms: list[float] = []
         self.captures = 0
         self.frame_bytes: int | None = None
+        self.warnings: list[str] = []
         self._client, self._campaign, self._episode = client, campaign, episode
         self._prompt = campaign.told(key).instruction
         self._noise = campaign.seeds(key)[1]
@@ -168,5 +174,21 @@ class PolicySession:
             self.model_ms.append(round(float(step.reply.policy_timing["model_ms"]), 3))
         if step.reply.latents is not None:
             self.frame_bytes = step.reply.latents.bytes
+        for warning in step.reply.warnings:
+            if warning not in self.warnings:
+                self.warnings.append(warning)
+                _warn_once(self._campaign.id, warning, self._episode["id"])
         self.captures += capture
         return step.action
+
+
+@functools.cache
+def _noted(campaign: str) -> set[str]:
+    """Warnings of the server that this process has shown of a campaign."""
+    return set()
+
+
+def _warn_once(campaign: str, warning: str, episode: str) -> None:
+    if warning not in (noted := _noted(campaign)):
+        noted.add(warning)
+        log.warning("%s: the server warns: %s; said once, results keep it with each episode", episode, warning)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import http.server
+import json
 import multiprocessing
 import os
 import re
@@ -40,11 +41,14 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     """A web server with ranges, which Python's own does not know, that can hang up in the middle of a file."""
 
     ranges = True
+    gone = False
     hang_up_after: int | None = None
     requests: list[tuple[str, str | None]]
 
     def do_GET(self):
         self.requests.append((self.path, self.headers.get("Range")))
+        if self.gone:
+            return self.connection.close()
         path = self.translate_path(self.path)
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
         if not os.path.isfile(path):
@@ -68,6 +72,9 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             return None
         self.wfile.write(data)
         return None
+
+    def do_HEAD(self):
+        return self.connection.close() if self.gone else super().do_HEAD()
 
     def log_message(self, format, *args):
         pass
@@ -228,8 +235,40 @@ def test_nothing_there(memory):
 
 
 def test_server_that_does_not_answer():
-    with pytest.raises(CheckpointError, match=r"http://127.0.0.1:9/x: .*(broke off|found nothing)"):
+    with pytest.raises(
+        CheckpointError, match=r"http://127.0.0.1:9/x: cannot be reached \(.*check the address and the network"
+    ):
         load_checkpoint("http://127.0.0.1:9/x")
+
+
+def test_an_old_copy_is_used_where_its_place_cannot_be_asked(web, cache, caplog):
+    """A marker from before checksums were kept: the place is asked where it answers, and is needed for nothing else."""
+    url, handler = web
+    path = remote.fetch(url)
+    marker = path / ".vlascope-complete.json"
+    current = json.loads(marker.read_text())
+    old = {name: value for name, value in current.items() if name != "checksums"}
+    marker.write_text(json.dumps(old))
+    assert remote.fetch(url) == path
+    assert json.loads(marker.read_text()) == current
+    marker.write_text(json.dumps(old))
+    handler.gone = True
+    assert remote.fetch(url) == path
+    assert f"{url}: cannot be reached" in caplog.text
+    assert f"the copy in {path} is used: its files have their sizes, their checksums are not known" in caplog.text
+    max(path.rglob("*"), key=lambda file: file.stat().st_size).write_bytes(b"")
+    with pytest.raises(CheckpointError, match=f"{url}: cannot be reached"):
+        remote.fetch(url)
+
+
+def test_an_old_copy_is_used_where_its_checkpoint_is_gone(memory, caplog):
+    marker = remote.fetch("memory://bucket/run/1000") / ".vlascope-complete.json"
+    said = json.loads(marker.read_text())
+    del said["checksums"]
+    marker.write_text(json.dumps(said))
+    memory.store.clear()
+    assert_same(load_checkpoint("memory://bucket/run/1000", dtype="float32").params, draw(PI0))
+    assert "found nothing" in caplog.text
 
 
 def test_missing_package(monkeypatch):
