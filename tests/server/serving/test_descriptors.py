@@ -162,6 +162,25 @@ def test_a_failure_that_repeats_itself_is_logged_once_a_second(monkeypatch):
     assert lines.count("no failure") == 500
 
 
+def test_an_episode_that_is_withdrawn_leaves_its_place_to_others(tmp_path):
+    layout = Policy.load("tiny").layout
+    plan = plan_capture(CaptureSpec.from_map(SPEC), layout)
+    episodes = Episodes(RunWriter.create(tmp_path, "x", layout), most=1)
+    for attempt in (1, 2):
+        episode = episodes.begin(object(), EpisodeInfo("a", {"task_id": attempt}))
+        assert episodes.open_writer(episode, plan).attempt == attempt
+        episodes.withdraw(episode)
+        episodes.withdraw(episode)
+    accepted = episodes.begin(owner := object(), EpisodeInfo("a", {"task_id": 3}))
+    accepted.accepted = True
+    episodes.open_writer(accepted, plan)
+    episodes.withdraw(accepted)
+    assert episodes.end(owner, "a", True, 1).status == "sealed"
+    episodes.close()
+    found = [LatentStore(tmp_path).episode("a", attempt=attempt) for attempt in (1, 2, 3)]
+    assert [(e.status, e.frames) for e in found] == [("interrupted", 0), ("interrupted", 0), ("sealed", 0)]
+
+
 @pytest.mark.parametrize("where", ["run_writer.write_table", "episode_writer.seal_episode"])
 def test_a_reply_never_says_sealed_and_error(tmp_path, monkeypatch, where):
     layout = Policy.load("tiny").layout
