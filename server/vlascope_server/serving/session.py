@@ -307,7 +307,7 @@ class Session:
             return draw_noise(seed, shape), seed
         if request.noise.shape != shape:
             raise RequestError("invalid_field", f"noise: expected shape {shape}, found {request.noise.shape}", "noise")
-        return request.noise.astype(np.float32), None
+        return request.noise, None
 
     def _episode(self, request: Infer, prompt: str) -> OpenEpisode:
         """The episode of an observation; one of the connection's own where it names none, another for another prompt."""

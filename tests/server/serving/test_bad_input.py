@@ -54,6 +54,19 @@ ROWS = {
     "prompt is missing": (without("prompt"), "invalid_observation", "prompt"),
     "prompt is no text": (observation(prompt=3), "invalid_observation", "prompt"),
     "prompt is too long": (observation(prompt="a" * 4097), "invalid_observation", "prompt"),
+    "long prompt as an array": (observation(prompt=np.array("a" * 4097)), "invalid_observation", "prompt"),
+    "long text of a robot as an array": (observation(task=np.array("a" * 4097)), "invalid_observation", "task"),
+    "long task as an array": (
+        observation(episode={"task_instruction": np.array("a" * 4097)}), "invalid_field", "episode.task_instruction"
+    ),
+    "long task name as an array": (observation(episode={"task_name": np.array("a" * 4097)}), "invalid_field", "episode.task_name"),
+    "long suite as an array": (observation(episode={"suite": np.array("a" * 4097)}), "invalid_field", "episode.suite"),
+    "long episode as an array": (observation(episode=np.array("a" * 97)), "invalid_field", "episode.id"),
+    "long id as an array": (observation(episode={"id": np.array("a" * 97)}), "invalid_field", "episode.id"),
+    "long metadata as an array": (
+        observation(episode={"metadata": {"x": np.array("a" * 20_000)}}), "invalid_field", "episode.metadata"
+    ),
+    "long request as an array": ({"request": np.array("a" * 4097)}, "unknown_request", "request"),
     "unknown component": (observation(collect_latents={"components": ["x"]}), "invalid_spec", "collect_latents.components"),
     "layer out of range": (observation(collect_latents={"layers": [8]}), "invalid_spec", "collect_latents.layers"),
     "negative layer": (observation(collect_latents={"layers": [-1]}), "invalid_spec", "collect_latents.layers"),
@@ -80,6 +93,8 @@ ROWS = {
     "seed and noise": (observation(noise=np.zeros((10, 32), np.float32)), "invalid_field", "noise"),
     "noise of another shape": ({**without("seed"), "noise": np.zeros((3, 3))}, "invalid_field", "noise"),
     "noise with infinity": ({**without("seed"), "noise": np.full((10, 32), np.inf)}, "invalid_field", "noise"),
+    "noise above float32": ({**without("seed"), "noise": np.full((10, 32), 1e39)}, "invalid_field", "noise"),
+    "annotation above float32": (observation(annotations={"pose": [0.0, -1e39]}), "invalid_field", "annotations.pose"),
     "annotation of text": (observation(annotations={"pose": "left"}), "invalid_field", "annotations.pose"),
     "annotation with a path": (observation(annotations={"../x": 1.0}), "invalid_field", "annotations"),
     "annotations too large": (observation(annotations={"x": np.zeros(5000)}), "invalid_field", "annotations"),
@@ -186,6 +201,22 @@ REFUSED = {
     "prompt": ({"prompt": "bow"}, "spec_changed"),
 }
 """Of an episode that has frames."""
+
+
+def test_numbers_that_float32_cannot_hold_are_named(wire, server):
+    error = wire.ask(observation(annotations={"force": np.array([np.inf, 1.0, 1e300])}))
+    limits = "-3.402823e+38 to 3.402823e+38"
+    assert error["message"] == f"annotations.force: expected numbers from {limits}, as float32 holds, found 1e+300"
+    most = float(np.finfo(np.float32).max)
+    values = {"force": np.array([np.inf, np.nan, most, -most])}
+    assert "actions" in wire.ask(observation(annotations=values))
+    assert "RuntimeWarning" not in server.output
+
+
+def test_an_episode_may_be_named_by_an_array(wire):
+    assert "actions" in wire.ask(observation(episode=np.array("of-an-array"), prompt=np.array("wave")))
+    receipt = wire.ask({"request": "end_episode", "episode": np.array("of-an-array")})
+    assert receipt["episode"] == "of-an-array"
 
 
 def test_an_observation_that_is_refused_has_begun_no_episode(server, wire):
