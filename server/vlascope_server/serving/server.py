@@ -155,6 +155,8 @@ class PolicyServer:
 
     async def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """HTTP, and refusals before a websocket is opened."""
+        if self._access.lacks_key(request.headers):
+            return _unauthorized()
         if (why := self._access.foreign(request.headers)) is not None:
             return _refusal(403, "forbidden", why)
         path = request.path.partition("?")[0]
@@ -166,9 +168,7 @@ class PolicyServer:
         if path not in ("/", "/metrics"):
             return _refusal(404, "not_found", f"{path[:80]}: expected /, /healthz, /readyz or /metrics")
         if not self._access.allows(single(request.headers, "Authorization")):
-            return _refusal(
-                401, "unauthorized", "a key is needed, as `Authorization: Api-Key <key>`; none or a wrong one came"
-            )
+            return _unauthorized()
         if path == "/metrics":
             # the store's numbers wait for its lock, under which it writes to disk
             text = await asyncio.to_thread(self._service.metrics.render)
@@ -278,6 +278,10 @@ def _has_hung_up(connection: ServerConnection) -> bool:
     poll = select.poll()
     poll.register(number, select.POLLRDHUP)
     return bool(poll.poll(0))
+
+
+def _unauthorized() -> Response:
+    return _refusal(401, "unauthorized", "a key is needed, as `Authorization: Api-Key <key>`; none or a wrong one came")
 
 
 def _refusal(status: int, code: str, message: str) -> Response:
