@@ -67,7 +67,7 @@ class Limits:
         message_bytes: of one message.
         clients: connections.
         requests_in_flight: messages being answered, of all clients together.
-        connecting: sockets that have not finished their handshake; a quarter of them from one host.
+        connecting: sockets that have not finished their handshake; a quarter of them, or `clients`, from one host.
         episodes: open in the store, of all clients together; None is as many as descriptors allow, and 32 a client at most.
     """
 
@@ -84,7 +84,9 @@ class PolicyServer:
     def __init__(self, service: Service, metadata: Mapping[str, Any], *, access: Access, limits: Limits):
         self._service, self._access, self._limits = service, access, limits
         self._metadata = pack(metadata)
-        self._arrivals = Arrivals(limits.connecting, max(1, limits.connecting // 4))
+        # as many from one host as could all be let in, since its clients may start together
+        of_a_host = min(limits.connecting, max(limits.clients, limits.connecting // 4))
+        self._arrivals = Arrivals(limits.connecting, of_a_host)
         self._admitted: set[ServerConnection] = set()
         self._connections: set[ServerConnection] = set()
         self._waiting: set[ServerConnection] = set()

@@ -20,7 +20,7 @@ from vlascope_server.robots import RobotInputError, RobotIO
 _log = logging.getLogger(__name__)
 
 _LETTERS = 6
-"""A field with fewer is only found in another case or with other separators; from here on, one letter may be missing or wrong."""
+"""A shorter field is only found in another case or with other separators; from here on, one letter may be missing or wrong."""
 _LETTERS_ADDED = 7
 """From here on, one may be too many."""
 _LETTERS_TWICE = 12

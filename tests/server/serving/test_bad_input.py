@@ -59,7 +59,7 @@ ROWS = {
     "long task as an array": (
         observation(episode={"task_instruction": np.array("a" * 4097)}), "invalid_field", "episode.task_instruction"
     ),
-    "long task name as an array": (observation(episode={"task_name": np.array("a" * 4097)}), "invalid_field", "episode.task_name"),
+    "long name as an array": (observation(episode={"task_name": np.array("a" * 4097)}), "invalid_field", "episode.task_name"),
     "long suite as an array": (observation(episode={"suite": np.array("a" * 4097)}), "invalid_field", "episode.suite"),
     "long episode as an array": (observation(episode=np.array("a" * 97)), "invalid_field", "episode.id"),
     "long id as an array": (observation(episode={"id": np.array("a" * 97)}), "invalid_field", "episode.id"),
