@@ -84,7 +84,7 @@ class Serve:
     max_in_flight: int = 64
     """Requests being answered at a time."""
     max_connecting: int = 128
-    """Sockets that have not finished their handshake, at a time; a quarter of them from one host."""
+    """Sockets that have not finished their handshake, at a time; a quarter of them, or `--max-clients`, from one host."""
     max_episodes: int | None = None
     """Episodes open in the store at a time; unless told, 32 a client, or fewer where the limit of open files is low."""
     max_message_bytes: str = "32MB"

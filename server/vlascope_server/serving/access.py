@@ -40,7 +40,9 @@ class Access:
         """
         self._key = None if key is None else key.encode()
         own = socket.gethostname().lower()
-        self._hosts = {"localhost", own, own.partition(".")[0], *(_checked_host(host) for host in hosts)}
+        short_name = own.partition(".")[0]
+        names = ("localhost", own, short_name, f"{short_name}.local", socket.getfqdn().lower())
+        self._hosts = {host.removesuffix(".") for host in (*names, *(_checked_host(host) for host in hosts))}
         self._origins = {_checked_origin(origin) for origin in origins}
 
     def foreign(self, headers: Headers) -> str | None:
@@ -54,6 +56,11 @@ class Access:
             if "*" not in self._origins and origin.lower() not in self._origins and not _is_same(origin, named[0]):
                 return f"Origin {short(origin)}: web pages of other sites may not connect: allow it with --allow-origin"
         return None
+
+    def lacks_key(self, headers: Headers) -> bool:
+        """Whether a request calls this server by a name that only those may use who know its key, and does not know it."""
+        host = _without_port(single(headers, "Host") or "")
+        return self._key is not None and bool(host) and not self._is_known(host) and not self._has_key(headers)
 
     def _is_known(self, host: str) -> bool:
         if "*" in self._hosts or host in self._hosts or host.endswith(".localhost"):
@@ -81,7 +88,8 @@ def single(headers: Headers, name: str) -> str | None:
 
 def _without_port(host: str) -> str:
     name, colon, port = host.strip().lower().rpartition(":")
-    return name if colon and port.isdigit() and not name.endswith(":") else host.strip().lower()
+    name = name if colon and port.isdigit() and not name.endswith(":") else host.strip().lower()
+    return name.removesuffix(".")  # which a name server's own notation ends with
 
 
 def _is_same(origin: str, host: str) -> bool:

@@ -49,6 +49,7 @@ class OpenEpisode:
         spec: of its frames, once there is one.
         instruction: what the policy was told for its frames, once there is one.
         writer: once there is a frame.
+        accepted: some message of it was not refused.
         inferences: observations so far.
         annotations: name and shape of each, once there is a frame.
     """
@@ -60,6 +61,7 @@ class OpenEpisode:
     spec: CaptureSpec | None = None
     instruction: str | None = None
     writer: EpisodeWriter | None = None
+    accepted: bool = False
     inferences: int = 0
     annotations: dict[str, tuple[int, ...]] | None = None
 
@@ -120,10 +122,15 @@ class Episodes:
             return found
 
     def withdraw(self, episode: OpenEpisode) -> None:
-        """Forgets an episode whose beginning was refused: nothing of it is in the store."""
+        """Forgets an episode whose beginning was refused, or ends it as `interrupted` where the store has it already.
+
+        One that was accepted before stays open.
+        """
         with self._lock:
-            if self._open.get(episode.id) is episode and episode.writer is None:
-                del self._open[episode.id]
+            if self._open.get(episode.id) is not episode or episode.accepted:
+                return
+            self._leave(episode)
+        self._seal(episode, EpisodeWriter.interrupt)
 
     def end(self, owner: object, name: str, success: bool | None, total_steps: int | None) -> Sealed:
         """Seals an episode; waits until its frames are on disk.
@@ -191,7 +198,7 @@ class Episodes:
                 " has one instruction; end it first",
                 "prompt",
             )
-        self._check_disk(episode)
+        self.check_disk(episode)
         begun = episode.writer is not None
         episode.metadata["instruction"] = instruction
         writer = self.open_writer(episode, plan)
@@ -215,7 +222,7 @@ class Episodes:
         if self.run is None:
             raise RequestError("no_store", _NO_STORE, "collect_latents")
         if episode.writer is None:
-            self._check_disk(episode)
+            self.check_disk(episode)
             with self._lock:
                 if self._in_store >= self._most:
                     raise RequestError(
@@ -234,6 +241,30 @@ class Episodes:
                 raise
             episode.spec = plan.spec
         return episode.writer
+
+    def check_disk(self, episode: OpenEpisode) -> None:
+        """Looks whether the store's disk has room for a frame; once a second at most.
+
+        Raises:
+            RequestError: it has too little, or is gone.
+        """
+        if not self._min_free or self.run is None:
+            return
+        looked, free = self._free
+        if time.monotonic() - looked > _DISK_LOOK_SECONDS:
+            try:
+                free = shutil.disk_usage(self.run.path).free
+            except OSError as error:
+                raise RequestError(
+                    "store_failed", f"{self.run.path}: is gone ({error.strerror}): start a new run"
+                ) from None
+            self._free = (time.monotonic(), free)
+        if free < self._min_free:
+            raise RequestError(
+                "store_failed",
+                f"episode {episode.id}: the store's disk has {free} bytes free, and {self._min_free} are kept free:"
+                " make room; what is committed is safe",
+            )
 
     def fill(
         self, slot: FrameSlot, tensors: Callable[[], Mapping[str, np.ndarray]], filled: Callable[[float], None]
@@ -297,25 +328,6 @@ class Episodes:
             _log.error("%s", failure)
         status = "sealed" if error is None and writer.state == "sealed" else "interrupted"
         return Sealed(episode, status, writer.committed, writer.dropped, error)
-
-    def _check_disk(self, episode: OpenEpisode) -> None:
-        if not self._min_free or self.run is None:
-            return
-        looked, free = self._free
-        if time.monotonic() - looked > _DISK_LOOK_SECONDS:
-            try:
-                free = shutil.disk_usage(self.run.path).free
-            except OSError as error:
-                raise RequestError(
-                    "store_failed", f"{self.run.path}: is gone ({error.strerror}): start a new run"
-                ) from None
-            self._free = (time.monotonic(), free)
-        if free < self._min_free:
-            raise RequestError(
-                "store_failed",
-                f"episode {episode.id}: the store's disk has {free} bytes free, and {self._min_free} are kept free:"
-                " make room; what is committed is safe",
-            )
 
 
 def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -54,7 +54,7 @@ class Infer:
         timestep: None where the client counts nothing.
         annotations: name -> float32 array.
         seed: of the noise.
-        noise: instead of a seed.
+        noise: float32, instead of a seed.
         return_latents: send what was captured.
     """
 
@@ -139,7 +139,7 @@ def read_request(data: bytes | str) -> Request:
 
 
 def _infer(message: Mapping[str, Any]) -> Infer:
-    prompt = message.get("prompt")
+    prompt = _plain(message.get("prompt"))
     if isinstance(prompt, str) and len(prompt) > PROMPT_CHARACTERS:
         raise RequestError(
             "invalid_observation", f"prompt: {len(prompt)} characters; expected at most {PROMPT_CHARACTERS}", "prompt"
@@ -152,6 +152,7 @@ def _infer(message: Mapping[str, Any]) -> Infer:
         noise = _numbers(noise) if isinstance(noise, np.ndarray | list) else None
         if noise is None or noise.dtype.kind == "b" or not np.isfinite(noise).all():
             _refuse("noise", "expected an array of finite numbers")
+        noise = _float32("noise", noise)
         if seed is not None:
             _refuse("noise", "given together with seed: expected one of them")
     return Infer(
@@ -175,6 +176,7 @@ def _check_robot_value(field: str, value: Any) -> None:
         for key, item in value.items():
             _check_robot_value(f"{field}/{_key(key)}", item)
         return
+    value = _plain(value)
     if isinstance(value, str | bytes) and len(value) > PROMPT_CHARACTERS:
         found = f"text of {len(value)} characters; expected at most {PROMPT_CHARACTERS}"
     elif isinstance(value, list) and (other := _no_number(value)) is not None:
@@ -231,6 +233,7 @@ def spec_error(error: CaptureSpecError) -> RequestError:
 
 
 def _episode(value: Any) -> EpisodeInfo:
+    value = _plain(value)
     if isinstance(value, str):
         value = {"id": value}
     if not isinstance(value, Mapping):
@@ -311,7 +314,18 @@ def _annotations(value: Any) -> dict[str, np.ndarray]:
     count = sum(array.size for array in arrays.values())
     if count > _ANNOTATION_NUMBERS:
         _refuse("annotations", f"{count} numbers; expected at most {_ANNOTATION_NUMBERS} in all")
-    return {name: array.astype(np.float32) for name, array in arrays.items()}
+    return {name: _float32(f"annotations.{name}", array) for name, array in arrays.items()}
+
+
+def _float32(field: str, array: np.ndarray) -> np.ndarray:
+    """The same numbers as float32; refuses finite ones that it cannot hold."""
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float32)
+    lost = np.isfinite(array) & ~np.isfinite(narrow)
+    if lost.any():
+        most = float(np.finfo(np.float32).max)
+        _refuse(field, f"expected numbers from {-most:.7g} to {most:.7g}, as float32 holds, found {array[lost][0]:.7g}")
+    return narrow
 
 
 def _only(message: Mapping[str, Any], *known: str) -> None:

@@ -67,7 +67,7 @@ class Limits:
         message_bytes: of one message.
         clients: connections.
         requests_in_flight: messages being answered, of all clients together.
-        connecting: sockets that have not finished their handshake; a quarter of them from one host.
+        connecting: sockets that have not finished their handshake; a quarter of them, or `clients`, from one host.
         episodes: open in the store, of all clients together; None is as many as descriptors allow, and 32 a client at most.
     """
 
@@ -84,7 +84,9 @@ class PolicyServer:
     def __init__(self, service: Service, metadata: Mapping[str, Any], *, access: Access, limits: Limits):
         self._service, self._access, self._limits = service, access, limits
         self._metadata = pack(metadata)
-        self._arrivals = Arrivals(limits.connecting, max(1, limits.connecting // 4))
+        # as many from one host as could all be let in, since its clients may start together
+        of_a_host = min(limits.connecting, max(limits.clients, limits.connecting // 4))
+        self._arrivals = Arrivals(limits.connecting, of_a_host)
         self._admitted: set[ServerConnection] = set()
         self._connections: set[ServerConnection] = set()
         self._waiting: set[ServerConnection] = set()
@@ -155,6 +157,8 @@ class PolicyServer:
 
     async def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """HTTP, and refusals before a websocket is opened."""
+        if self._access.lacks_key(request.headers):
+            return _unauthorized()
         if (why := self._access.foreign(request.headers)) is not None:
             return _refusal(403, "forbidden", why)
         path = request.path.partition("?")[0]
@@ -166,9 +170,7 @@ class PolicyServer:
         if path not in ("/", "/metrics"):
             return _refusal(404, "not_found", f"{path[:80]}: expected /, /healthz, /readyz or /metrics")
         if not self._access.allows(single(request.headers, "Authorization")):
-            return _refusal(
-                401, "unauthorized", "a key is needed, as `Authorization: Api-Key <key>`; none or a wrong one came"
-            )
+            return _unauthorized()
         if path == "/metrics":
             # the store's numbers wait for its lock, under which it writes to disk
             text = await asyncio.to_thread(self._service.metrics.render)
@@ -278,6 +280,10 @@ def _has_hung_up(connection: ServerConnection) -> bool:
     poll = select.poll()
     poll.register(number, select.POLLRDHUP)
     return bool(poll.poll(0))
+
+
+def _unauthorized() -> Response:
+    return _refusal(401, "unauthorized", "a key is needed, as `Authorization: Api-Key <key>`; none or a wrong one came")
 
 
 def _refusal(status: int, code: str, message: str) -> Response:

@@ -129,6 +129,7 @@ class Session:
         self._gone: Future[None] = Future()
         self._sample: Future[Sample] | None = None
         self._own: OpenEpisode | None = None
+        self._news: list[str] = []
         self._previous_total: float | None = None
 
     def answer(self, data: bytes | str) -> bytes | str:
@@ -201,20 +202,24 @@ class Session:
         noise, seed = self._noise(request)
         transformed = time.perf_counter()
         spec = service.default_spec if request.collect is True else request.collect or None
+        # nothing is begun or ended for a spec that is refused
+        plan = None if spec is None else self._planned(spec)
         service.activity.asked(self, spec)
-        episode = self._episode(request, prepared.prompt)
+        episode, capture = self._episode(request, prepared.prompt), None
         timestep = episode.inferences if request.timestep is None else request.timestep
-        capture = self._capture(request, spec, episode, prepared, timestep)
-        reserved = time.perf_counter()
         try:
+            capture = self._capture(request, plan, episode, prepared, timestep)
+            reserved = time.perf_counter()
             sample = self._computed(prepared, noise, spec)
-            episode.inferences += 1
             actions = service.policy.robot_actions(sample.actions, prepared)
             latents = self._keep(capture, request, prepared, sample, actions, timestep, seed) if capture else None
         except BaseException as error:
             if capture and capture.slot is not None:
                 capture.slot.release(error)
+            self._withdraw(episode)
             raise
+        episode.accepted = True
+        episode.inferences += 1
         done = time.perf_counter()
         seconds = {
             "read": read - begun,
@@ -226,7 +231,8 @@ class Session:
         }
         for stage, value in seconds.items():
             stages.labels(stage).observe(value)
-        warnings = service.typos.warnings(request.observation)
+        warnings = [*self._news, *service.typos.warnings(request.observation)]
+        self._news.clear()
         reply: dict[str, Any] = {
             "actions": actions,
             # a list, since openpi-client's ActionChunkBroker slices every array by the step
@@ -301,29 +307,39 @@ class Session:
             return draw_noise(seed, shape), seed
         if request.noise.shape != shape:
             raise RequestError("invalid_field", f"noise: expected shape {shape}, found {request.noise.shape}", "noise")
-        return request.noise.astype(np.float32), None
+        return request.noise, None
 
     def _episode(self, request: Infer, prompt: str) -> OpenEpisode:
         """The episode of an observation; one of the connection's own where it names none, another for another prompt."""
         if request.episode is not None and request.episode.id is not None:
             return self._service.episodes.begin(self, request.episode)
         if self._own is not None and request.collect and self._own.instruction not in (None, prompt):
-            self._service.episodes.end(self, self._own.id, None, None)
+            self._service.episodes.check_disk(self._own)  # which would refuse the next one
+            sealed = self._service.episodes.end(self, self._own.id, None, None)
             self._own = None
+            if sealed.error is not None:
+                self._news.append(
+                    f"episode {sealed.episode.id}: ended as {sealed.status} where the prompt changed: {sealed.error}"
+                )
         if self._own is None:
             info = request.episode or EpisodeInfo(None, {})
             self._own = self._service.episodes.begin(self, info, implicit=True)
         return self._own
 
+    def _withdraw(self, episode: OpenEpisode) -> None:
+        """Told that a message was refused: an episode that only refused messages spoke of has not begun."""
+        self._service.episodes.withdraw(episode)
+        if self._own is episode and not episode.accepted:
+            self._own = None
+
     def _capture(
-        self, request: Infer, spec: CaptureSpec | None, episode: OpenEpisode, prepared: PreparedObservation, timestep: int
+        self, request: Infer, plan: CapturePlan | None, episode: OpenEpisode, prepared: PreparedObservation, timestep: int
     ) -> _Capture | None:  # fmt: skip
-        if spec is None:
+        if plan is None:
             return None
         service = self._service
-        plan = self._planned(spec)
         # a program that is still to be compiled must not hold room that others could use
-        self._wait_until_compiled(spec)
+        self._wait_until_compiled(plan.spec)
         if service.episodes.run is None and request.return_latents:
             return _Capture(plan, episode, None, stored=False)
         slot = service.episodes.reserve(episode, plan, prepared.prompt, request.annotations, timestep)
@@ -375,12 +391,13 @@ class Session:
         service = self._service
         plan = self._planned(request.collect) if request.collect else None
         episode = service.episodes.begin(self, request.episode)
-        if plan is not None:
-            try:
+        try:
+            if plan is not None:
                 service.episodes.open_writer(episode, plan)
-            except RequestError:
-                service.episodes.withdraw(episode)
-                raise
+        except BaseException:
+            self._withdraw(episode)
+            raise
+        episode.accepted = True
         attempt = episode.writer.attempt if episode.writer else None
         return {"request": "begin_episode", "episode": episode.id, "run": service.run, "attempt": attempt}
 

@@ -2,16 +2,20 @@
 
 asyncio accepts whatever comes and keeps it through TLS and HTTP handshakes, for as long as those take. The listening socket
 itself keeps the count here, since it is the only one that sees every connection. Where there are too many, the one that
-has been silent longest goes: whoever has something to say says it at once.
+has been silent longest goes: whoever has something to say says it at once. Where many arrive at one moment, what they say
+waits in their sockets: those are not silent, and go only where nothing else keeps the overall bound.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import socket
 from collections import Counter, OrderedDict
 from typing import Any
+
+_log = logging.getLogger(__name__)
 
 BACKLOG = 100
 """Connections that one look at a listening socket accepts at most; the system queues as many."""
@@ -35,10 +39,10 @@ class Arrivals:
         if len(self._waiting) > self._most_of_a_host:  # neither bound can be exceeded before
             self._forget_closed()
             hosts = Counter(other[0] for other in self._waiting)
-            if hosts[address[0]] > self._most_of_a_host:
-                self._hang_up_on_oldest(address[0])
-            elif len(self._waiting) > self._most:
-                self._hang_up_on_oldest(hosts.most_common(1)[0][0])
+            if len(self._waiting) > self._most:
+                self._hang_up_on_one(hosts.most_common(1)[0][0], address, spare=False)
+            elif hosts[address[0]] > self._most_of_a_host:
+                self._hang_up_on_one(address[0], address, spare=True)
 
     def let_in(self, address: Any) -> None:
         """The handshake of the client at `address` is over."""
@@ -53,13 +57,35 @@ class Arrivals:
         for address in [address for address, connection in self._waiting.items() if connection.fileno() < 0]:
             del self._waiting[address]
 
-    def _hang_up_on_oldest(self, host: str) -> None:
-        self._end(next(address for address in self._waiting if address[0] == host))
+    def _hang_up_on_one(self, host: str, newest: Any, *, spare: bool) -> None:
+        """Ends the oldest silent one of a host; where none is, the oldest that speaks, or none where those are spared."""
+        others = [address for address in self._waiting if address[0] == host and address != newest]
+        silent = next((address for address in others if _is_silent(self._waiting[address])), None)
+        chosen = silent if spare or silent is not None else next(iter(others), newest)
+        if chosen is None:
+            return
+        _log.warning(
+            "hung up on a connection of %s before its handshake was over: %d were on their way to one; at most %d may be, %d of"
+            " them from one host",
+            host,
+            len(self._waiting),
+            self._most,
+            self._most_of_a_host,
+        )
+        self._end(chosen)
 
     def _end(self, address: Any) -> None:
         # the transport that asyncio makes of the socket sees its end and closes it, whatever handshake it is in
         with contextlib.suppress(OSError):
             self._waiting.pop(address).shutdown(socket.SHUT_RDWR)
+
+
+def _is_silent(connection: socket.socket) -> bool:
+    """Whether nothing waits to be read from a socket; what does is left there."""
+    try:
+        return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:  # nothing yet, or its other end is gone
+        return True
 
 
 class ListeningSocket(socket.socket):

@@ -7,7 +7,6 @@ though: without a word, nothing would be captured.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -20,8 +19,12 @@ from vlascope_server.robots import RobotInputError, RobotIO
 
 _log = logging.getLogger(__name__)
 
-_NEAR = 0.85
-"""`difflib`'s ratio: one letter in seven may be missing, wrong or too many."""
+_LETTERS = 6
+"""A shorter field is only found in another case or with other separators; from here on, one letter may be missing or wrong."""
+_LETTERS_ADDED = 7
+"""From here on, one may be too many."""
+_LETTERS_TWICE = 12
+"""From here on, two of these may be."""
 _KEYS = 64
 """Observations with more are looked at no further."""
 _REMEMBERED = 256
@@ -89,15 +92,40 @@ def _near(sent: frozenset[str], read: set[str]) -> tuple[str, ...]:
     missing = sorted({*read, *OWN_FIELDS, "request"} - sent)
     lines = []
     for key in sorted(key for key in sent if isinstance(key, str) and key not in read):
-        near = max(missing, key=lambda other: _likeness(key, other), default=None)
-        if near is not None and _likeness(key, near) >= _NEAR:
+        near = min(missing, key=lambda other: _mistakes(key, other), default=None)
+        if near is not None and _is_typo(key, near):
             lines.append(f"{short(key)[1:-1]}: is no field and was not read; did you mean {near}?")
     return tuple(lines)
 
 
-def _likeness(key: str, other: str) -> float:
-    """From 0 to 1, whatever the case and the separators; 0 where the numbers differ, as those of two cameras do."""
-    key, other = (re.sub(r"[^a-z0-9]", "", text.lower()) for text in (key, other))
-    if re.sub(r"[^0-9]", "", key) != re.sub(r"[^0-9]", "", other):
-        return 0.0
-    return difflib.SequenceMatcher(None, key, other, autojunk=False).ratio()
+def _is_typo(key: str, field: str) -> bool:
+    """Whether a key is probably the field with a letter or two missing, wrong, swapped or too many, and no word of its own."""
+    if re.match(rf"{re.escape(field)}[^a-z0-9]+[a-z0-9]", key.lower()):
+        return False  # the field and another word: `episode_id`
+    length, mistakes = len(_letters(field)), _mistakes(key, field)
+    if mistakes == 1 and len(_letters(key)) > length:
+        return length >= _LETTERS_ADDED
+    return mistakes <= (length >= _LETTERS) + (length >= _LETTERS_TWICE)
+
+
+def _mistakes(key: str, field: str) -> int:
+    """Letters that are missing, wrong, swapped or too many, whatever the case and the separators.
+
+    Many where the numbers differ, as those of two cameras do, and where the lengths say it already.
+    """
+    key, field = _letters(key), _letters(field)
+    if re.sub(r"[^0-9]", "", key) != re.sub(r"[^0-9]", "", field) or abs(len(key) - len(field)) > 2:
+        return max(len(key), len(field), 3)
+    before, row = [0] * (len(field) + 1), list(range(len(field) + 1))
+    for i, letter in enumerate(key, 1):
+        last, before, row = before, row, [i]
+        for j, other in enumerate(field, 1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == field[j - 2] and key[i - 2] == other:
+                cost = min(cost, last[j - 2] + 1)
+            row.append(cost)
+    return row[-1]
+
+
+def _letters(key: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", key.lower())

@@ -54,6 +54,19 @@ ROWS = {
     "prompt is missing": (without("prompt"), "invalid_observation", "prompt"),
     "prompt is no text": (observation(prompt=3), "invalid_observation", "prompt"),
     "prompt is too long": (observation(prompt="a" * 4097), "invalid_observation", "prompt"),
+    "long prompt as an array": (observation(prompt=np.array("a" * 4097)), "invalid_observation", "prompt"),
+    "long text of a robot as an array": (observation(task=np.array("a" * 4097)), "invalid_observation", "task"),
+    "long task as an array": (
+        observation(episode={"task_instruction": np.array("a" * 4097)}), "invalid_field", "episode.task_instruction"
+    ),
+    "long name as an array": (observation(episode={"task_name": np.array("a" * 4097)}), "invalid_field", "episode.task_name"),
+    "long suite as an array": (observation(episode={"suite": np.array("a" * 4097)}), "invalid_field", "episode.suite"),
+    "long episode as an array": (observation(episode=np.array("a" * 97)), "invalid_field", "episode.id"),
+    "long id as an array": (observation(episode={"id": np.array("a" * 97)}), "invalid_field", "episode.id"),
+    "long metadata as an array": (
+        observation(episode={"metadata": {"x": np.array("a" * 20_000)}}), "invalid_field", "episode.metadata"
+    ),
+    "long request as an array": ({"request": np.array("a" * 4097)}, "unknown_request", "request"),
     "unknown component": (observation(collect_latents={"components": ["x"]}), "invalid_spec", "collect_latents.components"),
     "layer out of range": (observation(collect_latents={"layers": [8]}), "invalid_spec", "collect_latents.layers"),
     "negative layer": (observation(collect_latents={"layers": [-1]}), "invalid_spec", "collect_latents.layers"),
@@ -80,6 +93,8 @@ ROWS = {
     "seed and noise": (observation(noise=np.zeros((10, 32), np.float32)), "invalid_field", "noise"),
     "noise of another shape": ({**without("seed"), "noise": np.zeros((3, 3))}, "invalid_field", "noise"),
     "noise with infinity": ({**without("seed"), "noise": np.full((10, 32), np.inf)}, "invalid_field", "noise"),
+    "noise above float32": ({**without("seed"), "noise": np.full((10, 32), 1e39)}, "invalid_field", "noise"),
+    "annotation above float32": (observation(annotations={"pose": [0.0, -1e39]}), "invalid_field", "annotations.pose"),
     "annotation of text": (observation(annotations={"pose": "left"}), "invalid_field", "annotations.pose"),
     "annotation with a path": (observation(annotations={"../x": 1.0}), "invalid_field", "annotations"),
     "annotations too large": (observation(annotations={"x": np.zeros(5000)}), "invalid_field", "annotations"),
@@ -180,6 +195,100 @@ def test_a_client_that_vanishes_in_mid_message(server):
         assert wire.ask(observation())["actions"].shape == (10, 7)
 
 
+REFUSED = {
+    "spec": ({"collect_latents": {"layers": [99]}}, "invalid_spec"),
+    "another annotation": ({"annotations": {"other": 1.0}}, "spec_changed"),
+    "prompt": ({"prompt": "bow"}, "spec_changed"),
+}
+"""Of an episode that has frames."""
+
+
+def test_numbers_that_float32_cannot_hold_are_named(wire, server):
+    error = wire.ask(observation(annotations={"force": np.array([np.inf, 1.0, 1e300])}))
+    limits = "-3.402823e+38 to 3.402823e+38"
+    assert error["message"] == f"annotations.force: expected numbers from {limits}, as float32 holds, found 1e+300"
+    most = float(np.finfo(np.float32).max)
+    values = {"force": np.array([np.inf, np.nan, most, -most])}
+    assert "actions" in wire.ask(observation(annotations=values))
+    assert "RuntimeWarning" not in server.output
+
+
+def test_an_episode_may_be_named_by_an_array(wire):
+    assert "actions" in wire.ask(observation(episode=np.array("of-an-array"), prompt=np.array("wave")))
+    receipt = wire.ask({"request": "end_episode", "episode": np.array("of-an-array")})
+    assert receipt["episode"] == "of-an-array"
+
+
+def test_an_observation_that_is_refused_has_begun_no_episode(server, wire):
+    first = {"id": "refused-first", "task_id": 1, "task_name": "A", "task_instruction": "A"}
+    second = {"id": "refused-first", "task_id": 2, "task_instruction": "B"}
+    refused = wire.ask(observation(collect_latents={"layers": [99]}, episode=first, prompt="told A"))
+    assert refused["code"] == "invalid_spec"
+    assert wire.ask({"request": "end_episode", "episode": "refused-first"})["code"] == "unknown_episode"
+    with connect(server.url) as other:
+        reply = other.ask(observation(collect_latents=SPEC, episode=second, prompt="told B"))
+        assert reply["latents"]["attempt"] == 1
+        assert other.ask({"request": "end_episode", "episode": "refused-first"})["frames"] == 1
+    assert LatentStore(server.run).episode("refused-first").metadata == {
+        "task_id": 2, "task_instruction": "B", "instruction": "told B",
+    }  # fmt: skip
+
+
+def test_refusals_do_not_use_up_a_connections_episodes(wire):
+    for number in range(40):
+        message = observation(collect_latents={"layers": [99]}, episode={"id": f"refused-{number}"})
+        assert wire.ask(message)["code"] == "invalid_spec"
+        assert wire.ask(observation(collect_latents={"layers": [99]}))["code"] == "invalid_spec"
+    assert "latents" in wire.ask(observation(collect_latents=SPEC, episode={"id": "not-refused"}))
+    assert wire.ask({"request": "end_episode", "episode": "not-refused"})["frames"] == 1
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_episode_that_was_accepted_outlives_a_refusal(wire, server, name):
+    fields, code = REFUSED[name]
+    episode = {"id": f"accepted-{name.replace(' ', '-')}"}
+    kept = {"collect_latents": SPEC, "episode": episode, "annotations": {"distance": 1.0}}
+    wire.ask(observation(**kept))
+    assert wire.ask(observation(**{**kept, **fields}))["code"] == code
+    wire.ask(observation(**kept))
+    receipt = wire.ask({"request": "end_episode", "episode": episode})
+    assert (receipt["frames"], receipt["attempt"], receipt["error"]) == (2, 1, None)
+
+
+def test_a_refused_beginning_takes_no_episode_that_goes_on(wire):
+    assert "actions" in wire.ask(observation(episode={"id": "goes-on"}))
+    error = wire.ask(observation(collect_latents={"layers": [99]}, episode={"id": "goes-on"}))
+    assert error["code"] == "invalid_spec"
+    assert wire.ask({"request": "end_episode", "episode": "goes-on"})["status"] == "sealed"
+
+
+def test_an_observation_that_is_refused_cuts_no_episode_in_two(wire):
+    names = [wire.ask(observation(collect_latents=SPEC, prompt="wave"))["latents"]["episode"]]
+    assert wire.ask(observation(collect_latents={"layers": [99]}, prompt="bow"))["code"] == "invalid_spec"
+    reply = wire.ask(observation(collect_latents=SPEC, prompt="wave"))["latents"]
+    assert (reply["episode"], reply["frame"]) == (names[0], 1)
+
+
+def test_frames_that_are_lost_before_the_prompt_changes_are_told(tmp_path):
+    with serve("--store", str(tmp_path), "--warm-up", "none") as server, connect(server.url) as wire:
+        name = wire.ask(observation(collect_latents=SPEC, prompt="wave"))["latents"]["episode"]
+        folder, aside = server.run / "latents.zarr", server.run / "aside"
+        while wire.ask({"request": "status"})["pending"]:
+            time.sleep(0.02)
+        folder.rename(aside)
+        folder.touch()  # where no folder is, nothing can be written
+        assert wire.ask(observation(collect_latents=SPEC, prompt="wave"))["latents"]["frame"] == 1
+        while wire.ask({"request": "status"})["pending"]:
+            time.sleep(0.02)
+        folder.unlink()
+        aside.rename(folder)
+        reply = wire.ask(observation(collect_latents=SPEC, prompt="bow"))
+        (warning,) = reply["warnings"]
+        assert warning.startswith(f"episode {name}: ended as interrupted where the prompt changed: ")
+        assert "1 frames are committed" in warning
+        assert "warnings" not in wire.ask(observation(collect_latents=SPEC, prompt="bow"))
+
+
 def test_captures_without_a_store():
     with serve("--warm-up", "none") as server, connect(server.url) as wire:
         error = wire.ask(observation(collect_latents=SPEC))
@@ -200,6 +309,12 @@ def test_a_disk_that_must_stay_free(tmp_path):
         error = wire.ask({"request": "begin_episode", "episode": "a", "collect_latents": SPEC})
         assert error["code"] == "store_failed"
         assert wire.ask({"request": "end_episode", "episode": "a"})["code"] == "unknown_episode"
+        for number in range(34):
+            error = wire.ask(observation(collect_latents=SPEC, episode={"id": f"e{number}"}))
+            assert (error["code"], "make room" in error["message"]) == ("store_failed", True)
+        assert wire.ask({"request": "begin_episode", "episode": "a"})["episode"] == "a"
+        assert wire.ask({"request": "begin_episode", "episode": "a", "collect_latents": SPEC})["code"] == "store_failed"
+        assert wire.ask({"request": "end_episode", "episode": "a"})["status"] == "sealed"
         assert not list(server.run.glob("index/*"))
         assert wire.ask(observation())["actions"].shape == (10, 7)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
@@ -12,6 +13,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import websockets
 from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_latents.store import LatentStore, RunWriter, verify
 from vlascope_server.policies import Policy
@@ -128,6 +130,51 @@ def test_the_socket_that_is_silent_longest_goes():
             end.close()
 
 
+def test_a_socket_whose_request_waits_to_be_read_is_not_silent(caplog):
+    arrivals = Arrivals(4, 2)
+    with contextlib.ExitStack() as stack:
+        pairs = [tuple(stack.enter_context(end) for end in socket.socketpair()) for _ in range(7)]
+
+        def arrive(number: int, host: str, says: bytes) -> None:
+            pairs[number][1].sendall(says)
+            arrivals.arrived(pairs[number][0], (host, number))
+
+        for number in range(4):  # more than of one host, as all of them speak
+            arrive(number, "a", b"GET /")
+        assert len(arrivals) == 4
+        assert not caplog.records
+        arrive(4, "b", b"")  # the overall bound holds all the same
+        assert len(arrivals) == 4
+        assert pairs[0][1].recv(1) == b""
+        assert pairs[1][0].recv(10) == b"GET /"
+        arrive(5, "c", b"")  # what was read speaks no more
+        assert pairs[1][1].recv(1) == b""
+        for number in (2, 3):
+            assert pairs[number][0].recv(10) == b"GET /"
+        assert [record.getMessage() for record in caplog.records] == [
+            "hung up on a connection of a before its handshake was over: 5 were on their way to one; at most 4 may be, 2 of"
+            " them from one host"
+        ] * 2  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [40, 60])
+def test_clients_of_one_host_that_come_together_are_all_let_in(server, count):
+    async def one() -> str:
+        async with websockets.connect(
+            server.url, compression=None, max_size=None, open_timeout=60, proxy=None
+        ) as client:
+            await client.recv()
+            await everybody.wait()
+            return "let in"
+
+    everybody = asyncio.Barrier(count)
+
+    async def all_of_them() -> list[str]:
+        return await asyncio.gather(*(one() for _ in range(count)))
+
+    assert asyncio.run(all_of_them()) == ["let in"] * count
+
+
 def test_a_port_that_is_taken_is_refused_for_every_address():
     with contextlib.ExitStack() as stack:
         (first, *more) = listen("localhost", 0, Arrivals(4, 1))
@@ -160,6 +207,25 @@ def test_a_failure_that_repeats_itself_is_logged_once_a_second(monkeypatch):
         "episode 0 is not stored", "another", "episode 7 is not stored (and 499 more like it)",
     ]  # fmt: skip
     assert lines.count("no failure") == 500
+
+
+def test_an_episode_that_is_withdrawn_leaves_its_place_to_others(tmp_path):
+    layout = Policy.load("tiny").layout
+    plan = plan_capture(CaptureSpec.from_map(SPEC), layout)
+    episodes = Episodes(RunWriter.create(tmp_path, "x", layout), most=1)
+    for attempt in (1, 2):
+        episode = episodes.begin(object(), EpisodeInfo("a", {"task_id": attempt}))
+        assert episodes.open_writer(episode, plan).attempt == attempt
+        episodes.withdraw(episode)
+        episodes.withdraw(episode)
+    accepted = episodes.begin(owner := object(), EpisodeInfo("a", {"task_id": 3}))
+    accepted.accepted = True
+    episodes.open_writer(accepted, plan)
+    episodes.withdraw(accepted)
+    assert episodes.end(owner, "a", True, 1).status == "sealed"
+    episodes.close()
+    found = [LatentStore(tmp_path).episode("a", attempt=attempt) for attempt in (1, 2, 3)]
+    assert [(e.status, e.frames) for e in found] == [("interrupted", 0), ("interrupted", 0), ("sealed", 0)]
 
 
 @pytest.mark.parametrize("where", ["run_writer.write_table", "episode_writer.seal_episode"])

@@ -17,6 +17,7 @@ def robot_keys(**more) -> dict:
 @pytest.mark.parametrize(
     ("key", "meant"),
     [
+        ("collect_latens", "collect_latents"), ("clolect_latent", "collect_latents"), ("eipsode", "episode"),
         ("collect_latent", "collect_latents"), ("collectLatents", "collect_latents"), ("colect_latents", "collect_latents"),
         ("Collect-Latents", "collect_latents"), ("return_latent", "return_latents"), ("annotation", "annotations"),
         ("time_step", "timestep"), ("Seed", "seed"), ("episodes", "episode"), ("requests", "request"),
@@ -37,10 +38,22 @@ def test_near_keys(key, meant):
         "observation/wrist_image_left",
         "observation/gripper",
         "id",
+        "episode_id",
+        "request_id",
+        "requested",
+        "timestep_s",
+        "prompt_id",
+        "prompts",
+        "seeded",
+        "noisy",
+        "return_latent_states",
     ],
 )
 def test_keys_that_mean_something_else(key):
-    assert Typos(Libero()).warnings(robot_keys(**{key: True})) == []
+    keys = robot_keys(**{key: True})
+    assert Typos(Libero()).warnings(keys) == []
+    del keys["prompt"]  # the server has one
+    assert Typos(Libero()).warnings(keys) == []
 
 
 def test_a_prompt_that_the_server_fills_in():

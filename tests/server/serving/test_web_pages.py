@@ -19,6 +19,11 @@ HANDSHAKE = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: AA
 PATHS = ("/", "/metrics", "/healthz", "/readyz", "/anything")
 
 
+def own_names() -> set[str]:
+    name = socket.gethostname()
+    return {name, f"{name.partition('.')[0]}.local", socket.getfqdn(), f"{name}.", "localhost.", "localhost.:8000"}
+
+
 def status(server: LiveServer, path: str, *headers: str) -> int:
     """Of a request with exactly these headers."""
     host, port = server.url.removeprefix("ws://").split(":")
@@ -54,7 +59,7 @@ def test_pages_are_refused_everywhere(server, path):
 
 def test_programs_are_let_in(server):
     port = server.url.rsplit(":", 1)[1]
-    for host in (f"127.0.0.1:{port}", f"localhost:{port}", "LOCALHOST", "[::1]:80", "10.0.0.7", socket.gethostname()):
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}", "LOCALHOST", "[::1]:80", "10.0.0.7", *own_names()):
         assert status(server, "/healthz", f"Host: {host}") == 200
         assert status(server, "/", f"Host: {host}") == 101
     # some libraries for programs send the server's own origin
@@ -82,6 +87,29 @@ def test_who_knows_the_key_may_call_the_server_by_any_name():
     assert (
         access.foreign(Headers({**named, "Authorization": f"Api-Key {KEY}", "Origin": "https://x.example"})) is not None
     )
+
+
+def test_a_name_without_the_key_is_told_that_the_key_is_missing(tmp_path):
+    file = tmp_path / "key"
+    file.write_text(KEY)
+    with serve("--api-key-file", str(file), "--warm-up", "none", ready=False) as server:
+        for path in PATHS:
+            assert status(server, path, "Host: gpu.example:8000") == 401
+            assert status(server, path, "Host: gpu.example", f"Authorization: Api-Key {KEY}x") == 401
+            assert status(server, path) == 403  # no Host at all
+            assert status(server, path, "Host: localhost", "Origin: https://evil.example") == 403
+        assert status(server, "/healthz", "Host: localhost") == 200
+        assert status(server, "/", "Host: gpu.example", f"Authorization: Api-Key {KEY}") == 101
+
+
+def test_a_machines_names_are_looked_up_once(monkeypatch):
+    monkeypatch.setattr("socket.getfqdn", lambda: "GPU.lab.example")
+    access, other = Access(None), Access(None, ["a.example."])
+    monkeypatch.setattr("socket.getfqdn", None)
+    for name in ("gpu.lab.example", "gpu.lab.example.:8000"):
+        assert access.foreign(Headers({"Host": name})) is None
+    assert access.foreign(Headers({"Host": "gpu.lab.example.."})) is not None
+    assert other.foreign(Headers({"Host": "a.example"})) is None
 
 
 def test_any_host_and_origin():
