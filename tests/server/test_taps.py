@@ -54,6 +54,23 @@ def test_capture_never_moves_the_actions_and_yields_what_the_plan_says(config, b
     assert sum(array.nbytes for array in latents.values()) == batch_size * plan.nbytes
 
 
+@pytest.mark.parametrize("config", [PI0, PI05], ids=["pi0", "pi05"])
+def test_what_the_last_block_of_the_prefix_writes_reaches_no_action(config):
+    """Its weights behind the keys and values may be anything; a captured state of it moves with them, the actions do not."""
+    params = dict(noisy_params(config))
+    observation, noise = random_inputs(config, 1)
+    spec = CaptureSpec(experts=("vlm",), layers=(config.vlm.depth - 1,), dtype="float32")
+    plain, latents = sample_actions(params, config, observation, noise, num_steps=STEPS, capture=spec)
+    changed = "PaliGemma/llm/layers/mlp/linear"
+    params[changed] = params[changed].at[-1].multiply(100.0)
+    again, moved = sample_actions(params, config, observation, noise, num_steps=STEPS, capture=spec)
+    np.testing.assert_array_equal(again, plain)
+    assert float(abs(moved["vlm/hidden_states"] - latents["vlm/hidden_states"]).max()) > 1
+    params[changed] = params[changed].at[-2].multiply(100.0)
+    other, _ = sample_actions(params, config, observation, noise, num_steps=STEPS)
+    assert float(abs(other - plain).max()) > 1e-4
+
+
 def test_a_selection_is_a_slice_of_everything():
     _, whole = run(PI0, WHOLE, 2)
     _, some = run(PI0, SELECTIONS["scattered"], 2)
