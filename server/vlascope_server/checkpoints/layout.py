@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import re
 from pathlib import Path
 from typing import Literal
@@ -117,7 +118,7 @@ def _refuse_unfinished(path: Path) -> None:
     if _ORBAX_UNFINISHED in path.name:
         raise CheckpointError(f"{path}: a save that never finished; use an earlier step, or save again")
     if not path.exists():
-        begun = sorted(p.name for p in path.parent.glob(f"{path.name}.*")) if path.parent.is_dir() else []
+        begun = sorted(p.name for p in path.parent.glob(f"{glob.escape(path.name)}.*")) if path.parent.is_dir() else []
         if any(_ORBAX_UNFINISHED in name for name in begun):
             raise CheckpointError(
                 f"{path}: missing, but {begun[0]} is beside it: a save that never finished; save again"

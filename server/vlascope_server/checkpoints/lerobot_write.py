@@ -172,7 +172,7 @@ def write_lerobot(
     _write_json(folder / BEFORE, {"name": BEFORE.removesuffix(".json"), "steps": steps})
     steps = [normaliser(AFTER, UNNORMALISER, 0, outputs), device]
     _write_json(folder / AFTER, {"name": AFTER.removesuffix(".json"), "steps": steps})
-    _warn(folder.name.removesuffix(".partial"), config, kind, stats, own_tokenizer=own_tokenizer)
+    _warn(folder.name.rsplit(".", 2)[0], config, kind, stats, own_tokenizer=own_tokenizer)
 
 
 def _configuration(

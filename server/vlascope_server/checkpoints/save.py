@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -180,18 +181,21 @@ class _Unfinished:
     """A folder beside the wanted one that takes its name when all went well, and goes away when not."""
 
     def __init__(self, folder: Path):
-        self._folder, self._partial = folder, folder.with_name(f"{folder.name}.partial")
+        self._folder = folder
 
     def __enter__(self) -> Path:
         if self._folder.exists():
             raise CheckpointError(f"{self._folder}: exists; expected a new folder: choose another, or remove it")
-        # what an earlier attempt left behind
-        shutil.rmtree(self._partial, ignore_errors=True)
+        # a name of its own: whatever else is called so is somebody's, or another save's
+        self._partial = self._folder.with_name(f"{self._folder.name}.{secrets.token_hex(4)}.partial")
         self._partial.mkdir(parents=True)
         return self._partial
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._partial.rename(self._folder)
-        else:
+        try:
+            if kind is None:
+                self._partial.rename(self._folder)
+        except OSError as error:
+            raise CheckpointError(f"{self._folder}: exists by now ({error.strerror}); choose another folder") from error
+        finally:
             shutil.rmtree(self._partial, ignore_errors=True)

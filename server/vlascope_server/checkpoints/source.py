@@ -239,6 +239,11 @@ def _open_weights(layout: Layout, record: Record, config: ConfigFile | None) -> 
         return weights, read_buffers(layout.weights, buffers, config)
     if config and config.is_lerobot:
         return weights, read_processors(layout.root, config)
+    for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
+        if (layout.root / name).is_file():
+            raise CheckpointError(
+                f"{layout.root}: holds LeRobot's {name}, and no config.json whose type is pi0 or pi05: copy config.json again"
+            )
     return weights, Processors()
 
 

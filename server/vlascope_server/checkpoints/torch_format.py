@@ -77,12 +77,15 @@ class TorchWeights:
         return self._embedding if tensor == names.EMBEDDING else tensor
 
     def _dtype(self, name: str) -> str:
-        tensor, _ = next(names.rule(name).places(self.shapes[name]))
-        stored = self._stored[self._tied(tensor)]
-        code = self._files.codes[stored]
-        if code not in _DTYPES:
-            raise CheckpointError(f"{self._path}: tensor {stored}: expected one of {list(_DTYPES)}, found {code}")
-        return _DTYPES[code]
+        """What holds all layers of a parameter exactly: their own dtype, or float32 where they differ."""
+        found = set()
+        for tensor, _ in names.rule(name).places(self.shapes[name]):
+            stored = self._stored[self._tied(tensor)]
+            code = self._files.codes[stored]
+            if code not in _DTYPES:
+                raise CheckpointError(f"{self._path}: tensor {stored}: expected one of {list(_DTYPES)}, found {code}")
+            found.add(_DTYPES[code])
+        return found.pop() if len(found) == 1 else "float32"
 
     def _shape(self, tensor: str, ndim: int) -> tuple[int, ...]:
         shape = self._tensors.get(self._tied(tensor))
