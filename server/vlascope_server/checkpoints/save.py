@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import secrets
 import shutil
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -187,9 +190,19 @@ class _Unfinished:
         if self._folder.exists():
             raise CheckpointError(f"{self._folder}: exists; expected a new folder: choose another, or remove it")
         # a name of its own: whatever else is called so is somebody's, or another save's
-        self._partial = self._folder.with_name(f"{self._folder.name}.{secrets.token_hex(4)}.partial")
+        host = socket.gethostname().partition(".")[0]
+        own = f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._partial = self._folder.with_name(f"{self._folder.name}.{own}.partial")
         self._partial.mkdir(parents=True)
+        self._sweep(host)
         return self._partial
+
+    def _sweep(self, host: str) -> None:
+        """Removes what saves of this folder left whose processes, on this machine, are gone."""
+        ours = re.compile(rf"{re.escape(self._folder.name)}\.{re.escape(host)}-(\d+)-[0-9a-f]{{8}}\.partial")
+        for path in self._folder.parent.iterdir():
+            if (found := ours.fullmatch(path.name)) and not _is_running(int(found[1])):
+                shutil.rmtree(path, ignore_errors=True)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
@@ -199,3 +212,13 @@ class _Unfinished:
             raise CheckpointError(f"{self._folder}: exists by now ({error.strerror}); choose another folder") from error
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
@@ -57,6 +61,20 @@ def test_a_folder_that_looks_like_an_unfinished_save_is_somebodys(tmp_path):
     assert main(["convert", "tiny", str(tmp_path / "keep"), "--to", "safetensors"]) == 0
     assert (tmp_path / "keep.partial/precious").read_text() == "1"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["keep", "keep.partial"]
+
+
+def test_what_a_killed_save_left_goes_with_the_next_one(tmp_path):
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
+    host = socket.gethostname().partition(".")[0]
+    left = tmp_path / f"new.{host}-{int(gone.stdout)}-0123abcd.partial"
+    running = tmp_path / f"new.{host}-{os.getppid()}-0123abcd.partial"
+    elsewhere = tmp_path / "new.another-1-0123abcd.partial"
+    for folder in (left, running, elsewhere):
+        folder.mkdir()
+    assert main(["convert", "tiny", str(tmp_path / "new"), "--to", "safetensors"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["new", running.name, elsewhere.name])
 
 
 def test_two_conversions_to_one_place(tmp_path):
