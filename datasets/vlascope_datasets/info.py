@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import string
 from collections.abc import Mapping
@@ -74,27 +75,27 @@ class DatasetInfo:
     uncounted: tuple[str, ...] = ()
     others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def columns(self) -> list[str]:
         """Features that are read as numbers or text."""
         return columns(self.features)
 
-    @property
+    @functools.cached_property
     def image_keys(self) -> list[str]:
         """Features whose images lie in the table, depth maps among them."""
         return stored_as(self.features, "image")
 
-    @property
+    @functools.cached_property
     def video_keys(self) -> list[str]:
         """Features whose images lie in video files, depth maps among them."""
         return stored_as(self.features, "video")
 
-    @property
+    @functools.cached_property
     def camera_keys(self) -> list[str]:
         """Every camera whose images are read: in colour or grey, eight bits a channel."""
         return cameras(self.features)
 
-    @property
+    @functools.cached_property
     def unread(self) -> dict[str, str]:
         """Features that are carried over as they are stored, and never read: why, by column."""
         return unread(self.features)
