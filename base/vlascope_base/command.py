@@ -1,0 +1,92 @@
+"""The `main()` of every command: parse, set up logging, run, and end with one line and an exit code.
+
+1. A subcommand is a frozen dataclass of its options with a method `run`, which returns None or an exit code.
+2. The exit code is 0; what `run` returns (1: it ran, and something was found or failed); 2 after an error in what was asked,
+   which is one line on stderr; 130 after Ctrl-C.
+3. An exception that is neither a `VlascopeError` nor an `OSError` is a fault of ours, and ends with its traceback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Union
+
+import tyro
+
+from vlascope_base.errors import VlascopeError
+from vlascope_base.provenance import git_revision
+from vlascope_base.text import printable
+
+_SECRETS = ("api_key",)
+
+
+def run_command(
+    name: str,
+    description: str,
+    subcommands: Mapping[str, type],
+    args: Sequence[str] | None = None,
+    *,
+    errors: tuple[type[Exception], ...] = (),
+    quiet: Sequence[str] = (),
+) -> int:
+    """Runs a command.
+
+    Args:
+        name: of the command, and of the package that it comes with, such as `vlascope-latents`.
+        description: one sentence for `--help`.
+        subcommands: by name; each a dataclass with `log_level` (see `CommandOptions`) and `run`.
+        args: of the command line, without the program's name; None takes the process's own.
+        errors: classes that are printed as one line too, from packages that do not know `VlascopeError`.
+        quiet: loggers of libraries that say less than a warning to nobody.
+
+    Returns:
+        The exit code.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if args == ["--version"]:
+        print(version_line(name))
+        return 0
+    # a Union of run-time values cannot be written with `|`
+    choice: Any = Union[tuple(Annotated[of, tyro.conf.subcommand(word)] for word, of in subcommands.items())]  # noqa: UP007
+    command: Any = tyro.cli(choice, prog=name, description=description, args=args)
+    logging.basicConfig(level=command.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr)
+    for library in quiet:
+        logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
+    print(json.dumps({type(command).__name__.lower(): _shown(command)}, default=str), file=sys.stderr)
+    try:
+        return command.run() or 0
+    except VlascopeError as error:
+        _say(name, error.for_command())
+    except errors as error:
+        _say(name, error)
+    except KeyboardInterrupt:
+        _say(name, "stopped")
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # a folder that cannot be made, a full disk
+        _say(name, f"{error.filename or 'disk'}: {error.strerror or error}")
+    return 2
+
+
+def version_line(name: str) -> str:
+    """The name and version of an installed package, with the git revision where it runs from a checkout."""
+    revision = git_revision()
+    return f"{name} {importlib.metadata.version(name)}" + (f" ({revision})" if revision else "")
+
+
+def _shown(command: Any) -> dict[str, object]:
+    """The options, without what nobody should read in a log."""
+    options = dataclasses.asdict(command)
+    return {field: "(given)" if field in _SECRETS and value else value for field, value in options.items()}
+
+
+def _say(name: str, message: object) -> None:
+    print(f"{name}: {printable(' '.join(str(message).split()))}", file=sys.stderr)

@@ -1,0 +1,100 @@
+"""Text that people read and write: safe for a terminal, bytes with units, lists of numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from vlascope_base.errors import OptionError
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+
+
+def printable(text: object) -> str:
+    r"""One line of `text` that a terminal only shows, and never obeys.
+
+    Whatever is no visible character or space, such as an escape, a line's end or a change of the reading direction, becomes
+    its escape in Python (`\x1b`).
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in str(text))
+
+
+def readable_bytes(count: float, digits: int = 4) -> str:
+    """A number of bytes in decimal units: 1500 is `1.5 kB`.
+
+    Args:
+        count: bytes.
+        digits: significant digits.
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        # what rounds up to 1000 is 1 of the next unit
+        if float(f"{count:.{digits}g}") < 1000:
+            return f"{count:.{digits}g} {unit}"
+        count /= 1000
+    return f"{count:.{digits}g} TB"
+
+
+def parse_bytes(text: str) -> int:
+    """The inverse of `readable_bytes`, for options: `1500`, `1.5kB`, `2 GB`, `1GiB`.
+
+    Raises:
+        OptionError: the text is no number of bytes.
+    """
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([a-zA-Z]*)", text.strip())
+    if match is None or match[2].lower() not in _UNITS:
+        raise OptionError(f"expected bytes such as 500MB or 2GB, found {text!r}")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def parse_numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers as people list them: `0-9` (inclusive), `0,3,5`, `0-2,7`; in the order written, each once.
+
+    Raises:
+        OptionError: the text is no such list.
+    """
+    numbers: list[int] = []
+    for part in text.replace(" ", "").split(","):
+        found = re.fullmatch(r"([0-9]{1,12})(?:-([0-9]{1,12}))?", part)
+        if not found:
+            raise OptionError(f"{text!r}: expected numbers such as 0-9 (inclusive) or 0,3,5")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first:
+            raise OptionError(f"{text!r}: {part} runs backwards; write {last}-{first}")
+        if last - first >= 10**7:
+            raise OptionError(f"{text!r}: {part} is more than ten million numbers")
+        numbers += range(first, last + 1)
+    return tuple(dict.fromkeys(numbers))
+
+
+def listed(values: Iterable[object], limit: int = 20) -> str:
+    """Values for a message: runs of whole numbers as `0-9`, at most `limit` entries, `none` where there are none."""
+    values = list(dict.fromkeys(values))
+    numbers = sorted(value for value in values if isinstance(value, int))
+    if len(numbers) == len(values):
+        texts = [str(a) if a == b else f"{a}-{b}" if b > a + 1 else f"{a}, {b}" for a, b in _runs(numbers)]
+    else:
+        texts = [printable(value) for value in values]
+    more = f", … ({len(texts)})" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + more if texts else "none"
+
+
+def _runs(numbers: list[int]) -> list[tuple[int, int]]:
+    """First and last of each run of consecutive numbers; `numbers` are sorted."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return runs
