@@ -23,10 +23,11 @@ import numpy as np
 import optax
 from common import interleaved, ratio
 from reporting import report
-from vlascope_analysis.episodes import EpisodeQuery, choose_episodes
+from vlascope_analysis.episodes import choose_episodes
+from vlascope_analysis.evaluation import Design
 from vlascope_analysis.features import Slice, load_features
 from vlascope_analysis.labels import instruction_labels
-from vlascope_analysis.probe import Design, EvaluationConfig
+from vlascope_analysis.options import EpisodeQuery, EvaluationConfig, FeatureOptions
 from vlascope_analysis.sweep import sweep
 from vlascope_latents import CaptureSpec, ExpertLayout, LatentLayout, Span, plan_capture
 from vlascope_latents.store import LatentStore, RunWriter
@@ -41,6 +42,7 @@ LAYOUT = LatentLayout(
 )
 PLAN = plan_capture(CaptureSpec(spans=("all",), reduction="mean"), LAYOUT)
 TASKS, WIDTH = 10, 512
+WHAT = FeatureOptions(rollout_step=(10,))
 KNOWING = (5, 7)
 """The layer and denoise step that carry the task; the vlm carries it at the layer."""
 
@@ -74,7 +76,7 @@ def reference_form(store: LatentStore, episodes, what: Slice, epochs: int) -> fl
     Dense layer, Adam at 0.001, cosine loss, 100 epochs, accuracy and cosine similarity of each batch. Unlike the reference it
     tests on held-out episodes, those of the sweep's split.
     """
-    features = load_features(store, episodes, what, [10])
+    features = load_features(store, episodes, what, WHAT.timesteps)
     labels = instruction_labels(features.frames, encode)
     (split,) = Design.of(features.frames, labels, EvaluationConfig(folds=1, permutations=0)).splits
     train = np.concatenate([split.train, split.validation])
@@ -138,10 +140,10 @@ def main() -> None:
         def ours() -> None:
             # what the reference's probe says of one cell: no permutations
             bare = EvaluationConfig(folds=1, permutations=0)
-            found["cells"] = len(sweep(store, episodes, ["action"], bare, encode, timesteps=[10]).table)
+            found["cells"] = len(sweep(store, episodes, ["action"], WHAT, bare, encode).table)
 
         def ours_whole() -> None:
-            found["table"] = sweep(store, episodes, ["vlm", "action"], evaluation, encode, timesteps=[10]).table
+            found["table"] = sweep(store, episodes, ["vlm", "action"], WHAT, evaluation, encode).table
 
         def theirs_vlm() -> None:
             found["vlm"] = reference_form(store, episodes, Slice("vlm", layers=(layer,)), options.epochs)

@@ -1,6 +1,6 @@
 """Ridge regression to label embeddings in closed form, for many cells (layers, denoise steps) in one compiled program.
 
-Knows nothing of stores, or of what a cell is. With labels among C embeddings G, the fitted map's answer to any frame is a
+With labels among C embeddings G, the fitted map's answer to any frame is a
 mixture M of them (weights that sum to 1, some negative), and cosines follow from M and G Gᵀ; so the solver carries C numbers
 a frame and not the embedding's width, and label permutations cost next to nothing: they share the factors.
 
