@@ -20,7 +20,6 @@ cache. On a CPU the mid-size model from a checkpoint on disk, on a GPU the publi
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import os
@@ -33,10 +32,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from common import MID
-from reporting import report
+from common import options_of, report, verdict
+from models import MID, device, usual_size
 from served import FULL, Ask, LoopProbe, Served, serving
 from vlascope_latents.store.durable import write_durably
 from vlascope_server.checkpoints import save_checkpoint
@@ -202,7 +200,7 @@ def by_clients(served: Served, each: int) -> list[dict[str, Any]]:
                     for n in range(count)
                 ]
 
-                def client(n: int, asks: list[Ask] = asks, messages: list[dict] = messages) -> list[float]:
+                def client(n: int, asks: list[Ask] = asks, messages: list[dict[str, Any]] = messages) -> list[float]:
                     taken = []
                     for _ in range(each):
                         begun = time.perf_counter()
@@ -273,8 +271,8 @@ def show(size: str, results: dict[str, Any], frames_bound: float, least: float) 
         (f"{CLIENTS} clients over one by one", results["throughput_ratio"], f">= {least:g}",
          results["throughput_ratio"] >= least),
     ):  # fmt: skip
-        verdict = "" if size == "tiny" else f"   {bound:<8} {'held' if held else 'MISSED'}"
-        print(f"  {what:<34} {value:8.3f}{verdict}")
+        said = "" if size == "tiny" else f"   {bound:<8} {verdict(held)}"
+        print(f"  {what:<34} {value:8.3f}{said}")
     for row in results["by_clients"]:
         what = f"{row['clients']} clients, {'captured' if row['captured'] else 'plain'}"
         print(
@@ -287,20 +285,17 @@ def show(size: str, results: dict[str, Any], frames_bound: float, least: float) 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = (
         "false"  # this process only asks; the server needs the device's memory
     )
-    gpu = jax.default_backend() == "gpu"
-    parser.add_argument("--size", choices=("tiny", "mid", "full"), default="full" if gpu else "mid")
+    parser.add_argument("--size", choices=("tiny", "mid", "full"), default=usual_size())
     parser.add_argument("--frames", type=int, default=500, help="captured, at least")
     parser.add_argument("--rounds", type=int, default=8, help="of captured and plain blocks")
     parser.add_argument("--quick", action="store_true", help="60 frames, 4 rounds")
     parser.add_argument("--folder", type=Path, help="where to write (a real disk); a temporary folder unless given")
-    parser.add_argument("--out", type=Path, help="also write the JSON here")
     args = parser.parse_args()
     frames, rounds = (60, 4) if args.quick else (args.frames, args.rounds)
-    device = jax.devices()[0].device_kind
     config = {"tiny": TINY, "mid": MID.with_cameras(*Libero().spec.cameras), "full": full_size()}[args.size]
     results: dict[str, Any] = {"load_average_before": os.getloadavg()}
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
@@ -313,7 +308,7 @@ def main() -> None:
             show(size, results[size], QUEUE_BYTES[size] + SLACK, 3.0 if args.size == "full" else 1.0)
     results |= {"load_average_after": os.getloadavg(), "queue_bytes": QUEUE_BYTES, "block": BLOCK, "clients": CLIENTS}
     described = {args.size: dataclasses.asdict(config), "tiny": dataclasses.asdict(TINY)}
-    report("serving", described, results, args.out, device)
+    report("serving", described, results, args.out, device())
 
 
 if __name__ == "__main__":
