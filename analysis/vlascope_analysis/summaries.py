@@ -53,7 +53,7 @@ def probe_summary(where: Mapping[str, Any], result: ProbeResult) -> str:
 
 
 def in_words(instruction: str) -> str:
-    """An instruction for people: what was told nothing must not look like a gap, and nothing commands a terminal."""
+    """An instruction for people: an empty one is named as such, and no character of it commands a terminal."""
     return printable(instruction) or "(no instruction)"
 
 

@@ -23,7 +23,7 @@ from vlascope_base.progress import Progress, silent
 from vlascope_analysis.options import TrainingConfig
 
 MIN_IMPROVEMENT = 1e-4
-"""Of the validation loss, which is between 0 and 2: less than this is no reason to go on."""
+"""A validation loss, which is between 0 and 2, is a better one where it is lower by at least this much."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,11 +125,13 @@ def _epoch(
     order = jnp.argsort(jax.random.uniform(key, part.weights.shape) + 2 * (1 - part.weights))
     adam = _adam(config)
 
-    def step(carry, batch):
+    def step(
+        carry: tuple[dict[str, Array], Any], batch: tuple[Array, Array]
+    ) -> tuple[tuple[dict[str, Array], Any], Array]:
         params, optimiser = carry
         frames, weight = batch
 
-        def total(params):
+        def total(params: dict[str, Array]) -> tuple[Array, Array]:
             losses = _losses(params, part.x[frames], part.labels[:, frames], targets)
             losses = (losses * weight).sum(axis=1) / weight.sum()
             return losses.sum(), losses  # maps share no parameters: the gradient of the sum is that of each
