@@ -8,10 +8,14 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vlascope_base.files import make_folders, replace_file
 from vlascope_base.provenance import git_revision, versions
 from vlascope_latents import ExpertLayout, LatentLayout, Span
+
+Results = dict[str, Any]
+"""Metrics by name, nested as they are written to JSON."""
 
 _PACKAGES = ("jax", "numpy", "orbax-checkpoint", "tensorstore", "zarr")
 _IMAGES = tuple(Span(f"image/{name}", 256 * k, 256 * (k + 1)) for k, name in enumerate(("base", "left", "right")))

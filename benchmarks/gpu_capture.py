@@ -14,11 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from common import options_of, report
+from common import Results, options_of, report
 from models import (
     SIZES,
     STEPS,
@@ -32,6 +31,7 @@ from models import (
 )
 from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_server.model import Pi0Config, fuse_for_inference, init_params, sample_actions
+from vlascope_server.model.parameters import Params
 
 SPECS = {
     "full residual": CaptureSpec(),
@@ -46,7 +46,7 @@ def spec_of(name: str, config: Pi0Config) -> CaptureSpec:
     return SPECS[name] or CaptureSpec(layers=tuple(range(0, config.vlm.depth, 4)))
 
 
-def by_spec(config: Pi0Config, params: Any, rounds: int, clock: Clock) -> list[dict[str, Any]]:
+def by_spec(config: Pi0Config, params: Params, rounds: int, clock: Clock) -> list[Results]:
     """Latency over the plain program's, and whether the actions are the same to the bit."""
     observation = random_observation(config)
     noise = random_noise(config)
@@ -73,7 +73,7 @@ def by_spec(config: Pi0Config, params: Any, rounds: int, clock: Clock) -> list[d
     return rows
 
 
-def to_the_host(config: Pi0Config, params: Any, rounds: int) -> dict[str, float]:
+def to_the_host(config: Pi0Config, params: Params, rounds: int) -> dict[str, float]:
     """Bytes a second of the full residual stream on its way to the host: waited for, and while the next inference runs."""
     observation = random_observation(config)
     noise = random_noise(config)
@@ -117,7 +117,7 @@ def to_the_host(config: Pi0Config, params: Any, rounds: int) -> dict[str, float]
     return found
 
 
-def into_a_store(config: Pi0Config, params: Any, folder: Path, frames: int) -> dict[str, float]:
+def into_a_store(config: Pi0Config, params: Params, folder: Path, frames: int) -> dict[str, float]:
     """Bytes a second from the card through the store's writer to synced files."""
     from vlascope_latents.store import RunWriter  # only this needs zarr
 
@@ -151,7 +151,7 @@ def main() -> None:
     args = parser.parse_args()
     clock, config = Clock(args.seconds), served_size(args.size)
     params = fuse_for_inference(init_params(config, dtype=config.dtype))
-    results: dict[str, Any] = {"specs": by_spec(config, params, args.rounds, clock)}
+    results: Results = {"specs": by_spec(config, params, args.rounds, clock)}
     results["to_the_host"] = to_the_host(config, params, args.rounds)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         results["into_a_store"] = into_a_store(config, params, Path(folder), 20)

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from common import options_of, report
+from common import Results, options_of, report
 from gpu_variants import compiled, difference, variants
 from models import (
     SIZES,
@@ -33,14 +33,15 @@ from models import (
 )
 from phases import phases
 from vlascope_server.model import CAMERAS, Pi0Config, fuse_for_inference, init_params, sample_actions
+from vlascope_server.model.parameters import Params
 from work import count_work
 
 
 def by_phase(
-    config: Pi0Config, params: Any, rounds: int, machine: tuple[float, float], cameras: tuple[int, ...], clock: Clock
-) -> dict[str, Any]:
+    config: Pi0Config, params: Params, rounds: int, machine: tuple[float, float], cameras: tuple[int, ...], clock: Clock
+) -> Results:
     """Seconds of the whole and of each phase, for so many cameras, beside what the machine could do."""
-    found: dict[str, Any] = {}
+    found: Results = {}
     print(f"{'cameras':>7} {'phase':>8} {'ms':>9} {'roofline ms':>11} {'ratio':>6} {'share':>6}")
     for count in cameras:
         if clock.left < 60:
@@ -64,7 +65,7 @@ def by_phase(
     return found
 
 
-def by_variant(config: Pi0Config, params: Any, rounds: int, clock: Clock) -> list[dict[str, Any]]:
+def by_variant(config: Pi0Config, params: Params, rounds: int, clock: Clock) -> list[Results]:
     """Every variant that there is time for, in turns with the plain program: seconds, ratio, difference, compile time."""
     observation = random_observation(config)
     noise = random_noise(config)
@@ -73,7 +74,7 @@ def by_variant(config: Pi0Config, params: Any, rounds: int, clock: Clock) -> lis
     rows, plain, actions, longest = [], None, None, 0.0
     print(f"{'variant':<24} {'ms':>9} {'/ plain':>8} {'off by':>9} {'compile s':>9}")
     for variant in variants((config.vision.depth, config.vlm.depth, STEPS)):
-        row: dict[str, Any] = {"name": variant.name, "says": variant.says, "options": dict(variant.options)}
+        row: Results = {"name": variant.name, "says": variant.says, "options": dict(variant.options)}
         rows.append(row)
         if clock.left < longest + 5:
             row["not_measured"] = "out of time"
@@ -103,8 +104,8 @@ def by_variant(config: Pi0Config, params: Any, rounds: int, clock: Clock) -> lis
 
 
 def by_batch(
-    config: Pi0Config, params: Any, rounds: int, machine: tuple[float, float], clock: Clock
-) -> list[dict[str, Any]]:
+    config: Pi0Config, params: Params, rounds: int, machine: tuple[float, float], clock: Clock
+) -> list[Results]:
     """Latency, actions a second and the share of the roofline for batches of 1 to 16, with two cameras as LIBERO has."""
     config, rows = config.with_cameras(*CAMERAS[:2]), []
     print(f"{'batch':>5} {'ms':>9} {'of roofline':>11} {'chunks/s':>9} {'GB in use':>9}")
@@ -123,7 +124,7 @@ def by_batch(
     return rows
 
 
-def _sample(config: Pi0Config, params: Any, observation: Any, noise: jax.Array) -> jax.Array:
+def _sample(config: Pi0Config, params: Params, observation: Any, noise: jax.Array) -> jax.Array:
     return inspect.unwrap(sample_actions)(params, config, observation, noise, num_steps=STEPS)[0]
 
 
@@ -146,7 +147,7 @@ def main() -> None:
     side, elements = (8192, 1 << 29) if large else (256, 1 << 16)
     machine = device_rates(args.rounds, side=side, elements=elements, dtype=config.dtype)
     print(f"matmul {machine[0] / 1e12:.1f} TFLOP/s, memory {machine[1] / 1e12:.2f} TB/s")
-    results: dict[str, Any] = {"matmul_flop_per_s": machine[0], "memory_bytes_per_s": machine[1], "rounds": args.rounds}
+    results: Results = {"matmul_flop_per_s": machine[0], "memory_bytes_per_s": machine[1], "rounds": args.rounds}
     results["phases"] = by_phase(config, params, args.rounds, machine, (3,), clock)
     results["variants"] = by_variant(config, params, args.rounds, clock)
     results["batches"] = by_batch(config, params, args.rounds, machine, clock)

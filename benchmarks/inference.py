@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from common import options_of, report
+from common import Results, options_of, report
 from models import (
     MID,
     STEPS,
@@ -35,7 +34,7 @@ REFERENCE_SHARE = 0.45
 """Of the reference's own jitted sampling at this size, masked camera or not: median of 7 calls, quiet two-core machine."""
 
 
-def share_of_matmul(config: Pi0Config, rounds: int) -> dict[str, Any]:
+def share_of_matmul(config: Pi0Config, rounds: int) -> Results:
     """Three cameras against the matmul rate, and two and one camera against three."""
     params, n = fuse_for_inference(init_params(config)), 2048
     noise = random_noise(config)
@@ -67,7 +66,7 @@ def share_of_matmul(config: Pi0Config, rounds: int) -> dict[str, Any]:
     return results
 
 
-def over_roofline(config: Pi0Config, rounds: int) -> dict[str, Any]:
+def over_roofline(config: Pi0Config, rounds: int) -> Results:
     """Latency over the roofline, whose phases have one each and follow each other, by cameras and batch size."""
     params = fuse_for_inference(init_params(config, dtype="bfloat16"))
     matmul_rate, memory_rate = device_rates(rounds, side=8192, elements=1 << 30)

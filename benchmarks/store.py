@@ -14,10 +14,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from common import LAYOUT, options_of, report, verdict
+from common import LAYOUT, Results, options_of, report, verdict
 from vlascope_base.files import sync_data, write_all
 from vlascope_latents import CapturePlan, CaptureSpec, plan_capture
 from vlascope_latents.store import LatentStore, RunWriter
@@ -75,7 +74,7 @@ def seconds_of(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def bench_write(folder: Path, frames: int, rounds: int) -> dict[str, Any]:
+def bench_write(folder: Path, frames: int, rounds: int) -> Results:
     """Writing: the store over plain files; memory held to the bound."""
     content = np.random.default_rng(0).integers(0, 1 << 16, PLAN.tensors[0].shape, np.uint16)
     limit = 4 * sum(t.nbytes + t.index_nbytes for t in stored_tensors(PLAN, LAYOUT))
@@ -99,7 +98,7 @@ def bench_write(folder: Path, frames: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def bench_read(folder: Path, frames: int, rounds: int) -> dict[str, Any]:
+def bench_read(folder: Path, frames: int, rounds: int) -> Results:
     """Reading one layer of `frames` frames, out of `frames` shards of a few layers, over plain reads of the same bytes."""
     plan: CapturePlan = plan_capture(CaptureSpec(experts=("vlm",), layers=(0, 5, 10)), LAYOUT)
     rng = np.random.default_rng(1)
@@ -150,7 +149,7 @@ def bench_read(folder: Path, frames: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def bench_open(folder: Path, episodes: int) -> dict[str, Any]:
+def bench_open(folder: Path, episodes: int) -> Results:
     """Opening a run of many sealed episodes by its table."""
     with RunWriter.create(folder / "many", "bench", LAYOUT) as run:
         path = run.path
@@ -183,7 +182,7 @@ def main() -> None:
     options = parser.parse_args()
     need = max(2 * options.frames * PLAN.nbytes, options.read_frames * PLAN.nbytes * 4 // 18)
     print(f"takes up to {need / 1e9:.1f} GB of disk")
-    results: dict[str, Any] = {}
+    results: Results = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         for part, call in [
             ("w", lambda p: bench_write(p, options.frames, options.rounds)),

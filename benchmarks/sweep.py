@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import LAYOUT, options_of, report, verdict
+from common import LAYOUT, Results, options_of, report, verdict
 from models import device, interleaved, ratio
 from vlascope_analysis.episodes import Numbered, choose_episodes
 from vlascope_analysis.evaluation import Design
@@ -97,7 +97,7 @@ def reference_form(store: LatentStore, episodes: Sequence[Numbered], what: Slice
     return float(((out @ labels.embeddings.T).argmax(1) == labels.index[split.test]).mean())
 
 
-_COMPILED: dict[str, Any] = {}
+_COMPILED: Results = {}
 
 
 def _step(
@@ -131,7 +131,7 @@ def main() -> None:
         f"writes {options.episodes * PLAN.nbytes / 1e9:.2f} GB; full width: {LAYOUT.vlm.width}, {LAYOUT.action.width}"
     )
     evaluation = EvaluationConfig(folds=1)
-    found: dict[str, Any] = {}
+    found: Results = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         store = write_run(Path(name), options.episodes)
         episodes, _ = choose_episodes(store, EpisodeQuery())

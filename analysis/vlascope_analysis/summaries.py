@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vlascope_analysis.sweep import SweepResult
 
 
-def probe_summary(where: Mapping[str, Any], result: ProbeResult) -> str:
+def probe_summary(where: Mapping[str, object], result: ProbeResult) -> str:
     """`where` says what was probed: name and value of each line of the head."""
     row = result.table.iloc[0]
     percent = f"{100 * row['confidence']:g} %"

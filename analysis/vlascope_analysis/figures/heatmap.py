@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from matplotlib.patches import Rectangle
 
 from vlascope_analysis.figures.style import ALERT, INK, QUIET, SEQUENTIAL, dress, head, new_figure
 
+Cell = dict[Hashable, Any]
+"""A row of `SweepResult.table`, by column."""
 TITLES = {"vlm": "VLM", "text_only": "VLM,\ntext tokens", "action": "action expert"}
 
 
@@ -65,7 +68,7 @@ def heatmap_figure(table: pd.DataFrame, title: str, subtitle: str = "") -> Figur
 class _Grid:
     """One expert's cells by layer and denoise step; None stands for a cell that has no layer or no step."""
 
-    def __init__(self, cells: list[dict[str, Any]]):
+    def __init__(self, cells: list[Cell]):
         self.cells = cells
         self.layers = _sorted({_number(cell["layer"]) for cell in cells})
         self.steps = _sorted({_number(cell["denoise_step"]) for cell in cells})
@@ -73,11 +76,11 @@ class _Grid:
         for cell in cells:
             self.accuracy[self.place(cell)] = cell["accuracy"]
 
-    def place(self, cell: dict[str, Any]) -> tuple[int, int]:
+    def place(self, cell: Cell) -> tuple[int, int]:
         return self.layers.index(_number(cell["layer"])), self.steps.index(_number(cell["denoise_step"]))
 
 
-def _number(value: Any) -> int | None:
+def _number(value: float) -> int | None:
     return None if pd.isna(value) else int(value)
 
 

@@ -57,7 +57,7 @@ class _Part(NamedTuple):
 
 class _State(NamedTuple):
     params: dict[str, Array]
-    optimiser: Any
+    optimiser: optax.OptState
     best: dict[str, Array]
     best_loss: Float[Array, " R"]
     best_epoch: Int[Array, " R"]
@@ -126,8 +126,8 @@ def _epoch(
     adam = _adam(config)
 
     def step(
-        carry: tuple[dict[str, Array], Any], batch: tuple[Array, Array]
-    ) -> tuple[tuple[dict[str, Array], Any], Array]:
+        carry: tuple[dict[str, Array], optax.OptState], batch: tuple[Array, Array]
+    ) -> tuple[tuple[dict[str, Array], optax.OptState], Array]:
         params, optimiser = carry
         frames, weight = batch
 
