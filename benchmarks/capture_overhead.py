@@ -8,36 +8,29 @@ benchmark. The two programs take turns.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import statistics
-from pathlib import Path
+from collections.abc import Callable
 
-import jax
-from common import MID, interleaved, random_observation, ratio
-from reporting import report
+from common import options_of, report
+from models import MID, STEPS, device, interleaved, published, random_noise, random_observation, ratio, usual_size
 from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_server.model import fuse_for_inference, init_params, sample_actions
-from vlascope_server.model.sizes import full_size
-
-STEPS = 10
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    gpu = jax.default_backend() == "gpu"
-    parser.add_argument("--size", choices=("mid", "full"), default="full" if gpu else "mid")
+    parser = options_of(__doc__)
+    parser.add_argument("--size", choices=("mid", "full"), default=usual_size())
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, help="also write the JSON here")
     args = parser.parse_args()
-    config = MID if args.size == "mid" else dataclasses.replace(full_size(), dtype="bfloat16")
+    config = MID if args.size == "mid" else published()
     params = fuse_for_inference(init_params(config, dtype=config.dtype))
     observation = random_observation(config)
-    noise = jax.random.normal(jax.random.key(1), (1, config.action_horizon, config.action_dim))
+    noise = random_noise(config)
     full = CaptureSpec()
 
-    def call(capture: CaptureSpec | None):
+    def call(capture: CaptureSpec | None) -> Callable[[], object]:
         return lambda: sample_actions(params, config, observation, noise, num_steps=STEPS, capture=capture)
 
     seconds = interleaved({"plain": call(None), "capture": call(full)}, args.rounds)
@@ -50,7 +43,7 @@ def main() -> None:
     }
     for name, value in results.items():
         print(f"{name:<24} {value:>14.3f}")
-    report("capture_overhead", dataclasses.asdict(config), results, args.out, jax.devices()[0].device_kind)
+    report("capture_overhead", dataclasses.asdict(config), results, args.out, device())
 
 
 if __name__ == "__main__":

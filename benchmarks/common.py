@@ -1,57 +1,72 @@
-"""What the model's benchmarks share: interleaved timing, the mid size, inputs.
-
-Knows nothing of what is measured.
-"""
+"""What every benchmark shares, without JAX: its options, the JSON line at its end, memory, the published layout."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping
+import argparse
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from vlascope_server.model import GemmaConfig, Observation, Pi0Config, VisionConfig
+from vlascope_base.files import make_folders, replace_file
+from vlascope_base.provenance import git_revision, versions
+from vlascope_latents import ExpertLayout, LatentLayout, Span
 
-MID = Pi0Config(
-    VisionConfig(width=384, depth=12, mlp_dim=1536, num_heads=6),
-    GemmaConfig(512, 18, 2048, num_heads=8, num_kv_heads=1, head_dim=64),
-    GemmaConfig(256, 18, 1024, num_heads=8, num_kv_heads=1, head_dim=64),
-    vocabulary=1024,
+Results = dict[str, Any]
+"""Metrics by name, nested as they are written to JSON."""
+
+_PACKAGES = ("jax", "numpy", "orbax-checkpoint", "tensorstore", "zarr")
+_IMAGES = tuple(Span(f"image/{name}", 256 * k, 256 * (k + 1)) for k, name in enumerate(("base", "left", "right")))
+LAYOUT = LatentLayout(
+    ExpertLayout(18, 2048, 16384, (*_IMAGES, Span("text", 768, 816))),
+    ExpertLayout(18, 1024, 4096, (Span("state", 0, 1), Span("action", 1, 51))),
+    denoise_steps=10,
+    action_horizon=50,
+    action_dim=32,
 )
-"""109M parameters: large enough that matrix products dominate, small enough for a CPU. The size of the reference's time."""
+"""That of the published Pi0 with a prompt of 48 tokens."""
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call, `rounds` times, taking turns: what slows this machine down then slows all of them.
+def options_of(about: str | None) -> argparse.ArgumentParser:
+    """A command line with `--out`.
 
-    Every call runs once before, so that nothing compiles inside a measurement.
+    Args:
+        about: the benchmark's docstring, shown as it is written.
     """
-    for call in calls.values():
-        jax.block_until_ready(call())
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="also write the JSON here")
+    return parser
 
 
-def ratio(numerator: list[float], denominator: list[float]) -> float:
-    """Median over the rounds of the ratio of two calls that took turns."""
-    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
+def report(
+    name: str, config: Mapping[str, object], results: Mapping[str, object], out: Path | None, device: str = "cpu"
+) -> None:
+    """Prints results, configuration, device, versions and revision as one line; writes them to `out` too, if given."""
+    line = {
+        "benchmark": name,
+        "results": results,
+        "config": config,
+        "device": device,
+        # no name of the machine: such lines are published
+        "machine": {"cores": len(os.sched_getaffinity(0)), "cpu": platform.machine()},
+        "versions": versions(*_PACKAGES),
+        "revision": git_revision(),
+    }
+    print(json.dumps(line, default=str))
+    if out:
+        make_folders(out.absolute().parent)
+        replace_file(out, json.dumps(line, indent=1, default=str) + "\n")
 
 
-def random_observation(config: Pi0Config, batch_size: int = 1, seed: int = 0) -> Observation:
-    """A batch of noise images and a prompt without padding, on the device."""
-    rng = np.random.default_rng(seed)
-    B, size, n = batch_size, config.vision.image_size, config.max_token_len
-    return Observation(
-        images={c: jnp.asarray(rng.integers(0, 256, (B, size, size, 3), np.uint8)) for c in config.cameras},
-        image_masks={c: jnp.ones(B, bool) for c in config.cameras},
-        state=jnp.asarray(rng.standard_normal((B, config.action_dim), np.float32)),
-        prompt=jnp.asarray(rng.integers(0, config.vocabulary, (B, n), np.int32)),
-        prompt_mask=jnp.ones((B, n), bool),
-    )
+def verdict(held: bool) -> str:
+    """What a table says of a bound."""
+    return "held" if held else "MISSED"
+
+
+def memory_of(pid: int) -> dict[str, int]:
+    """Bytes of a process (Linux): proportional set size, resident set size, and how much of the latter is no file."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
+    sizes = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines}
+    return {"pss": sizes["Pss"], "rss": sizes["Rss"], "anonymous": sizes["Anonymous"]}

@@ -8,21 +8,30 @@ in `--folder`. The last line is JSON.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from common import interleaved, random_observation, ratio
-from gpu_latency import SIZES, STEPS, Clock, chosen
-from reporting import report
+from common import Results, options_of, report
+from models import (
+    SIZES,
+    STEPS,
+    Clock,
+    device,
+    interleaved,
+    random_noise,
+    random_observation,
+    ratio,
+    served_size,
+)
 from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_server.model import Pi0Config, fuse_for_inference, init_params, sample_actions
+from vlascope_server.model.parameters import Params
 
 SPECS = {
     "full residual": CaptureSpec(),
@@ -37,12 +46,12 @@ def spec_of(name: str, config: Pi0Config) -> CaptureSpec:
     return SPECS[name] or CaptureSpec(layers=tuple(range(0, config.vlm.depth, 4)))
 
 
-def by_spec(config: Pi0Config, params: Any, rounds: int, clock: Clock) -> list[dict[str, Any]]:
+def by_spec(config: Pi0Config, params: Params, rounds: int, clock: Clock) -> list[Results]:
     """Latency over the plain program's, and whether the actions are the same to the bit."""
     observation = random_observation(config)
-    noise = jax.random.normal(jax.random.key(1), (1, config.action_horizon, config.action_dim))
+    noise = random_noise(config)
 
-    def call(capture: CaptureSpec | None):
+    def call(capture: CaptureSpec | None) -> Callable[[], tuple[jax.Array, dict[str, jax.Array]]]:
         return lambda: sample_actions(params, config, observation, noise, num_steps=STEPS, capture=capture)
 
     rows = []
@@ -64,10 +73,10 @@ def by_spec(config: Pi0Config, params: Any, rounds: int, clock: Clock) -> list[d
     return rows
 
 
-def to_the_host(config: Pi0Config, params: Any, rounds: int) -> dict[str, float]:
+def to_the_host(config: Pi0Config, params: Params, rounds: int) -> dict[str, float]:
     """Bytes a second of the full residual stream on its way to the host: waited for, and while the next inference runs."""
     observation = random_observation(config)
-    noise = jax.random.normal(jax.random.key(1), (1, config.action_horizon, config.action_dim))
+    noise = random_noise(config)
     spec = CaptureSpec()
     nbytes = plan_capture(spec, config.layout(STEPS)).nbytes
 
@@ -108,12 +117,12 @@ def to_the_host(config: Pi0Config, params: Any, rounds: int) -> dict[str, float]
     return found
 
 
-def into_a_store(config: Pi0Config, params: Any, folder: Path, frames: int) -> dict[str, float]:
+def into_a_store(config: Pi0Config, params: Params, folder: Path, frames: int) -> dict[str, float]:
     """Bytes a second from the card through the store's writer to synced files."""
     from vlascope_latents.store import RunWriter  # only this needs zarr
 
     observation = random_observation(config)
-    noise = jax.random.normal(jax.random.key(1), (1, config.action_horizon, config.action_dim))
+    noise = random_noise(config)
     spec = CaptureSpec()
     plan = plan_capture(spec, config.layout(STEPS))
     latents = sample_actions(params, config, observation, noise, num_steps=STEPS, capture=spec)[1]
@@ -134,20 +143,19 @@ def into_a_store(config: Pi0Config, params: Any, folder: Path, frames: int) -> d
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--seconds", type=float, default=90)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--folder", type=Path, help="where the store is written; a temporary folder unless given")
-    parser.add_argument("--out", type=Path, help="also write the JSON here")
     args = parser.parse_args()
-    clock, config = Clock(args.seconds), chosen(args.size)
+    clock, config = Clock(args.seconds), served_size(args.size)
     params = fuse_for_inference(init_params(config, dtype=config.dtype))
-    results: dict[str, Any] = {"specs": by_spec(config, params, args.rounds, clock)}
+    results: Results = {"specs": by_spec(config, params, args.rounds, clock)}
     results["to_the_host"] = to_the_host(config, params, args.rounds)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         results["into_a_store"] = into_a_store(config, params, Path(folder), 20)
-    report("gpu_capture", dataclasses.asdict(config), results, args.out, jax.devices()[0].device_kind)
+    report("gpu_capture", dataclasses.asdict(config), results, args.out, device())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ The dataset is made on the spot: noise as images, LIBERO's arm. The last line is
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import statistics
@@ -15,9 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
-from reporting import report
+from common import options_of, report
+from models import device, peak_bytes
 from vlascope_datasets import DatasetWriter
 from vlascope_server.model.sizes import full_size
 from vlascope_server.presets import SEEDED
@@ -49,12 +48,11 @@ def write_dataset(path: Path, frames: int) -> Path:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--folder", type=Path, help="where dataset and run lie; a temporary folder unless given")
-    parser.add_argument("--out", type=Path, help="also write the JSON here")
     args = parser.parse_args()
     config = dataclasses.replace(SIZES[args.size], cameras=CAMERAS)
     SEEDED["benchmark"] = config
@@ -70,18 +68,17 @@ def main() -> None:
         lines = [json.loads(line) for line in (Path(folder) / "run/metrics.jsonl").read_text().splitlines()]
     rates = [line["samples_per_second"] for line in lines if "samples_per_second" in line]
     forward = count_work(config, 1, 1, 2).operations
-    memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
     results = {
         "samples_per_s": statistics.median(rates[len(rates) // 2 :]) if rates else None,
         "seconds_with_compiling_and_saving": whole,
         "operations_per_sample": BACKWARD * forward,
-        "peak_bytes": memory,
+        "peak_bytes": peak_bytes(),
         "steps": args.steps,
         "batch_size": args.batch_size,
     }
     for name, value in results.items():
         print(f"{name:<36} {value}")
-    report("gpu_training", dataclasses.asdict(config), results, args.out, jax.devices()[0].device_kind)
+    report("gpu_training", dataclasses.asdict(config), results, args.out, device())
 
 
 if __name__ == "__main__":

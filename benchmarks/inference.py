@@ -9,28 +9,35 @@ memory) are measured in the same run, for one to three cameras and batches of 1 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import statistics
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from common import MID, interleaved, random_observation, ratio
-from reporting import report
+from common import Results, options_of, report
+from models import (
+    MID,
+    STEPS,
+    device,
+    device_rates,
+    interleaved,
+    published,
+    random_noise,
+    random_observation,
+    ratio,
+    usual_size,
+)
 from vlascope_server.model import CAMERAS, Pi0Config, fuse_for_inference, init_params, sample_actions
-from vlascope_server.model.sizes import full_size
 from work import count_work
 
-STEPS = 10
 REFERENCE_SHARE = 0.45
 """Of the reference's own jitted sampling at this size, masked camera or not: median of 7 calls, quiet two-core machine."""
 
 
-def share_of_matmul(config: Pi0Config, rounds: int) -> dict:
+def share_of_matmul(config: Pi0Config, rounds: int) -> Results:
     """Three cameras against the matmul rate, and two and one camera against three."""
     params, n = fuse_for_inference(init_params(config)), 2048
-    noise = jax.random.normal(jax.random.key(1), (1, config.action_horizon, config.action_dim))
+    noise = random_noise(config)
     square = jax.random.normal(jax.random.key(2), (n, n), jnp.float32)
     matmul = jax.jit(lambda x: x @ x)
     calls = {"matmul": lambda: matmul(square)}
@@ -59,10 +66,10 @@ def share_of_matmul(config: Pi0Config, rounds: int) -> dict:
     return results
 
 
-def over_roofline(config: Pi0Config, rounds: int) -> dict:
+def over_roofline(config: Pi0Config, rounds: int) -> Results:
     """Latency over the roofline, whose phases have one each and follow each other, by cameras and batch size."""
     params = fuse_for_inference(init_params(config, dtype="bfloat16"))
-    matmul_rate, memory_rate = _device_rates(rounds)
+    matmul_rate, memory_rate = device_rates(rounds, side=8192, elements=1 << 30)
     rows = []
     print(f"matmul {matmul_rate / 1e12:.0f} TFLOP/s, memory {memory_rate / 1e12:.2f} TB/s")
     print(f"{'cameras':>7} {'batch':>5} {'ms':>8} {'roofline ms':>11} {'ratio':>6} {'actions/s':>10}")
@@ -70,7 +77,7 @@ def over_roofline(config: Pi0Config, rounds: int) -> dict:
         some = config.with_cameras(*CAMERAS[:cameras])
         for batch in (1, 2, 4, 8, 16):
             observation = random_observation(some, batch)
-            noise = jax.random.normal(jax.random.key(1), (batch, some.action_horizon, some.action_dim))
+            noise = random_noise(some, batch)
             call = lambda c=some, o=observation, x=noise: sample_actions(params, c, o, x, num_steps=STEPS)[0]  # noqa: E731
             seconds = statistics.median(interleaved({"call": call}, rounds)["call"])
             work = count_work(some, batch, STEPS, 2)
@@ -81,29 +88,18 @@ def over_roofline(config: Pi0Config, rounds: int) -> dict:
     return {"matmul_flop_per_s": matmul_rate, "memory_bytes_per_s": memory_rate, "rows": rows, "rounds": rounds}
 
 
-def _device_rates(rounds: int) -> tuple[float, float]:
-    n = 8192
-    square = jax.random.normal(jax.random.key(2), (n, n), jnp.bfloat16)
-    long = jnp.zeros(1 << 30, jnp.float32)
-    matmul, add = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1)
-    seconds = interleaved({"matmul": lambda: matmul(square), "add": lambda: add(long)}, rounds)
-    return 2 * n**3 / statistics.median(seconds["matmul"]), 2 * long.nbytes / statistics.median(seconds["add"])
-
-
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    gpu = jax.default_backend() == "gpu"
-    parser.add_argument("--size", choices=("mid", "full"), default="full" if gpu else "mid")
+    parser = options_of(__doc__)
+    parser.add_argument("--size", choices=("mid", "full"), default=usual_size())
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="also write the JSON here")
     args = parser.parse_args()
     if args.size == "mid":
         config, results = MID, share_of_matmul(MID, args.rounds)
     else:
-        config = dataclasses.replace(full_size(), dtype="bfloat16")
+        config = published()
         results = over_roofline(config, args.rounds)
-    report("inference", dataclasses.asdict(config), results, args.out, jax.devices()[0].device_kind)
+    report("inference", dataclasses.asdict(config), results, args.out, device())
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
-from reporting import report
+from common import options_of, report
 from vlascope_server.model import GemmaConfig, Pi0Config
 from vlascope_server.model.parameters import count, parameter_shapes
 from vlascope_server.model.sizes import full_size
@@ -33,10 +34,9 @@ LIMIT = 1.3
 
 def main() -> None:
     """Command line; the two private roles are processes that this one starts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     parser.add_argument("--gigabytes", type=float, default=2.0, help="of the float32 checkpoint")
     parser.add_argument("--folder", type=Path, help="where to write the checkpoint; kept, and used again when there")
-    parser.add_argument("--out", type=Path, help="also write the JSON here")
     parser.add_argument("--role", choices=("write", "restore"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     config = scaled(args.gigabytes)
@@ -100,7 +100,7 @@ def write(folder: Path, config: Pi0Config) -> None:
     import orbax.checkpoint as ocp
 
     rng = np.random.default_rng(0)
-    tree: dict = {}
+    tree: dict[str, Any] = {}
     for name, shape in parameter_shapes(config).items():
         *parents, leaf = name.split("/")
         node = tree

@@ -1,13 +1,12 @@
 """Rollouts: environment steps a second of our workers over LIBERO's plain loop, and the memory of a worker.
 
-Knows nothing of models: a server of fixed actions answers at once, so that simulation is what is measured. The plain loop is
+A server of fixed actions answers at once, so that simulation is what is measured. The plain loop is
 what LIBERO's users write: one `OffScreenRenderEnv` at 256 pixels that draws both cameras at every step and is reset between
 episodes, with the same actions and no server at all. All of them take turns in this run.
 """
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import statistics
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reporting import report
+from common import memory_of, options_of, report, verdict
 from vlascope_client.codec import pack, unpack
 from vlascope_sim.assets import resolve_assets
 from vlascope_sim.environment import DUMMY_ACTION, SETTLE_STEPS, load_task, suite_tasks
@@ -81,7 +80,7 @@ def plain_loop(channel: Any, assets: AssetsUsed, task_id: int) -> None:
         start = time.perf_counter()
         for number in range(order[0]):
             episode(number, order[1])
-        channel.send((time.perf_counter() - start, pss(os.getpid())))
+        channel.send((time.perf_counter() - start, memory_of(os.getpid())["pss"]))
     os._exit(0)
 
 
@@ -115,27 +114,20 @@ class OurWorkers:
 
     def pss(self) -> int:
         """Bytes of the largest worker."""
-        return max(pss(slot.process.pid) for slot in self._workers._slots)
+        return max(memory_of(slot.process.pid)["pss"] for slot in self._workers._slots)
 
     def close(self) -> None:
         """Ends the processes."""
         self._workers.close()
 
 
-def pss(pid: int) -> int:
-    """Proportional set size of a process, bytes (Linux)."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-
-
 def main() -> None:
     """Prints a table and one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options_of(__doc__)
     parser.add_argument("--episodes", type=int, default=2, help="a round, for each worker")
     parser.add_argument("--steps", type=int, default=100, help="an episode")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--task", type=int, default=0, choices=range(len(suite_tasks("libero_object"))))
-    parser.add_argument("--out", type=Path, help="also write the JSON line here")
     options = parser.parse_args()
     found = resolve_assets()
     assets = AssetsUsed(found.path, found.kind, found.hash)
@@ -177,8 +169,8 @@ def main() -> None:
         rate, ratio = statistics.median(rates[name]), statistics.median(ratios[name])
         print(f"{name:<16} {rate:6.1f} steps/s {ratio:5.2f} x {memory[name] / 1e6:6.0f} MB a worker")
     ratio, size = statistics.median(ratios["fast, 1 worker"]), memory["fast, 1 worker"] / 1e6
-    print(f"fast, 1 worker over the plain loop: {ratio:.2f} (>= 2.5: {'held' if ratio >= 2.5 else 'MISSED'})")
-    print(f"memory of a worker: {size:.0f} MB (<= 700: {'held' if size <= 700 else 'MISSED'})")
+    print(f"fast, 1 worker over the plain loop: {ratio:.2f} (>= 2.5: {verdict(ratio >= 2.5)})")
+    print(f"memory of a worker: {size:.0f} MB (<= 700: {verdict(size <= 700)})")
     results = {
         "steps_per_s": rates,
         "ratios": ratios,

@@ -1,7 +1,4 @@
-"""A policy server in a process of its own, and what can be seen of it from outside: memory, and how fast its loop answers.
-
-Knows nothing of what is measured with it.
-"""
+"""A policy server in a process of its own, and what can be seen of it from outside: memory, and how fast its loop answers."""
 
 from __future__ import annotations
 
@@ -22,6 +19,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import websockets.sync.client
+from common import memory_of
 from vlascope_client.codec import pack, unpack
 
 Ask = Callable[[dict[str, Any]], dict[str, Any]]
@@ -47,7 +45,7 @@ class Served:
         log: what it prints goes here.
     """
 
-    def __init__(self, process: subprocess.Popen, log: Path):
+    def __init__(self, process: subprocess.Popen[bytes], log: Path):
         self._process, self.log, self.pid = process, log, process.pid
         self.url = self._wait(lambda: self._listening())
 
@@ -89,9 +87,7 @@ class Served:
 
     def memory(self) -> dict[str, int]:
         """Bytes: proportional set size, resident set size, and how much of the latter is no file."""
-        lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
-        sizes = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines}
-        return {"pss": sizes["Pss"], "rss": sizes["Rss"], "anonymous": sizes["Anonymous"]}
+        return memory_of(self.pid)
 
     def cpu_seconds(self) -> float:
         """User and system time of the process so far."""

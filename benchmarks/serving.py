@@ -20,7 +20,6 @@ cache. On a CPU the mid-size model from a checkpoint on disk, on a GPU the publi
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import os
@@ -33,10 +32,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from common import MID
-from reporting import report
+from common import Results, options_of, report, verdict
+from models import MID, device, usual_size
 from served import FULL, Ask, LoopProbe, Served, serving
 from vlascope_latents.store.durable import write_durably
 from vlascope_server.checkpoints import save_checkpoint
@@ -55,7 +53,7 @@ QUEUE = {"tiny": "64MB", "mid": "256MB", "full": "1GB"}
 QUEUE_BYTES = {"tiny": 64e6, "mid": 256e6, "full": 1e9}
 
 
-def observation(seed: int, **fields: Any) -> dict[str, Any]:
+def observation(seed: int, **fields: Any) -> Results:
     """LIBERO's arm, seen as noise."""
     rng = np.random.default_rng(seed)
     return {
@@ -115,7 +113,7 @@ def timed(ask: Ask, message: dict[str, Any], period: float) -> float:
     return seconds
 
 
-def stride_one(served: Served, ask: Ask, rounds: int, frames: int, period: float) -> dict[str, Any]:
+def stride_one(served: Served, ask: Ask, rounds: int, frames: int, period: float) -> Results:
     """Latency with capture over latency without, then more captured frames; memory all the while."""
     for _ in range(3):
         ask(PLAIN)
@@ -167,7 +165,7 @@ def concurrently(asks: list[Ask], call: Callable[[Ask], Any]) -> tuple[float, li
     return time.perf_counter() - begun, results
 
 
-def throughput(asks: list[Ask], rounds: int, each: int) -> dict[str, Any]:
+def throughput(asks: list[Ask], rounds: int, each: int) -> Results:
     """Requests per second of eight clients over those of one that sends as many."""
     together, alone, sizes = [], [], []
     for _ in range(rounds):
@@ -188,7 +186,7 @@ def throughput(asks: list[Ask], rounds: int, each: int) -> dict[str, Any]:
     }
 
 
-def by_clients(served: Served, each: int) -> list[dict[str, Any]]:
+def by_clients(served: Served, each: int) -> list[Results]:
     """So many clients at once, each sending `each` requests one after the other, plain and captured."""
     rows = []
     for count in (1, 4, 16):
@@ -202,7 +200,7 @@ def by_clients(served: Served, each: int) -> list[dict[str, Any]]:
                     for n in range(count)
                 ]
 
-                def client(n: int, asks: list[Ask] = asks, messages: list[dict] = messages) -> list[float]:
+                def client(n: int, asks: list[Ask] = asks, messages: list[Results] = messages) -> list[float]:
                     taken = []
                     for _ in range(each):
                         begun = time.perf_counter()
@@ -230,7 +228,7 @@ def by_clients(served: Served, each: int) -> list[dict[str, Any]]:
     return rows
 
 
-def measure(size: str, checkpoint: str, folder: Path, frames: int, rounds: int) -> dict[str, Any]:
+def measure(size: str, checkpoint: str, folder: Path, frames: int, rounds: int) -> Results:
     """Everything about one server."""
     folder.mkdir()
     options = ("--store", str(folder / "runs"), "--queue-bytes", QUEUE[size], "--seed", "0", "--warm-up", "all")
@@ -244,7 +242,7 @@ def measure(size: str, checkpoint: str, folder: Path, frames: int, rounds: int) 
         asks[0]({"request": "end_episode", "episode": "warm-up"})
         rate = disk_rate(folder, captured)
         period = 2 * captured / rate
-        results: dict[str, Any] = {
+        results: Results = {
             "frame_bytes": captured,
             "disk_bytes_per_s": rate,
             "seconds_a_request_at_least": period,
@@ -261,7 +259,7 @@ def measure(size: str, checkpoint: str, folder: Path, frames: int, rounds: int) 
         return results
 
 
-def show(size: str, results: dict[str, Any], frames_bound: float, least: float) -> None:
+def show(size: str, results: Results, frames_bound: float, least: float) -> None:
     """The table of one server; a bound for all but the tiny policy."""
     print(f"{size}: {results['ms_plain']:.1f} ms plain, {results['ms_captured']:.1f} ms captured, "
           f"{results['frames_captured']} frames of {results['frame_bytes'] / 1e6:.1f} MB at "
@@ -273,8 +271,8 @@ def show(size: str, results: dict[str, Any], frames_bound: float, least: float) 
         (f"{CLIENTS} clients over one by one", results["throughput_ratio"], f">= {least:g}",
          results["throughput_ratio"] >= least),
     ):  # fmt: skip
-        verdict = "" if size == "tiny" else f"   {bound:<8} {'held' if held else 'MISSED'}"
-        print(f"  {what:<34} {value:8.3f}{verdict}")
+        said = "" if size == "tiny" else f"   {bound:<8} {verdict(held)}"
+        print(f"  {what:<34} {value:8.3f}{said}")
     for row in results["by_clients"]:
         what = f"{row['clients']} clients, {'captured' if row['captured'] else 'plain'}"
         print(
@@ -287,22 +285,19 @@ def show(size: str, results: dict[str, Any], frames_bound: float, least: float) 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__)
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = (
         "false"  # this process only asks; the server needs the device's memory
     )
-    gpu = jax.default_backend() == "gpu"
-    parser.add_argument("--size", choices=("tiny", "mid", "full"), default="full" if gpu else "mid")
+    parser.add_argument("--size", choices=("tiny", "mid", "full"), default=usual_size())
     parser.add_argument("--frames", type=int, default=500, help="captured, at least")
     parser.add_argument("--rounds", type=int, default=8, help="of captured and plain blocks")
     parser.add_argument("--quick", action="store_true", help="60 frames, 4 rounds")
     parser.add_argument("--folder", type=Path, help="where to write (a real disk); a temporary folder unless given")
-    parser.add_argument("--out", type=Path, help="also write the JSON here")
     args = parser.parse_args()
     frames, rounds = (60, 4) if args.quick else (args.frames, args.rounds)
-    device = jax.devices()[0].device_kind
     config = {"tiny": TINY, "mid": MID.with_cameras(*Libero().spec.cameras), "full": full_size()}[args.size]
-    results: dict[str, Any] = {"load_average_before": os.getloadavg()}
+    results: Results = {"load_average_before": os.getloadavg()}
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         checkpoints = {"tiny": "tiny"} if args.size != "full" else {}
@@ -313,7 +308,7 @@ def main() -> None:
             show(size, results[size], QUEUE_BYTES[size] + SLACK, 3.0 if args.size == "full" else 1.0)
     results |= {"load_average_after": os.getloadavg(), "queue_bytes": QUEUE_BYTES, "block": BLOCK, "clients": CLIENTS}
     described = {args.size: dataclasses.asdict(config), "tiny": dataclasses.asdict(TINY)}
-    report("serving", described, results, args.out, device)
+    report("serving", described, results, args.out, device())
 
 
 if __name__ == "__main__":

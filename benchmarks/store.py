@@ -1,12 +1,11 @@
 """What the latent store costs over plain files: writing, reading one layer, memory, and opening many episodes.
 
-Knows nothing of models: frames are noise of full size (18 layers, 816 tokens, width 2048 in bfloat16: 60 MB).
+Frames are noise of full size (18 layers, 816 tokens, width 2048 in bfloat16: 60 MB).
 Every ratio is of two things that took turns in this run, on the same disk, with the same number of fsyncs.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import statistics
@@ -17,21 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from reporting import report
-from vlascope_latents import CapturePlan, CaptureSpec, ExpertLayout, LatentLayout, Span, plan_capture
+from common import LAYOUT, Results, options_of, report, verdict
+from vlascope_base.files import sync_data, write_all
+from vlascope_latents import CapturePlan, CaptureSpec, plan_capture
 from vlascope_latents.store import LatentStore, RunWriter
 from vlascope_latents.store.layout_on_disk import TABLE_FILE
 from vlascope_latents.store.table import EpisodeRow, write_table
 from vlascope_latents.store.tensors import stored_tensors
 
-IMAGES = tuple(Span(f"image/{name}", 256 * k, 256 * (k + 1)) for k, name in enumerate(("base", "left", "right")))
-LAYOUT = LatentLayout(
-    ExpertLayout(18, 2048, 16384, (*IMAGES, Span("text", 768, 816))),
-    ExpertLayout(18, 1024, 4096, (Span("state", 0, 1), Span("action", 1, 51))),
-    denoise_steps=10,
-    action_horizon=50,
-    action_dim=32,
-)
 PLAN = plan_capture(CaptureSpec(experts=("vlm",)), LAYOUT)
 FSYNCS = 5  # a frame of one tensor: shard and its folder, metadata and its folder, index line
 
@@ -43,14 +35,12 @@ def plain_write(folder: Path, content: np.ndarray, frames: int) -> float:
 
     def one(number: int) -> None:
         descriptor = os.open(folder / str(number), os.O_WRONLY | os.O_CREAT)
-        view, done = content.reshape(-1).view(np.uint8).data, 0
-        while done < len(view):
-            done += os.write(descriptor, view[done:])
-        os.fdatasync(descriptor)
+        write_all(descriptor, content.data)
+        sync_data(descriptor)
         os.close(descriptor)
         for other in small:
             os.write(other, b"x" * 1000)
-            os.fdatasync(other)
+            sync_data(other)
 
     start = time.perf_counter()
     with ThreadPoolExecutor(2) as pool:
@@ -84,7 +74,7 @@ def seconds_of(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def bench_write(folder: Path, frames: int, rounds: int) -> dict:
+def bench_write(folder: Path, frames: int, rounds: int) -> Results:
     """Writing: the store over plain files; memory held to the bound."""
     content = np.random.default_rng(0).integers(0, 1 << 16, PLAN.tensors[0].shape, np.uint16)
     limit = 4 * sum(t.nbytes + t.index_nbytes for t in stored_tensors(PLAN, LAYOUT))
@@ -108,7 +98,7 @@ def bench_write(folder: Path, frames: int, rounds: int) -> dict:
     }
 
 
-def bench_read(folder: Path, frames: int, rounds: int) -> dict:
+def bench_read(folder: Path, frames: int, rounds: int) -> Results:
     """Reading one layer of `frames` frames, out of `frames` shards of a few layers, over plain reads of the same bytes."""
     plan: CapturePlan = plan_capture(CaptureSpec(experts=("vlm",), layers=(0, 5, 10)), LAYOUT)
     rng = np.random.default_rng(1)
@@ -159,7 +149,7 @@ def bench_read(folder: Path, frames: int, rounds: int) -> dict:
     }
 
 
-def bench_open(folder: Path, episodes: int) -> dict:
+def bench_open(folder: Path, episodes: int) -> Results:
     """Opening a run of many sealed episodes by its table."""
     with RunWriter.create(folder / "many", "bench", LAYOUT) as run:
         path = run.path
@@ -175,7 +165,7 @@ def bench_open(folder: Path, episodes: int) -> dict:
         }
         rows.append(EpisodeRow(name, name, 1, "sealed", 10, 1000, 0, meta, True, 50, "2026-01-01T00:00:00+00:00"))
     write_table(path / TABLE_FILE, rows)
-    listed: list = []
+    listed: list[int] = []
     seconds = [seconds_of(lambda: listed.append(len(LatentStore(path).episodes()))) for _ in range(5)]
     if set(listed) != {episodes}:
         raise SystemExit("the table does not list every episode")
@@ -184,16 +174,15 @@ def bench_open(folder: Path, episodes: int) -> dict:
 
 def main() -> None:
     """Runs the parts and prints a table and one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options_of(__doc__)
     parser.add_argument("--folder", type=Path, help="where to write (a real disk); a temporary folder unless given")
     parser.add_argument("--frames", type=int, default=24, help="60 MB frames a round of writing")
     parser.add_argument("--read-frames", type=int, default=400, help="frames of 10 MB to read one layer of")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="also write the JSON line here")
     options = parser.parse_args()
     need = max(2 * options.frames * PLAN.nbytes, options.read_frames * PLAN.nbytes * 4 // 18)
     print(f"takes up to {need / 1e9:.1f} GB of disk")
-    results: dict = {}
+    results: Results = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         for part, call in [
             ("w", lambda p: bench_write(p, options.frames, options.rounds)),
@@ -213,7 +202,7 @@ def main() -> None:
         ("seconds to open 10,000 episodes", results["open_seconds"], "< 1", results["open_seconds"] < 1),
     ]  # fmt: skip
     for what, value, bound, held in bounds:
-        print(f"{what:<34} {value:8.3f}   {bound:<8} {'held' if held else 'MISSED'}")
+        print(f"{what:<34} {value:8.3f}   {bound:<8} {verdict(held)}")
     report("store", vars(options), results, options.out)
 
 

@@ -8,12 +8,13 @@ took turns in this run.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command does; both sides run with it
 
@@ -21,32 +22,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import interleaved, ratio
-from reporting import report
-from vlascope_analysis.episodes import EpisodeQuery, choose_episodes
+from common import LAYOUT, Results, options_of, report, verdict
+from models import device, interleaved, ratio
+from vlascope_analysis.episodes import Numbered, choose_episodes
+from vlascope_analysis.evaluation import Design
 from vlascope_analysis.features import Slice, load_features
 from vlascope_analysis.labels import instruction_labels
-from vlascope_analysis.probe import Design, EvaluationConfig
+from vlascope_analysis.options import EpisodeQuery, EvaluationConfig, FeatureOptions
 from vlascope_analysis.sweep import sweep
-from vlascope_latents import CaptureSpec, ExpertLayout, LatentLayout, Span, plan_capture
+from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_latents.store import LatentStore, RunWriter
 
-IMAGES = tuple(Span(f"image/{name}", 256 * k, 256 * (k + 1)) for k, name in enumerate(("base", "left", "right")))
-LAYOUT = LatentLayout(
-    ExpertLayout(18, 2048, 16384, (*IMAGES, Span("text", 768, 816))),
-    ExpertLayout(18, 1024, 4096, (Span("state", 0, 1), Span("action", 1, 51))),
-    denoise_steps=10,
-    action_horizon=50,
-    action_dim=32,
-)
 PLAN = plan_capture(CaptureSpec(spans=("all",), reduction="mean"), LAYOUT)
 TASKS, WIDTH = 10, 512
+Params = dict[str, jax.Array]
+WHAT = FeatureOptions(rollout_step=(10,))
 KNOWING = (5, 7)
 """The layer and denoise step that carry the task; the vlm carries it at the layer."""
 
 
-def encode(texts) -> np.ndarray:
-    """Label embeddings as wide as t5-small's; of what text is all the same to the clock."""
+def encode(texts: Sequence[str]) -> np.ndarray:
+    """Label embeddings as wide as t5-small's; which text they stand for does not change the time."""
     return np.random.default_rng(0).standard_normal((len(texts), WIDTH)).astype(np.float32)
 
 
@@ -68,13 +64,13 @@ def write_run(root: Path, episodes: int) -> LatentStore:
     return LatentStore(root)
 
 
-def reference_form(store: LatentStore, episodes, what: Slice, epochs: int) -> float:
+def reference_form(store: LatentStore, episodes: Sequence[Numbered], what: Slice, epochs: int) -> float:
     """One probe as the reference trains it: a jitted step a batch of 32, called from a Python loop; returns its accuracy.
 
     Dense layer, Adam at 0.001, cosine loss, 100 epochs, accuracy and cosine similarity of each batch. Unlike the reference it
     tests on held-out episodes, those of the sweep's split.
     """
-    features = load_features(store, episodes, what, [10])
+    features = load_features(store, episodes, what, WHAT.timesteps)
     labels = instruction_labels(features.frames, encode)
     (split,) = Design.of(features.frames, labels, EvaluationConfig(folds=1, permutations=0)).splits
     train = np.concatenate([split.train, split.validation])
@@ -85,7 +81,7 @@ def reference_form(store: LatentStore, episodes, what: Slice, epochs: int) -> fl
     }
     adam = optax.adam(1e-3)
 
-    def loss_of(params, x, y):
+    def loss_of(params: Params, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         out = x @ params["kernel"] + params["bias"]
         cosine = (out * y).sum(-1) / (jnp.linalg.norm(out, axis=-1) * jnp.linalg.norm(y, axis=-1) + 1e-8)
         return 1 - cosine.mean(), cosine
@@ -101,13 +97,20 @@ def reference_form(store: LatentStore, episodes, what: Slice, epochs: int) -> fl
     return float(((out @ labels.embeddings.T).argmax(1) == labels.index[split.test]).mean())
 
 
-_COMPILED: dict = {}
+_COMPILED: Results = {}
 
 
-def _step(loss_of, adam, params, state, x, y):
+def _step(
+    loss_of: Callable[..., Any],
+    adam: optax.GradientTransformation,
+    params: Params,
+    state: Any,
+    x: np.ndarray,
+    y: np.ndarray,
+) -> tuple[Params, Any, dict[str, jax.Array]]:
     if "step" not in _COMPILED:  # the same program in every round
 
-        def step(params, state, x, y):
+        def step(params: Params, state: Any, x: jax.Array, y: jax.Array) -> tuple[Any, Any, dict[str, jax.Array]]:
             (loss, cosine), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, x, y)
             updates, state = adam.update(gradient, state)
             return optax.apply_updates(params, updates), state, {"loss": loss, "cosine": cosine.mean()}
@@ -118,18 +121,17 @@ def _step(loss_of, adam, params, state, x, y):
 
 def main() -> None:
     """Writes the run, times both, prints a table and one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options_of(__doc__)
     parser.add_argument("--folder", type=Path, help="where to write the run; a temporary folder unless given")
     parser.add_argument("--episodes", type=int, default=500, help="of one frame each, in ten tasks")
     parser.add_argument("--epochs", type=int, default=100, help="of the reference's probe")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="also write the JSON line here")
     options = parser.parse_args()
     print(
         f"writes {options.episodes * PLAN.nbytes / 1e9:.2f} GB; full width: {LAYOUT.vlm.width}, {LAYOUT.action.width}"
     )
     evaluation = EvaluationConfig(folds=1)
-    found: dict = {}
+    found: Results = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         store = write_run(Path(name), options.episodes)
         episodes, _ = choose_episodes(store, EpisodeQuery())
@@ -138,10 +140,10 @@ def main() -> None:
         def ours() -> None:
             # what the reference's probe says of one cell: no permutations
             bare = EvaluationConfig(folds=1, permutations=0)
-            found["cells"] = len(sweep(store, episodes, ["action"], bare, encode, timesteps=[10]).table)
+            found["cells"] = len(sweep(store, episodes, ["action"], WHAT, bare, encode).table)
 
         def ours_whole() -> None:
-            found["table"] = sweep(store, episodes, ["vlm", "action"], evaluation, encode, timesteps=[10]).table
+            found["table"] = sweep(store, episodes, ["vlm", "action"], WHAT, evaluation, encode).table
 
         def theirs_vlm() -> None:
             found["vlm"] = reference_form(store, episodes, Slice("vlm", layers=(layer,)), options.epochs)
@@ -172,7 +174,7 @@ def main() -> None:
         ("probe_action", "one probe, action expert (1024 wide)"),
     ):
         print(f"{text:<40} {statistics.median(seconds[what]):8.2f} {first[what]:15.2f}")
-    held = "held" if ratios["over_probe_vlm"] <= 1 else "MISSED"
+    held = verdict(ratios["over_probe_vlm"] <= 1)
     print(f"sweep over one probe of the vlm {ratios['over_probe_vlm']:.2f}   <= 1   {held}")
     print(f"sweep over one probe of the action expert {ratios['over_probe_action']:.2f}")
     results = {
@@ -183,7 +185,7 @@ def main() -> None:
         "first_seconds": first,
         "accuracy_reference": {name: found[name] for name in ("vlm", "action")},
     }
-    report("sweep", vars(options), results, options.out, jax.devices()[0].device_kind)
+    report("sweep", vars(options), results, options.out, device())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs the commands that a person would type, and shows each. Knows nothing of what any of them does."""
+"""Runs the commands that a person would type, and shows each."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from vlascope_base import VlascopeError
+
 BIN = Path(sys.executable).parent
 
 
-class StepError(Exception):
+class StepError(VlascopeError):
     """A step that failed; the message says which."""
 
 
@@ -22,7 +24,7 @@ def ends_with_one_line(script: str) -> Iterator[None]:
     """Where a step of the block fails, the script ends with 1 and says so in one line."""
     try:
         yield
-    except (StepError, OSError) as error:
+    except (VlascopeError, OSError) as error:
         print(f"\n{script}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
 

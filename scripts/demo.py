@@ -1,7 +1,6 @@
 """The main job, end to end: a policy server, rollouts with capture, a probe and a sweep of what was captured.
 
-Runs the commands that a person would type, and shows each; docs/tutorial.md follows it line by line. Knows nothing of how
-any of them works.
+Runs the commands that a person would type, and shows each; docs/tutorial.md follows it line by line.
 """
 
 from __future__ import annotations
@@ -11,14 +10,13 @@ import time
 from pathlib import Path
 
 from commands import BIN, StepError, ends_with_one_line, run, server
+from vlascope_base.provenance import now_for_names
 
 
 def main() -> None:
     """Runs the demo; ends with 0 only where every step did what it should."""
     parser = argparse.ArgumentParser(description="The main job, end to end, in a few minutes on two cores.")
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo") / time.strftime("%Y%m%dT%H%M%S"), help="new folder of results"
-    )
+    parser.add_argument("--out", type=Path, default=Path("demo") / now_for_names(), help="new folder of results")
     parser.add_argument("--checkpoint", default="tiny", help="policy to serve")
     parser.add_argument("--tasks", default="0-4", help="of libero_object, inclusive")
     parser.add_argument("--episodes", default="0-3", help="of each task, inclusive")

@@ -3,7 +3,7 @@
     python scripts/evaluate.py CHECKPOINT --out FOLDER [--only told,blank] [--episodes 40-49]
 
 Each condition is one `vlascope-sim rollout` that can be typed by hand. `evaluation.json` in the output has the configuration,
-the figures, and a line an episode. With `--resume` what is finished stays. Knows nothing of how the policy was trained.
+the metrics, and the results of every episode. With `--resume` what is finished stays.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 from commands import StepError, ends_with_one_line, run, server
+from vlascope_base.files import replace_json
 from vlascope_client import PolicyClient
 from vlascope_sim.environment import load_task
 from vlascope_sim.rollout.results import ResultFile, final_rows
@@ -77,7 +78,7 @@ def main() -> None:
     path = options.out / "evaluation.json"
     with ends_with_one_line("evaluate"):
         found = evaluate(options)
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        replace_json(path, found, indent=1)
     print(f"\n{table(found)}\n\n{path}")
 
 
@@ -136,7 +137,7 @@ def _same_as_before(file: Path, asked: tuple[str, ...]) -> None:
     """Writes down what is asked of a condition before it begins: an interrupted one goes on with nothing else."""
     if file.exists() and tuple(json.loads(file.read_text())) != asked:
         raise StepError(f"{file}: says {' '.join(json.loads(file.read_text()))}; ask the same, or give a new --out")
-    file.write_text(json.dumps(asked) + "\n")
+    replace_json(file, asked, indent=None)
 
 
 def _same_policy(out: Path, url: str) -> None:
@@ -154,7 +155,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def describe(condition: Condition, folder: Path) -> dict[str, Any]:
-    """Figures, configuration and episodes of a campaign that is done."""
+    """Metrics, configuration and episodes of a campaign that is done."""
     results = ResultFile(folder / "episodes.jsonl")
     results.close()
     rows = [dataclasses.asdict(row) for row in final_rows(results.rows)]
@@ -207,7 +208,7 @@ def _chance(rows: list[dict[str, Any]]) -> float:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The figures as Markdown."""
+    """The metrics as Markdown."""
     lines = ["| condition | episodes | score | 95% interval | goal |", "| --- | --- | --- | --- | --- |"]
     for one in found["conditions"].values():
         goal = f"{one['goal']:.0%}" if one["goal"] is not None else f"near {one['chance']:.0%}"

@@ -17,7 +17,7 @@ while [ $# -gt 0 ]; do
     *) given+=("$1"); shift ;;
   esac
 done
-paths=$root:$root/client:$root/latents:$root/datasets:$root/server:$root/sim_eval:$root/analysis
+paths=$root:$root/base:$root/client:$root/latents:$root/datasets:$root/server:$root/sim_eval:$root/analysis
 if [ -n "$wheels" ]; then
   unpacked=$(mktemp -d)
   trap 'rm -rf "$unpacked"' EXIT

@@ -1,6 +1,6 @@
 """The bundled policy and its siblings, from nothing: demonstrations, training, closed-loop results.
 
-`make tiny` and `make tiny-siblings`; both may be stopped and run again: what is done stays. Knows nothing of how a step works.
+`make tiny` and `make tiny-siblings`; both may be stopped and run again: what is done stays.
 """
 
 from __future__ import annotations

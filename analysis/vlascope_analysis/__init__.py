@@ -1,4 +1,1 @@
-"""Probes and reports over captured latents, and arithmetic on the checkpoints that produced them.
-
-Knows nothing of the wire or of simulations.
-"""
+"""Probes and reports over captured latents."""

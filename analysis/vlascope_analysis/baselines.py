@@ -1,6 +1,6 @@
 """What an accuracy is to be compared with: chance, the best constant answer, and labels shuffled over episodes.
 
-Knows nothing of models. Every probe takes its baselines from here.
+Every probe takes its baselines from here.
 """
 
 from __future__ import annotations
@@ -28,6 +28,12 @@ def majority(splits: Sequence[Split], labels: np.ndarray) -> float:
         tests.setdefault(split.candidates.tobytes(), []).append(labels[split.test])
     together = [np.concatenate(parts) for parts in tests.values()]
     return float(sum(np.bincount(part).max() for part in together) / sum(map(len, together)))
+
+
+def constant_cosine(labels: np.ndarray, embeddings: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Cosine of the mean training label to each test frame's: what a probe reaches that knows nothing. float [test]."""
+    mean = embeddings[labels[train]].mean(axis=0)
+    return embeddings[labels[test]] @ (mean / max(float(np.linalg.norm(mean)), 1e-8))
 
 
 def shuffle_labels(labels: np.ndarray, units: np.ndarray, splits: Sequence[Split], count: int, seed: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Intervals for means over frames, from drawing whole episodes anew. Knows nothing of what is averaged.
+"""Intervals for means over frames, from drawing whole episodes anew.
 
 Frames of one episode resemble each other; only episodes are drawn, with all their frames. Every probe's intervals come
 from here.

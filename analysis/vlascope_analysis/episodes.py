@@ -1,42 +1,15 @@
-"""Which episodes of a store an analysis is about: by campaign, suite, task and number, and what to say where some are missing.
-
-Knows nothing of tensors.
-"""
+"""Which episodes of a store an analysis is about, and what to say where some that were asked for are missing."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
 
+from vlascope_base.text import listed
 from vlascope_latents.store import Episode, LatentStore
 
-from vlascope_analysis.errors import AnalysisError, listed
-
-Range = tuple[int, int]
-"""First, and one past the last, as in Python's `range`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class EpisodeQuery:
-    """Which episodes to take. Of each id the store gives the last sealed attempt.
-
-    Attributes:
-        run: a run's name, where a folder holds several; every run unless told.
-        campaign: a campaign's id; `none` takes what is part of no campaign; every episode unless told.
-        suite: every suite unless told.
-        task_range: task ids, half-open; every task unless told.
-        episode_range: `episode_index` within a task, half-open; every episode unless told.
-        interrupted: take interrupted episodes too.
-        allow_missing: take what there is of the ranges, with a warning, where some of it is missing.
-    """
-
-    run: str | None = None
-    suite: str | None = None
-    task_range: Range | None = None
-    episode_range: Range | None = None
-    interrupted: bool = False
-    allow_missing: bool = False
-    campaign: str | None = None
+from vlascope_analysis.errors import AnalysisError
+from vlascope_analysis.options import EpisodeQuery, Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +31,7 @@ def choose_episodes(store: LatentStore, query: EpisodeQuery) -> tuple[list[Numbe
         AnalysisError: nothing matches, part of an explicit range is missing, or episodes of different models or suites
             would mix; the message lists what there is.
     """
-    here = [episode for episode in store.episodes(query.run, campaign=query.campaign) if episode.frames]
+    here = [episode for episode in store.episodes(query.run_name, campaign=query.campaign) if episode.frames]
     wanted = ("sealed", "interrupted") if query.interrupted else ("sealed",)
     left_out = [episode for episode in here if episode.status not in wanted]
     episodes = _numbered([episode for episode in here if episode.status in wanted])

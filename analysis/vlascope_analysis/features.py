@@ -1,7 +1,6 @@
 """From a selection of the store to one feature vector a frame, with what is known of that frame.
 
-Reads in batches and pools as it goes: memory holds the features and one batch, never a run. Knows nothing of labels or
-probes.
+Reads in batches and pools as it goes: memory holds the features and one batch, never a run.
 """
 
 from __future__ import annotations
@@ -9,18 +8,18 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import pandas as pd
+from vlascope_base.progress import Progress, silent
+from vlascope_base.text import listed
 from vlascope_latents.store import LatentStore, NotCapturedError, Selection
 
 from vlascope_analysis.episodes import Numbered
-from vlascope_analysis.errors import AnalysisError, listed
-from vlascope_analysis.pooling import Pool, TokenPool, disjoint_spans, pool_tokens
-from vlascope_analysis.progress import Progress, silent
+from vlascope_analysis.errors import AnalysisError
+from vlascope_analysis.options import Expert, Pool
+from vlascope_analysis.pooling import TokenPool, disjoint_spans, pool_tokens
 
-Expert = Literal["vlm", "action", "text_only"]
 BATCH_BYTES = 256 << 20
 """float32 bytes of what is read at a time."""
 

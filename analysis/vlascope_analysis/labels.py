@@ -1,4 +1,4 @@
-"""What a probe is to predict: the embedding of what the policy was told. Knows nothing of features or encoders."""
+"""What a probe is to predict: the embedding of what the policy was told."""
 
 from __future__ import annotations
 

@@ -1,18 +1,16 @@
-"""Which tokens of a captured slice are real, and one vector made of them. Knows nothing of labels or probes."""
+"""Which tokens of a captured slice are real, and one vector made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
+from vlascope_base.text import listed
 from vlascope_latents import Span
 from vlascope_latents.store import NotCapturedError, Selection
 
-from vlascope_analysis.errors import AnalysisError, listed
-
-Pool = Literal["mean", "last"]
-"""`mean` or `last` over the valid tokens."""
+from vlascope_analysis.errors import AnalysisError
+from vlascope_analysis.options import Pool
 
 
 class TokenPool:

@@ -1,7 +1,4 @@
-"""The trained linear probe: can a linear map read the instruction off these features? From features to tables.
-
-Knows nothing of stores, files or figures.
-"""
+"""The trained linear probe: can a linear map read the instruction off these features? From features to tables."""
 
 from __future__ import annotations
 
@@ -9,109 +6,19 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
+from vlascope_base.progress import Progress, silent
 
-from vlascope_analysis.baselines import chance, majority, p_value, shuffle_labels
 from vlascope_analysis.bootstrap import caution, intervals
 from vlascope_analysis.errors import AnalysisError
+from vlascope_analysis.evaluation import Design, score_row
 from vlascope_analysis.features import Features
 from vlascope_analysis.labels import InstructionLabels
-from vlascope_analysis.probes import Standardiser, TrainingConfig, train_probes
-from vlascope_analysis.progress import Progress, silent
-from vlascope_analysis.scores import constant_cosine, cosines, nearest
-from vlascope_analysis.splits import Split, SplitBy, default_folds, make_splits, unit_name
+from vlascope_analysis.options import EvaluationConfig, TrainingConfig
+from vlascope_analysis.probes import Standardiser, train_probes
+from vlascope_analysis.splits import unit_name
 
 TOGETHER = 512 << 20
 """Bytes of parameters, Adam's moments and best parameters to train at a time."""
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """How any probe is tested.
-
-    Attributes:
-        split: what a split holds out whole: episodes of every instruction, or (`task`) instructions.
-        folds: every unit is tested once where above 1; 1 holds one part out; by the number of episodes unless told.
-        test_fraction: units held out where there is one fold.
-        validation_fraction: of the other units, those that choose when to stop or how strong the penalty is.
-        permutations: shuffled labellings to compare with.
-        bootstrap_samples: draws of episodes behind each interval.
-        confidence: coverage of the intervals.
-        seed: of splits, permutations and bootstrap.
-    """
-
-    split: SplitBy = "episode"
-    folds: int | None = None
-    test_fraction: float = 0.2
-    validation_fraction: float = 0.2
-    permutations: int = 20
-    bootstrap_samples: int = 2000
-    confidence: float = 0.95
-    seed: int = 42
-
-    def __post_init__(self):
-        if self.permutations < 0:
-            raise AnalysisError(f"--permutations {self.permutations}: expected 0 or more")
-        if self.bootstrap_samples < 100:
-            raise AnalysisError(f"--bootstrap-samples {self.bootstrap_samples}: expected at least 100")
-        if not 0 < self.confidence < 1:
-            raise AnalysisError(f"--confidence {self.confidence}: expected a share between 0 and 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Design:
-    """Parts, labels and baselines of one evaluation; the same for every cell of a sweep."""
-
-    splits: tuple[Split, ...]
-    shuffled: np.ndarray
-    test_units: np.ndarray
-    test: np.ndarray
-    facts: dict
-    warnings: tuple[str, ...]
-
-    @classmethod
-    def of(cls, frames: pd.DataFrame, labels: InstructionLabels, config: EvaluationConfig) -> Design:
-        """Splits frames (`Features.frames`) and shuffles labels.
-
-        `facts` are the columns that a table has whatever the probe answers: split, folds, frames, episodes, instructions,
-        test_units, chance, majority, constant_cosine.
-
-        Raises:
-            AnalysisError: there are too few episodes or instructions.
-        """
-        episodes = frames["unit"].to_numpy(dtype=str)
-        folds = default_folds(episodes) if config.folds is None else config.folds
-        splits = tuple(
-            make_splits(
-                episodes, labels.index, len(labels), by=config.split, folds=folds, seed=config.seed,
-                test_fraction=config.test_fraction, validation_fraction=config.validation_fraction,
-            )
-        )  # fmt: skip
-        units = episodes if config.split == "episode" else labels.index.astype(str)
-        test = np.concatenate([split.test for split in splits])
-        here, scenes = len(frames.drop_duplicates(["run", "episode"])), len(np.unique(episodes))
-        constant = [constant_cosine(labels.index, labels.embeddings, split.train, split.test) for split in splits]
-        facts = {
-            "split": config.split,
-            "folds": len(splits),
-            "frames": len(frames),
-            "episodes": here,
-            "instructions": len(labels),
-            "test_frames": len(test),
-            "test_units": len(np.unique(units[test])),
-            "chance": chance(splits),
-            "majority": majority(splits, labels.index),
-            "constant_cosine": float(np.concatenate(constant).mean()),
-        }
-        warnings = []
-        if here > scenes:
-            warnings.append(
-                f"{here} episodes count as {scenes}: those of one name that were told the same, in other runs or campaigns, "
-                "are the same scene again"
-            )
-        if any(len(split.validation) == 0 for split in splits):
-            warnings.append("no episode is left to validate on (two of each instruction): nothing decides when to stop")
-        shuffled = shuffle_labels(labels.index, units, splits, config.permutations, config.seed)
-        return cls(splits, shuffled, units[test], test, facts, tuple(warnings))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +55,10 @@ def probe(
     embedding has its greatest cosine with the embedding of the true instruction.
 
     Raises:
-        AnalysisError: `features` holds more than one layer or denoise step, or there are too few episodes or instructions.
+        AnalysisError: `features` holds more than one layer or denoise step, there are too few episodes or instructions, or an
+            option cannot be used.
     """
+    training.check()
     if features.array.shape[:2] != (1, 1):
         raise AnalysisError("a probe is trained on one layer and one denoise step: name them, or use the sweep")
     x = features.array[0, 0]
@@ -170,10 +79,11 @@ def probe(
                 (scaled[split.validation], rows[:, split.validation]),
                 labels.embeddings,
                 training,
+                evaluation.seed,
                 lambda _, done, total, what=what: progress(what, done, total),
             )
-            similarity = cosines(maps.predict(scaled[split.test]), labels.embeddings)
-            predicted[chunk, split.test] = nearest(similarity, split.candidates)
+            similarity = _cosines(maps.predict(scaled[split.test]), labels.embeddings)
+            predicted[chunk, split.test] = _nearest(similarity, split.candidates)
             if number == 0:
                 cosine[split.test] = similarity[0, np.arange(len(split.test)), labels.index[split.test]]
                 histories.append(maps.history.assign(fold=fold))
@@ -198,32 +108,6 @@ def probe(
     return ProbeResult(pd.DataFrame([row]), answers, pd.concat(histories, ignore_index=True), told, warnings)
 
 
-def score_row(right: np.ndarray, cosine: np.ndarray, design: Design, config: EvaluationConfig) -> pd.DataFrame:
-    """Scores of some cells, one row each.
-
-    Args:
-        right: bool [cells, 1 + permutations, test frames] whether each was right; the true labels first.
-        cosine: float [cells, ≥ 1, test frames].
-    """
-    options = {"samples": config.bootstrap_samples, "confidence": config.confidence, "seed": config.seed}
-    accuracy = intervals(right[:, 0], design.test_units, bounded=True, **options)
-    similarity = intervals(cosine[:, 0], design.test_units, **options)
-    null = right[:, 1:].mean(axis=2)
-    columns = {
-        "accuracy": accuracy.mean,
-        "accuracy_low": accuracy.low,
-        "accuracy_high": accuracy.high,
-        "cosine_similarity": similarity.mean,
-        "cosine_similarity_low": similarity.low,
-        "cosine_similarity_high": similarity.high,
-        "shuffled_accuracy": null.mean(axis=1) if null.size else np.full(len(null), np.nan),
-        "p_value": p_value(right[:, 0].mean(axis=1), null),
-    }
-    return pd.DataFrame(columns).assign(
-        **design.facts, permutations=config.permutations, confidence=config.confidence, interval_unit=config.split
-    )
-
-
 def _by_instruction(
     answers: pd.DataFrame, units: np.ndarray, labels: InstructionLabels, config: EvaluationConfig
 ) -> pd.DataFrame:
@@ -240,6 +124,17 @@ def _by_instruction(
             row |= {"accuracy": float(found.mean), "accuracy_low": float(found.low), "accuracy_high": float(found.high)}
         rows.append(row)
     return pd.DataFrame(rows).astype({"task_id": "Int64"})
+
+
+def _cosines(predicted: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """Cosine of each prediction to each instruction: [..., E] and [C, E] of length 1 to float32 [..., C]."""
+    length = np.linalg.norm(predicted, axis=-1, keepdims=True)
+    return (predicted @ embeddings.T) / np.maximum(length, 1e-8)
+
+
+def _nearest(similarity: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """The candidate of greatest cosine: [..., C] and bool [C] to int [...]."""
+    return np.argmax(np.where(candidates, similarity, -np.inf), axis=-1)
 
 
 def _chunks(maps: int, nbytes: int) -> list[slice]:

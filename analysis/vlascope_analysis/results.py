@@ -1,39 +1,40 @@
-"""Files of a result: a table, what it was made from, and with which versions. Knows nothing of any one analysis."""
+"""Files of a result: a table, what it was made from, and with which versions."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from vlascope_server.provenance import git_revision, versions
+from vlascope_base.files import make_folders, replace_file, replacing
+from vlascope_base.provenance import provenance
 
 _PACKAGES = ("vlascope-analysis", "vlascope-latents", "jax", "matplotlib", "numpy", "optax", "pandas")
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+def write_json(path: Path, content: Mapping[str, object]) -> Path:
     """Writes `content`, and with it `versions` and `git_revision`, whole or not at all; NaN becomes null."""
-    everything = {**content, "versions": versions(_PACKAGES), "git_revision": git_revision()}
-    return _replace(path, (json.dumps(_plain(everything), indent=1, default=str, allow_nan=False) + "\n").encode())
+    everything = _plain({**content, **provenance(*_PACKAGES)})
+    # escaped where it is not ASCII: stored text may hold what UTF-8 cannot encode
+    return write_text(path, json.dumps(everything, indent=1, default=str, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, content: str) -> Path:
     """Writes text, whole or not at all."""
-    return _replace(path, content.encode())
+    make_folders(path.parent)
+    replace_file(path, content)
+    return path
 
 
 def write_table(path: Path, table: pd.DataFrame) -> Path:
-    """Writes a table as Parquet."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    table.to_parquet(partial, index=False)
-    partial.replace(path)
+    """Writes a table as Parquet, whole or not at all."""
+    make_folders(path.parent)
+    with replacing(path) as partial:
+        table.to_parquet(partial, index=False)
     return path
 
 
@@ -54,13 +55,3 @@ def _plain(value: Any) -> Any:
     if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
         return None
     return value
-
-
-def _replace(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        os.fchmod(descriptor, 0o644)
-    os.replace(partial, path)
-    return path

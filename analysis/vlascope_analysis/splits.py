@@ -1,23 +1,21 @@
-"""Train, validation and test parts that never share an episode. Every probe takes its parts from here.
-
-Knows nothing of features or models.
-"""
+"""Train, validation and test parts that never share an episode. Every probe takes its parts from here."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from collections.abc import Iterator
 
 import numpy as np
+from vlascope_base.text import listed
 
-from vlascope_analysis.errors import AnalysisError, listed
+from vlascope_analysis.errors import AnalysisError
+from vlascope_analysis.options import SplitBy, SplitConfig
 
-SplitBy = Literal["episode", "task"]
 MANY_UNITS = 250
 """Episodes from which one held-out part is large enough: fewer are tested in five folds, each episode once."""
 
 
-def unit_name(by: str) -> str:
+def unit_name(by: SplitBy) -> str:
     """What a split holds out whole, in words."""
     return "instruction" if by == "task" else by
 
@@ -28,7 +26,7 @@ class Split:
 
     Attributes:
         train, validation, test: int arrays, disjoint in frames and in units. Validation may be empty.
-        candidates: bool [tasks]: every instruction, or with `by="task"` those of the test part.
+        candidates: bool [tasks]: every instruction, or with a split by task those of the test part.
     """
 
     train: np.ndarray
@@ -42,11 +40,8 @@ def default_folds(units: np.ndarray) -> int:
     return 5 if len(np.unique(units)) < MANY_UNITS else 1
 
 
-def make_splits(
-    units: np.ndarray, labels: np.ndarray, tasks: int, *, by: SplitBy = "episode", folds: int = 5,
-    test_fraction: float = 0.2, validation_fraction: float = 0.2, seed: int = 0,
-) -> list[Split]:  # fmt: skip
-    """Parts by episode, stratified by instruction, or (`by="task"`) by instruction.
+def make_splits(units: np.ndarray, labels: np.ndarray, tasks: int, config: SplitConfig) -> list[Split]:
+    """Parts by episode, stratified by instruction, or (`split` is `task`) by instruction.
 
     With `folds` above 1 every unit (episode, or instruction) is tested once. With 1 a share `test_fraction` of the units is
     held out, of each instruction at least one. Of what remains, `validation_fraction` of the units is the validation part: it
@@ -56,15 +51,12 @@ def make_splits(
         units: [N] the episode of each frame.
         labels: int [N] the instruction of each frame.
         tasks: number of instructions.
+        config: how to split.
 
     Raises:
-        AnalysisError: a fraction is none, or there are too few episodes or instructions.
+        AnalysisError: `config` cannot be used, or there are too few episodes or instructions.
     """
-    for name, value in (("test-fraction", test_fraction), ("validation-fraction", validation_fraction)):
-        if not 0 < value < 1:
-            raise AnalysisError(f"--{name} {value}: expected a share between 0 and 1")
-    if folds < 1:
-        raise AnalysisError(f"--folds {folds}: expected at least 1")
+    config.check()
     _, first, inverse = np.unique(units, return_index=True, return_inverse=True)
     owner = labels[first]
     if not np.array_equal(owner[inverse], labels):
@@ -73,26 +65,31 @@ def make_splits(
         raise AnalysisError(
             "the policy was told the same in every episode: a probe needs at least two instructions to tell apart"
         )
-    rng = np.random.default_rng([seed, 0])
-    if by == "episode":
-        parts = _by_episode(owner, tasks, folds, test_fraction, validation_fraction, rng)
+    folds = default_folds(units) if config.folds is None else config.folds
+    rng = np.random.default_rng([config.seed, 0])
+    if config.split == "episode":
+        parts = _by_episode(owner, tasks, folds, config, rng)
     else:
         parts = (
             (np.isin(owner, train), np.isin(owner, validation), np.isin(owner, test))
-            for train, validation, test in _by_task(tasks, folds, test_fraction, validation_fraction, rng)
+            for train, validation, test in _by_task(tasks, folds, config, rng)
         )
     splits = []
     for train, validation, test in parts:
         candidates = np.ones(tasks, bool)
-        if by == "task":
+        if config.split == "task":
             candidates = np.isin(np.arange(tasks), owner[test])
         train, validation, test = (np.flatnonzero(part[inverse]) for part in (train, validation, test))
         splits.append(Split(train, validation, test, candidates))
     return splits
 
 
-def _by_episode(owner, tasks, folds, test_fraction, validation_fraction, rng):
-    """Yields bool [units] of the three parts."""
+Parts = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""Training, validation and test part of each fold."""
+
+
+def _by_episode(owner: np.ndarray, tasks: int, folds: int, config: SplitConfig, rng: np.random.Generator) -> Parts:
+    """The parts as bool [units]."""
     members = [rng.permutation(np.flatnonzero(owner == task)) for task in range(tasks)]
     single = [task for task, own in enumerate(members) if len(own) < 2]
     if single:
@@ -105,7 +102,7 @@ def _by_episode(owner, tasks, folds, test_fraction, validation_fraction, rng):
     if folds == 1:
         for own in members:
             fold_of[own] = 1
-            fold_of[own[: min(len(own) - 1, max(1, round(test_fraction * len(own))))]] = 0
+            fold_of[own[: min(len(own) - 1, max(1, round(config.test_fraction * len(own))))]] = 0
     else:
         start = 0
         for own in members:  # starting where the last task ended keeps the folds equally large
@@ -118,23 +115,23 @@ def _by_episode(owner, tasks, folds, test_fraction, validation_fraction, rng):
         validation = np.zeros_like(test)
         for own in members:
             rest = rng.permutation(own[~test[own]])
-            count = max(1, round(validation_fraction * len(rest))) if len(rest) > 1 else 0
+            count = max(1, round(config.validation_fraction * len(rest))) if len(rest) > 1 else 0
             validation[rest[:count]] = True
         yield ~test & ~validation, validation, test
 
 
-def _by_task(tasks, folds, test_fraction, validation_fraction, rng):
-    """Yields the tasks of the three parts."""
+def _by_task(tasks: int, folds: int, config: SplitConfig, rng: np.random.Generator) -> Parts:
+    """The parts as task numbers."""
     if tasks < 6:
         raise AnalysisError(
             f"--split task: {tasks} instructions: needs at least 6, to have two to tell apart and enough to learn from"
         )
     order = rng.permutation(tasks)
     if folds == 1:
-        tests = [order[: min(tasks - 3, max(2, round(test_fraction * tasks)))]]
+        tests = [order[: min(tasks - 3, max(2, round(config.test_fraction * tasks)))]]
     else:
         tests = np.array_split(order, min(folds, tasks // 2))
     for test in tests:
         rest = rng.permutation(np.setdiff1d(order, test))
-        count = min(len(rest) - 2, max(1, round(validation_fraction * len(rest))))
+        count = min(len(rest) - 2, max(1, round(config.validation_fraction * len(rest))))
         yield rest[count:], rest[:count], test

@@ -1,11 +1,11 @@
-"""Results in words, for the terminal and the summary file. Knows nothing of how they came to be."""
+"""Results in words, for the terminal and the summary file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vlascope_latents.printable import printable
+from vlascope_base.text import printable
 
 from vlascope_analysis.splits import unit_name
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vlascope_analysis.sweep import SweepResult
 
 
-def probe_summary(where: Mapping[str, Any], result: ProbeResult) -> str:
+def probe_summary(where: Mapping[str, object], result: ProbeResult) -> str:
     """`where` says what was probed: name and value of each line of the head."""
     row = result.table.iloc[0]
     percent = f"{100 * row['confidence']:g} %"
@@ -53,7 +53,7 @@ def probe_summary(where: Mapping[str, Any], result: ProbeResult) -> str:
 
 
 def in_words(instruction: str) -> str:
-    """An instruction for people: what was told nothing must not look like a gap, and nothing commands a terminal."""
+    """An instruction for people: an empty one is named as such, and no character of it commands a terminal."""
     return printable(instruction) or "(no instruction)"
 
 
@@ -73,7 +73,7 @@ def sweep_summary(result: SweepResult) -> str:
     ]
     for expert, own in table.groupby("expert", sort=False):
         best = own.iloc[int(own["accuracy"].to_numpy().argmax())]
-        layer, step = ("-" if value is None else value for value in _axes(best))
+        layer, step = _axis(best["layer"]), _axis(best["denoise_step"])
         interval = f"{best['accuracy_low']:.3f} to {best['accuracy_high']:.3f}"
         lines.append(
             f"{expert:<10} {layer:>5} {step:>5} {best['accuracy']:>9.3f} {interval:>16} {best['cosine_similarity']:>7.3f}"
@@ -88,6 +88,6 @@ def sweep_summary(result: SweepResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _axes(row) -> tuple[int | None, int | None]:
-    layer, step = (None if str(row[name]) == "<NA>" else int(row[name]) for name in ("layer", "denoise_step"))
-    return layer, step
+def _axis(value: Any) -> str:
+    """A layer or a denoise step; `-` where a cell has none."""
+    return "-" if str(value) == "<NA>" else str(int(value))

@@ -1,26 +1,27 @@
 """The sweep: a closed-form ridge probe for every expert, layer and denoise step. From a store to a table.
 
-Knows nothing of files or figures. Features come layer by layer, so that memory holds a block of layers and never a run.
+Features come layer by layer, so that memory holds a block of layers and never a run.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+from vlascope_base.progress import Progress, silent
 from vlascope_latents import FLOW_COMPONENTS
 from vlascope_latents.store import LatentStore
 
 from vlascope_analysis.baselines import p_value
 from vlascope_analysis.bootstrap import caution
 from vlascope_analysis.episodes import Numbered
-from vlascope_analysis.features import Expert, Features, Slice, captured_axes, load_features, select_frames
+from vlascope_analysis.evaluation import Design, score_row
+from vlascope_analysis.features import Features, Slice, captured_axes, load_features, select_frames
 from vlascope_analysis.labels import InstructionLabels, instruction_labels
-from vlascope_analysis.probe import Design, EvaluationConfig, score_row
+from vlascope_analysis.options import EvaluationConfig, Expert, FeatureOptions
 from vlascope_analysis.probes import ridge_cells
-from vlascope_analysis.progress import Progress, silent
 from vlascope_analysis.splits import unit_name
 
 BLOCK_BYTES = 1 << 30
@@ -47,25 +48,33 @@ def sweep(
     store: LatentStore,
     episodes: Sequence[Numbered],
     experts: Sequence[Expert],
+    what: FeatureOptions,
     evaluation: EvaluationConfig,
     encode: Callable[[Sequence[str]], np.ndarray],
-    *,
-    component: str = "hidden_states",
-    pool: str = "mean",
-    timesteps: Sequence[int] | None = None,
     progress: Progress = silent,
 ) -> SweepResult:
     """Probes every captured layer and denoise step of some experts.
 
     Splits, shuffled labels and bootstrap draws are the same for every cell, so that cells differ by their features alone.
 
+    Args:
+        store: where the features are.
+        episodes: whose.
+        experts: whose states; one at least.
+        what: which frames, which component, how it is pooled.
+        evaluation: how to test.
+        encode: texts to float [texts, E].
+        progress: called after every batch that was read.
+
     Raises:
         AnalysisError, NotCapturedError: as for features and splits; lists what there is.
     """
+    evaluation.check()
     rows, nulls, warnings = [], [], []
     labels = design = None
     for expert in experts:
-        for features in _blocks(store, episodes, Slice(expert, component, pool=pool), timesteps, progress):  # pyright: ignore[reportArgumentType]
+        cells_of = Slice(expert, what.component, pool=what.pool)
+        for features in _blocks(store, episodes, cells_of, what.timesteps, progress):
             if labels is None or design is None:
                 labels = instruction_labels(features.frames, encode)
                 design = Design.of(features.frames, labels, evaluation)
@@ -75,7 +84,7 @@ def sweep(
             scores = score_row(right, cosine, design, evaluation)
             cells = [(step, layer) for step in features.denoise_steps for layer in features.layers]
             scores.insert(0, "expert", expert)
-            scores.insert(1, "component", component)
+            scores.insert(1, "component", what.component)
             scores.insert(2, "layer", pd.array([layer for _, layer in cells], dtype="Int64"))
             scores.insert(3, "denoise_step", pd.array([step for step, _ in cells], dtype="Int64"))
             rows.append(scores.assign(penalty=penalty))
@@ -108,7 +117,9 @@ def captured_experts(store: LatentStore, episodes: Sequence[Numbered], component
     return found
 
 
-def _blocks(store, episodes, what: Slice, timesteps, progress: Progress):
+def _blocks(
+    store: LatentStore, episodes: Sequence[Numbered], what: Slice, timesteps: Sequence[int] | None, progress: Progress
+) -> Iterator[Features]:
     """Features of a few layers at a time."""
     if what.component in FLOW_COMPONENTS:
         yield load_features(store, episodes, what, timesteps, progress)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -171,6 +173,34 @@ def test_a_probe_of_each_campaign_by_its_own_labels(tmp_path):
         assert sum("several campaigns: other, own" in warning for warning in result["warnings"]) == warned
         campaigns = {episode["campaign"] for episode in result["data"]["episodes"]}
         assert campaigns == ({"own", "other"} if warned else {stem.removeprefix("stepall_")})
+
+
+@pytest.mark.parametrize("command", ["probe", "sweep"])
+def test_help_is_quick_and_documents_every_option(command):
+    code = (
+        "import sys; from vlascope_analysis.commands import main\n"
+        f"try: main([{command!r}, '--help'])\n"
+        "except SystemExit: print(*sys.modules, sep='\\n', file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"jax", "optax", "torch", "numpy", "pandas", "matplotlib"} & set(done.stderr.split())
+    for option in ("--task-range", "--rollout-step", "--component", "--split", "--seed", "--output-dir", "--log-level"):
+        assert option in done.stdout
+    assert ("--learning-rate" in done.stdout) == ("--layer" in done.stdout) == (command == "probe")
+
+
+def test_results_keep_every_option_by_its_name(runs, tmp_path):
+    options = ["--expert", "vlm", "--layer", "1", "--permutations", "0", "--num-epochs", "2", "--suite", "libero_goal"]
+    assert run("probe", runs, tmp_path, *options) == 0
+    result = json.loads((tmp_path / "results_vlm_layer1_stepall_libero_goal.json").read_text())
+    assert result["config"] == {
+        "store": str(runs), "rollout_step": [], "task_range": None, "episode_range": None, "run_name": None,
+        "campaign": None, "suite": "libero_goal", "interrupted": False, "allow_missing": False,
+        "component": "hidden_states", "pool": "mean", "encoder": "minilm", "split": "episode", "folds": None,
+        "test_fraction": 0.2, "validation_fraction": 0.2, "permutations": 0, "bootstrap_samples": 200,
+        "confidence": 0.95, "seed": 42, "output_dir": str(tmp_path), "log_level": "info", "expert": "vlm", "layer": 1,
+        "denoise_step": None, "span": None, "learning_rate": 0.001, "num_epochs": 2, "batch_size": 32, "patience": 10,
+    }  # fmt: skip
 
 
 def test_no_store_is_one_line(tmp_path, capsys):

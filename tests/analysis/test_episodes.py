@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from vlascope_analysis.episodes import EpisodeQuery, choose_episodes
-from vlascope_analysis.errors import AnalysisError, listed
+from vlascope_analysis.episodes import choose_episodes
+from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.features import Slice, load_features
+from vlascope_analysis.options import EpisodeQuery
 from vlascope_latents import CaptureSpec
 from vlascope_latents.store import LatentStore, StoreError
 
@@ -117,10 +118,3 @@ def test_without_numbers_episodes_are_counted(tmp_path):
         tmp_path, tasks=2, episodes=2, timesteps=(0,), spec=TINY, metadata=lambda *_: {"episode_index": None}
     )
     assert chosen(store) == [(0, 0), (0, 1), (1, 0), (1, 1)]
-
-
-def test_listed():
-    assert listed([3, 1, 2, 7, 7]) == "1-3, 7"
-    assert listed(["b", "a"]) == "b, a"
-    assert listed([]) == "none"
-    assert listed([0, 2, 4], limit=2) == "0, 2, … (3)"

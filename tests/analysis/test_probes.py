@@ -10,7 +10,8 @@ import numpy as np
 import optax
 import pytest
 from vlascope_analysis.errors import AnalysisError
-from vlascope_analysis.probes import Standardiser, TrainingConfig, ridge_cells, train_probes
+from vlascope_analysis.options import EvaluationConfig, TrainingConfig
+from vlascope_analysis.probes import Standardiser, ridge_cells, train_probes
 from vlascope_analysis.probes.ridge import PENALTIES
 
 RNG = np.random.default_rng(3)
@@ -76,7 +77,7 @@ def test_training_is_adam_on_the_cosine_loss():
     x = Standardiser.fit(x)(x)
     config = TrainingConfig(learning_rate=0.01, num_epochs=30, batch_size=32)
     empty = (x[:0], labels[None, :0])
-    found = train_probes((x, labels[None]), empty, EMBEDDINGS, config)
+    found = train_probes((x, labels[None]), empty, EMBEDDINGS, config, 42)
 
     def loss(params):
         out = x @ params["kernel"] + params["bias"]
@@ -103,10 +104,10 @@ def test_maps_trained_together_are_maps_trained_alone():
     labellings = np.stack([labels, RNG.permutation(labels), RNG.permutation(labels)])
     config = TrainingConfig(learning_rate=0.02, num_epochs=40, batch_size=8, patience=3)
     train, held = slice(0, 28), slice(28, 40)
-    together = train_probes((x[train], labellings[:, train]), (x[held], labellings[:, held]), EMBEDDINGS, config)
+    together = train_probes((x[train], labellings[:, train]), (x[held], labellings[:, held]), EMBEDDINGS, config, 42)
     assert len(set(together.epochs)) > 1, "the maps should stop at different epochs for this to test anything"
     for number, own in enumerate(labellings):
-        alone = train_probes((x[train], own[None, train]), (x[held], own[None, held]), EMBEDDINGS, config)
+        alone = train_probes((x[train], own[None, train]), (x[held], own[None, held]), EMBEDDINGS, config, 42)
         assert alone.epochs[0] == together.epochs[number]
         np.testing.assert_allclose(alone.kernel[0], together.kernel[number], atol=1e-4)
 
@@ -116,7 +117,7 @@ def test_early_stopping_keeps_the_best_epoch():
     x = Standardiser.fit(x)(x)
     config = TrainingConfig(learning_rate=0.02, num_epochs=200, batch_size=8, patience=5)
     parts = (x[:16], labels[None, :16]), (x[16:], labels[None, 16:])
-    found = train_probes(*parts, EMBEDDINGS, config)
+    found = train_probes(*parts, EMBEDDINGS, config, 42)
     losses = found.history["validation_loss"].to_numpy()
     assert len(losses) < 200
     assert len(losses) == found.epochs[0] + 5
@@ -127,8 +128,30 @@ def test_early_stopping_keeps_the_best_epoch():
 
 
 def test_training_options_are_checked():
-    with pytest.raises(AnalysisError, match="--batch-size 0"):
-        TrainingConfig(batch_size=0)
+    x, labels = problem(8, 4)
+    part = (x, labels[None])
+    for options, said in (({"batch_size": 0}, "--batch-size 0"), ({"learning_rate": -1.0}, "--learning-rate -1.0")):
+        config = TrainingConfig(**options)
+        with pytest.raises(AnalysisError, match=f"^{said}: expected more than 0$"):
+            config.check()
+        with pytest.raises(AnalysisError, match=said):
+            train_probes(part, part, EMBEDDINGS, config, 42)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"permutations": -1}, "--permutations -1: expected 0 or more"),
+        ({"bootstrap_samples": 99}, "--bootstrap-samples 99: expected at least 100"),
+        ({"confidence": 1.0}, "--confidence 1.0: expected a share between 0 and 1"),
+        ({"folds": 0}, "--folds 0: expected at least 1"),
+        ({"validation_fraction": 0.0}, "--validation-fraction 0.0: expected a share between 0 and 1"),
+    ],
+)
+def test_evaluation_options_are_checked(options, said):
+    EvaluationConfig().check()
+    with pytest.raises(AnalysisError, match=f"^{said}$"):
+        EvaluationConfig(**options).check()
 
 
 def test_standardiser_leaves_constant_features_alone():

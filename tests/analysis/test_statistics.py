@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from vlascope_analysis.baselines import chance, majority, p_value, shuffle_labels
 from vlascope_analysis.bootstrap import caution, intervals
+from vlascope_analysis.options import SplitConfig
 from vlascope_analysis.splits import make_splits
 
 RNG = np.random.default_rng(7)
@@ -54,7 +55,7 @@ def test_caution():
 def test_shuffled_labels(folds):
     labels = np.repeat(np.arange(3), 20)
     units = np.repeat(np.arange(15), 4).astype(str)
-    splits = make_splits(units, labels, 3, folds=folds)
+    splits = make_splits(units, labels, 3, SplitConfig(folds=folds))
     shuffled = shuffle_labels(labels, units, splits, 50, seed=5)
     for row in shuffled:
         for unit in np.unique(units):
@@ -69,10 +70,10 @@ def test_shuffled_labels(folds):
 def test_chance_and_majority():
     labels = np.repeat(np.arange(6), [8, 4, 4, 4, 4, 4])
     units = np.arange(28).astype(str)
-    splits = make_splits(units, labels, 6, folds=4)
+    splits = make_splits(units, labels, 6, SplitConfig(folds=4))
     assert chance(splits) == pytest.approx(1 / 6)
     assert majority(splits, labels) == pytest.approx(8 / 28)
-    by_task = make_splits(units, labels, 6, by="task", folds=3)
+    by_task = make_splits(units, labels, 6, SplitConfig(split="task", folds=3))
     assert chance(by_task) == pytest.approx(1 / 2)
     assert majority(by_task, labels) == pytest.approx((8 + 4 + 4) / 28)
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from vlascope_server.model import fuse_for_inference, init_params, sample_actions
@@ -34,9 +33,9 @@ def module(name):
 
 @pytest.fixture(scope="module")
 def small(benchmarks):
-    config = dataclasses.replace(module("gpu_latency").SMALL, dtype="float32")
-    observation = module("common").random_observation(config)
-    noise = jax.random.normal(jax.random.key(1), (1, config.action_horizon, config.action_dim))
+    config = dataclasses.replace(module("models").SMALL, dtype="float32")
+    observation = module("models").random_observation(config)
+    noise = module("models").random_noise(config)
     return config, fuse_for_inference(init_params(config)), observation, noise
 
 

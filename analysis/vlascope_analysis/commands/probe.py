@@ -1,13 +1,14 @@
-"""`vlascope-analysis probe`: the trained linear probe of one layer. Knows nothing of how it is trained or tested."""
+"""`vlascope-analysis probe`: the trained linear probe of one layer."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from vlascope_latents.printable import printable
+from tyro.conf import OmitArgPrefixes
 
-from vlascope_analysis.commands.options import ProbingOptions
+from vlascope_analysis.commands.probing import ProbingOptions, warn
+from vlascope_analysis.options import Expert, TrainingConfig
 
 if TYPE_CHECKING:
     from vlascope_latents.store import LatentStore
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from vlascope_analysis.probe import ProbeResult
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Probe(ProbingOptions):
     """Trains a linear map from one layer's features to the embedding of what the policy was told, and tests it on other
     episodes.
@@ -26,7 +27,7 @@ class Probe(ProbingOptions):
     Writes results_*.json, predictions_*.parquet, summary_*.txt, curve_*.png and confusion_*.png to the output folder.
     """
 
-    expert: Literal["vlm", "action", "text_only"]
+    expert: Expert
     """Whose states: the vlm over every captured token, the action expert, or the vlm over the tokens of the prompt."""
     layer: int | None = None
     """Transformer block, from 0. Needed for every component but x_t and v_t, which have none."""
@@ -34,17 +35,13 @@ class Probe(ProbingOptions):
     """Step of the flow, from 0 (pure noise); the last that was captured unless given. For the action expert."""
     span: str | None = None
     """Tokens: image, a camera, text, state or action; every captured token of the expert unless given."""
-    learning_rate: float = 0.001
-    """Of Adam."""
-    num_epochs: int = 100
-    """At most."""
-    batch_size: int = 32
-    """Frames."""
-    patience: int = 10
-    """Epochs without a better validation loss before training stops; the best epoch's map is kept."""
+    training: OmitArgPrefixes[TrainingConfig] = dataclasses.field(default_factory=TrainingConfig)
 
     def run(self) -> None:
         """Reads, trains, tests, writes."""
+        self.training.check()
+        self.evaluation.check()
+        from vlascope_base.progress import shown
         from vlascope_latents.store import LatentStore
 
         from vlascope_analysis.encoders import open_encoder
@@ -52,35 +49,33 @@ class Probe(ProbingOptions):
         from vlascope_analysis.features import load_features
         from vlascope_analysis.labels import instruction_labels
         from vlascope_analysis.probe import probe
-        from vlascope_analysis.probes import TrainingConfig
-        from vlascope_analysis.progress import rich_progress
 
-        training = TrainingConfig(self.learning_rate, self.num_epochs, self.batch_size, self.patience, self.seed)
-        evaluation = self.evaluation()
         store = LatentStore(self.store)
-        episodes, warnings = choose_episodes(store, self.query())
+        episodes, warnings = choose_episodes(store, self.query)
         what = self._slice(store, episodes)
         encode = open_encoder(self.encoder)
-        with rich_progress() as progress:
-            features = load_features(store, episodes, what, self.timesteps, progress)
+        with shown() as progress:
+            features = load_features(store, episodes, what, self.features.timesteps, progress)
             labels = instruction_labels(features.frames, encode)
-            result = probe(features, labels, training, evaluation, progress)
+            result = probe(features, labels, self.training, self.evaluation, progress)
         result = dataclasses.replace(result, warnings=(*warnings, *result.warnings))
         self._write(store, episodes, what, labels, result)
 
     def _slice(self, store: LatentStore, episodes: list[Numbered]) -> Slice:
-        from vlascope_analysis.errors import AnalysisError, listed
+        from vlascope_base.text import listed
+
+        from vlascope_analysis.errors import AnalysisError
         from vlascope_analysis.features import Slice, captured_axes
 
         stored = "action" if self.expert == "action" else "vlm"
-        axes = captured_axes(store, episodes, stored, self.component)
+        axes = captured_axes(store, episodes, stored, self.features.component)
         if self.layer is None and "layer" in axes:
             raise AnalysisError(f"--layer: name one; captured: {listed(axes['layer'])}")
         steps = None if self.denoise_step is None else (self.denoise_step,)
         if steps is None and "denoise_step" in axes:
             steps = (axes["denoise_step"][-1],)
         layers = None if self.layer is None else (self.layer,)
-        return Slice(self.expert, self.component, layers, steps, self.span, self.pool)
+        return Slice(self.expert, self.features.component, layers, steps, self.span, self.features.pool)
 
     def _write(
         self,
@@ -90,15 +85,12 @@ class Probe(ProbingOptions):
         labels: InstructionLabels,
         result: ProbeResult,
     ) -> None:
-        import logging
-
         from vlascope_analysis.figures import confusion_figure, curve_figure, save
         from vlascope_analysis.results import records, write_json, write_table, write_text
         from vlascope_analysis.splits import unit_name
         from vlascope_analysis.summaries import in_words, probe_summary
 
-        for warning in result.warnings:
-            logging.getLogger(__name__).warning("%s", printable(warning))
+        warn(result.warnings)
         denoise = what.denoise_steps[0] if what.denoise_steps else None
         layer = "" if self.layer is None else f"_layer{self.layer}"
         extra = ("" if self.denoise_step is None else f"_denoise{self.denoise_step}") + (
@@ -110,8 +102,8 @@ class Probe(ProbingOptions):
             "Expert": self.expert,
             "Layer": "-" if self.layer is None else self.layer,
             "Denoise Step": "-" if denoise is None else denoise,
-            "Rollout Step": ", ".join(map(str, self.rollout_step)) or "all",
-            "Feature Type": self.component,
+            "Rollout Step": ", ".join(map(str, self.features.rollout_step)) or "all",
+            "Feature Type": self.features.component,
             "Label": "instruction: what the policy was told",
         }
         content = {
@@ -124,8 +116,9 @@ class Probe(ProbingOptions):
             **self.provenance(store, episodes),
         }
         heading = ", ".join(f"{key.lower()} {value}" for key, value in where.items() if value != "-" and key != "Label")
+        unit = unit_name(self.evaluation.split)
         about = (
-            f"{heading}. {row['test_frames']:.0f} test frames of {row['test_units']:.0f} {unit_name(self.split)}s. Accuracy "
+            f"{heading}. {row['test_frames']:.0f} test frames of {row['test_units']:.0f} {unit}s. Accuracy "
             f"{row['accuracy']:.2f} [{row['accuracy_low']:.2f}, {row['accuracy_high']:.2f}], majority {row['majority']:.2f}."
         )
         curve = curve_figure(result.history, "Training of the linear probe", heading)

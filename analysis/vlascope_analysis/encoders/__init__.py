@@ -1,4 +1,4 @@
-"""Text encoders for a probe's labels. Knows nothing of probes or stores."""
+"""Text encoders for a probe's labels."""
 
 from __future__ import annotations
 

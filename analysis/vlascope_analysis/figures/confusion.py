@@ -1,4 +1,4 @@
-"""The confusion matrix of a probe. Knows nothing of training."""
+"""The confusion matrix of a probe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training curve of a probe. Knows nothing of training."""
+"""The training curve of a probe."""
 
 from __future__ import annotations
 

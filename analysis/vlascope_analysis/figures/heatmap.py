@@ -1,6 +1,9 @@
-"""The heat map of a sweep. Knows nothing of probes."""
+"""The heat map of a sweep."""
 
 from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +15,8 @@ from matplotlib.patches import Rectangle
 
 from vlascope_analysis.figures.style import ALERT, INK, QUIET, SEQUENTIAL, dress, head, new_figure
 
+Cell = dict[Hashable, Any]
+"""A row of `SweepResult.table`, by column."""
 TITLES = {"vlm": "VLM", "text_only": "VLM,\ntext tokens", "action": "action expert"}
 
 
@@ -61,9 +66,9 @@ def heatmap_figure(table: pd.DataFrame, title: str, subtitle: str = "") -> Figur
 
 
 class _Grid:
-    """One expert's cells by layer and denoise step; None stands for "has none"."""
+    """One expert's cells by layer and denoise step; None stands for a cell that has no layer or no step."""
 
-    def __init__(self, cells: list[dict]):
+    def __init__(self, cells: list[Cell]):
         self.cells = cells
         self.layers = _sorted({_number(cell["layer"]) for cell in cells})
         self.steps = _sorted({_number(cell["denoise_step"]) for cell in cells})
@@ -71,11 +76,11 @@ class _Grid:
         for cell in cells:
             self.accuracy[self.place(cell)] = cell["accuracy"]
 
-    def place(self, cell: dict) -> tuple[int, int]:
+    def place(self, cell: Cell) -> tuple[int, int]:
         return self.layers.index(_number(cell["layer"])), self.steps.index(_number(cell["denoise_step"]))
 
 
-def _number(value) -> int | None:
+def _number(value: float) -> int | None:
     return None if pd.isna(value) else int(value)
 
 

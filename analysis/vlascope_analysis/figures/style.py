@@ -1,4 +1,4 @@
-"""What all figures share: size of type, colours, and how they are written. Knows nothing of tables."""
+"""What all figures share: size of type, colours, and how they are written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from vlascope_base.files import make_folders, replacing
 
 INK, QUIET, GRID = "#1b2430", "#667085", "#e4e7ec"
 FIRST, SECOND, ALERT = "#1f5fa8", "#d9772b", "#b42318"
@@ -54,7 +55,8 @@ def short_names(instructions: list[str], width: int, lines: int = 2) -> list[str
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes a PNG and returns its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
+    """Writes a PNG, whole or not at all, and returns its path."""
+    make_folders(path.parent)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=160, format="png")
     return path

@@ -1,6 +1,6 @@
 """A linear map trained with Adam on a cosine loss, with early stopping; many maps at once, that differ in labels alone.
 
-Knows nothing of what the features are, or of how parts were chosen. Training the map for the true labels and those for
+Training the map for the true labels and those for
 shuffled labels is one program, so that a baseline is the same probe in every respect.
 
 Axis letters: R maps, N frames, D features, E label width, C tasks.
@@ -18,36 +18,12 @@ import numpy as np
 import optax
 import pandas as pd
 from jaxtyping import Array, Float, Int
+from vlascope_base.progress import Progress, silent
 
-from vlascope_analysis.errors import AnalysisError
-from vlascope_analysis.progress import Progress, silent
+from vlascope_analysis.options import TrainingConfig
 
 MIN_IMPROVEMENT = 1e-4
-"""Of the validation loss, which is between 0 and 2: less than this is no reason to go on."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingConfig:
-    """How a map is trained.
-
-    Attributes:
-        learning_rate: of Adam.
-        num_epochs: at most.
-        batch_size: frames.
-        patience: epochs without a better validation loss before training stops; the best epoch's map is kept.
-        seed: of the order of frames.
-    """
-
-    learning_rate: float = 1e-3
-    num_epochs: int = 100
-    batch_size: int = 32
-    patience: int = 10
-    seed: int = 42
-
-    def __post_init__(self):
-        for name in ("learning_rate", "num_epochs", "batch_size", "patience"):
-            if getattr(self, name) <= 0:
-                raise AnalysisError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected more than 0")
+"""A validation loss, which is between 0 and 2, is a better one where it is lower by at least this much."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +57,7 @@ class _Part(NamedTuple):
 
 class _State(NamedTuple):
     params: dict[str, Array]
-    optimiser: Any
+    optimiser: optax.OptState
     best: dict[str, Array]
     best_loss: Float[Array, " R"]
     best_epoch: Int[Array, " R"]
@@ -92,6 +68,7 @@ def train_probes(
     validation: tuple[np.ndarray, np.ndarray],
     embeddings: np.ndarray,
     config: TrainingConfig,
+    seed: int,
     progress: Progress = silent,
 ) -> TrainedProbes:
     """Trains R maps.
@@ -101,10 +78,15 @@ def train_probes(
         validation: the same for the part that says when to stop; empty, and every epoch is run and the last map kept.
         embeddings: float32 [C, E] of length 1.
         config: how.
-        progress: told every epoch.
+        seed: of the order of frames.
+        progress: called after every epoch.
 
     The loss is 1 - cosine(x·kernel + bias, embedding of the task), averaged over frames.
+
+    Raises:
+        AnalysisError: `config` cannot be used.
     """
+    config.check()
     # whole batches, and frames of weight 0 behind: folds of nearly one size share a program
     part = _filled(*train, config.batch_size)
     held = _filled(*validation, config.batch_size) if validation[0].shape[0] else None
@@ -122,7 +104,7 @@ def train_probes(
     )
     rows = []
     for epoch in range(1, config.num_epochs + 1):
-        state, loss, held_loss = _epoch(state, part, held, targets, np.int32(epoch), config)
+        state, loss, held_loss = _epoch(state, part, held, targets, np.int32(epoch), config, seed)
         rows.append((epoch, float(loss[0]), float(held_loss[0])))
         progress("training", epoch, config.num_epochs)
         if held is not None and bool((epoch - np.asarray(state.best_epoch) >= config.patience).all()):
@@ -132,20 +114,24 @@ def train_probes(
     return TrainedProbes(kernel, bias, np.asarray(state.best_epoch), history)
 
 
-@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
-def _epoch(state: _State, part: _Part, held: _Part | None, targets, epoch, config: TrainingConfig):
+@functools.partial(jax.jit, static_argnames=("config", "seed"), donate_argnames="state")
+def _epoch(
+    state: _State, part: _Part, held: _Part | None, targets: Array, epoch: Array, config: TrainingConfig, seed: int
+) -> tuple[_State, Array, Array]:
     """One pass over the frames in a new order; returns the state, the training loss and the validation loss [R]."""
     size = config.batch_size
     # frames of weight 0 sort behind the others
-    key = jax.random.fold_in(jax.random.key(config.seed), epoch)
+    key = jax.random.fold_in(jax.random.key(seed), epoch)
     order = jnp.argsort(jax.random.uniform(key, part.weights.shape) + 2 * (1 - part.weights))
     adam = _adam(config)
 
-    def step(carry, batch):
+    def step(
+        carry: tuple[dict[str, Array], optax.OptState], batch: tuple[Array, Array]
+    ) -> tuple[tuple[dict[str, Array], optax.OptState], Array]:
         params, optimiser = carry
         frames, weight = batch
 
-        def total(params):
+        def total(params: dict[str, Array]) -> tuple[Array, Array]:
             losses = _losses(params, part.x[frames], part.labels[:, frames], targets)
             losses = (losses * weight).sum(axis=1) / weight.sum()
             return losses.sum(), losses  # maps share no parameters: the gradient of the sum is that of each

@@ -1,6 +1,6 @@
 """Ridge regression to label embeddings in closed form, for many cells (layers, denoise steps) in one compiled program.
 
-Knows nothing of stores, or of what a cell is. With labels among C embeddings G, the fitted map's answer to any frame is a
+With labels among C embeddings G, the fitted map's answer to any frame is a
 mixture M of them (weights that sum to 1, some negative), and cosines follow from M and G Gᵀ; so the solver carries C numbers
 a frame and not the embedding's width, and label permutations cost next to nothing: they share the factors.
 
@@ -10,6 +10,7 @@ Axis letters: B cells, R labellings (the true one, then permutations), N frames,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,14 @@ from vlascope_analysis.probes.standardise import FLOOR
 
 PENALTIES = tuple(float(10.0**power) for power in range(-3, 4))
 """Ridge penalties, as multiples of the mean eigenvalue of the training part's Gram matrix."""
+
+
+class _Parts(NamedTuple):
+    """Frame numbers of each part."""
+
+    train: Int[Array, " train"]
+    validation: Int[Array, " validation"]
+    test: Int[Array, " test"]
 
 
 def ridge_cells(
@@ -47,7 +56,7 @@ def ridge_cells(
             jnp.asarray(features),
             jnp.asarray(labels, jnp.int32),
             jnp.asarray(embeddings @ embeddings.T, jnp.float32),
-            *(jnp.asarray(parts[name], jnp.int32) for name in ("train", "validation", "test")),
+            _Parts(*(jnp.asarray(parts[name], jnp.int32) for name in _Parts._fields)),
             jnp.asarray(candidates),
         )
     return {name: np.asarray(value) for name, value in found.items()}
@@ -55,19 +64,19 @@ def ridge_cells(
 
 @jax.jit
 def _cells(
-    features: Float[Array, "B N D"], labels: Int[Array, "R N"], similarity: Float[Array, "C C"], train, validation, test,
+    features: Float[Array, "B N D"], labels: Int[Array, "R N"], similarity: Float[Array, "C C"], parts: _Parts,
     candidates: Bool[Array, " C"],
-):  # fmt: skip
-    def cell(x):
-        return _cell(x, labels, similarity, train, validation, test, candidates)
-
-    return jax.lax.map(cell, features)
+) -> dict[str, Array]:  # fmt: skip
+    return jax.lax.map(lambda x: _cell(x, labels, similarity, parts, candidates), features)
 
 
-def _cell(x, labels, similarity, train, validation, test, candidates):
-    """One cell: [N, D]."""
+def _cell(
+    x: Float[Array, "N D"], labels: Int[Array, "R N"], similarity: Float[Array, "C C"], parts: _Parts,
+    candidates: Bool[Array, " C"],
+) -> dict[str, Array]:  # fmt: skip
+    train, validation, test = parts
     C, R = similarity.shape[0], labels.shape[0]
-    fitted, held, asked = _standardised(x, train, validation, test)
+    fitted, held, asked = _standardised(x, parts)
     onehot = jax.nn.one_hot(labels[:, train], C, dtype=jnp.float32)  # R n C
     mean = onehot.mean(axis=1, keepdims=True)
     centred = jnp.moveaxis(onehot - mean, 1, 0).reshape(len(train), R * C)
@@ -82,12 +91,11 @@ def _cell(x, labels, similarity, train, validation, test, candidates):
     # for each penalty a Cholesky factor: seven of them cost a fraction of one eigendecomposition
     penalties = jnp.asarray(PENALTIES if len(validation) else (1.0,), jnp.float32)
 
-    def answers(penalty):
+    def answers(penalty: Float[Array, ""]) -> tuple[Array, Array, Array]:
         factor = jax.scipy.linalg.cho_factor(gram + penalty * scale * jnp.eye(size, dtype=jnp.float32), lower=True)
         weights = jax.scipy.linalg.cho_solve(factor, target)
 
-        def mixtures(cross):
-            """Mixtures of the labels: [frames, size] to [R, frames, C]."""
+        def mixtures(cross: Float[Array, "n size"]) -> Float[Array, "R n C"]:
             return jnp.moveaxis((cross @ weights).reshape(-1, R, C), 1, 0) + mean
 
         score = _cosine(mixtures(held), similarity, labels[:, validation])[1].mean(axis=1)
@@ -101,15 +109,18 @@ def _cell(x, labels, similarity, train, validation, test, candidates):
     return {"predicted": predicted[chosen], "cosine": cosine[chosen], "penalty": penalties[best]}
 
 
-def _standardised(x, train, validation, test):
-    fitted = x[train]
+def _standardised(x: Float[Array, "N D"], parts: _Parts) -> tuple[Array, Array, Array]:
+    """The parts, with mean 0 and deviation 1 in the training part."""
+    fitted = x[parts.train]
     mean = fitted.mean(axis=0)
     deviation = jnp.sqrt(((fitted - mean) ** 2).mean(axis=0))
     scale = jnp.maximum(deviation, jnp.maximum(np.float32(FLOOR) * deviation.max(), np.float32(1e-30)))
-    return (fitted - mean) / scale, (x[validation] - mean) / scale, (x[test] - mean) / scale
+    return (fitted - mean) / scale, (x[parts.validation] - mean) / scale, (x[parts.test] - mean) / scale
 
 
-def _cosine(mixture: Float[Array, "R n C"], similarity, labels: Int[Array, "R n"]):
+def _cosine(
+    mixture: Float[Array, "R n C"], similarity: Float[Array, "C C"], labels: Int[Array, "R n"]
+) -> tuple[Float[Array, "R n C"], Float[Array, "R n"]]:
     """Cosines of mixtures to every task [R, n, C], and to the labelled one [R, n]."""
     products = mixture @ similarity
     squared = (products * mixture).sum(axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Mean 0 and deviation 1 for each feature, from the training part alone. Knows nothing of what comes after."""
+"""Mean 0 and deviation 1 for each feature, from the training part alone."""
 
 from __future__ import annotations
 

@@ -1,0 +1,135 @@
+"""What an analysis can be told: frozen values that the code runs on, and that the commands read from their options.
+
+The string below a field is the help of its option. Nothing here imports numpy, pandas or JAX, so that `--help` is quick.
+A command makes these values before it can report an error, so they do not check themselves when they are made: `check`
+does, and whatever uses them calls it first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from vlascope_analysis.errors import AnalysisError
+
+Expert = Literal["vlm", "action", "text_only"]
+"""Whose states: the vlm over every captured token, the action expert, or the vlm over the tokens of the prompt."""
+
+Pool = Literal["mean", "last"]
+"""`mean` or `last` over the valid tokens."""
+
+SplitBy = Literal["episode", "task"]
+"""What no two parts of a split share: episodes, or whole instructions."""
+
+Range = tuple[int, int]
+"""First, and one past the last, as in Python's `range`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpisodeQuery:
+    """Which episodes to take. Of each id the store gives the last sealed attempt."""
+
+    task_range: Range | None = None
+    """Task ids, the end not included: `0 10` is 0 to 9. Every task unless given."""
+    episode_range: Range | None = None
+    """Episode numbers within each task, the end not included. Every episode unless given."""
+    run_name: str | None = None
+    """One run of a folder of runs."""
+    campaign: str | None = None
+    """Episodes of one campaign, by its id, or `none` for those that are part of no campaign; all unless given.
+    `vlascope-latents ls` lists campaigns."""
+    suite: str | None = None
+    """One suite of tasks; needed with --task-range where a run has several."""
+    interrupted: bool = False
+    """Take episodes too whose client vanished. Sealed ones are taken whether they succeeded or failed."""
+    allow_missing: bool = False
+    """Where tasks or episodes of a given range are missing, take the others and warn."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FeatureOptions:
+    """Which frames of an episode to take, and what of a frame becomes its features."""
+
+    rollout_step: tuple[int, ...] = ()
+    """Environment timesteps (as stored: 0 is the first action of the policy) whose frames to take, one or several; every
+    captured frame unless given."""
+    component: str = "hidden_states"
+    """What was captured: hidden_states, post_attn_embedding, mlp_activation, pre_attn_norm_scales, pre_mlp_norm_scales,
+    x_t, v_t."""
+    pool: Pool = "mean"
+    """How the valid tokens of a frame become one vector. Padding of the prompt never counts."""
+
+    @property
+    def timesteps(self) -> tuple[int, ...] | None:
+        """The rollout steps; None for every frame."""
+        return self.rollout_step or None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """How frames are split into training, validation and test parts."""
+
+    split: SplitBy = "episode"
+    """What no two parts share: episodes; or `task`: whole instructions, to ask whether the map reaches those it never saw."""
+    folds: int | None = None
+    """Parts that are tested in turn; 1 holds out one part. 5 for fewer than 250 episodes, else 1, unless given."""
+    test_fraction: float = 0.2
+    """Share of episodes (or instructions) to hold out, where there is one fold."""
+    validation_fraction: float = 0.2
+    """Share of the other episodes (or instructions) that decide when to stop, or how strong the ridge penalty is."""
+    seed: int = 42
+    """Of splits, order of frames, permutations and bootstrap: the same seed gives the same numbers."""
+
+    def check(self) -> None:
+        """Raises AnalysisError where a value cannot be used; the message names its option."""
+        for name in ("test_fraction", "validation_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                raise _unusable(self, name, "a share between 0 and 1")
+        if self.folds is not None and self.folds < 1:
+            raise _unusable(self, "folds", "at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(SplitConfig):
+    """How any probe is tested."""
+
+    permutations: int = 20
+    """Shuffled labellings of episodes to compare with; n of them can show a p-value of 1 / (n + 1) at best."""
+    bootstrap_samples: int = 2000
+    """Draws of episodes behind each interval."""
+    confidence: float = 0.95
+    """Coverage of the intervals."""
+
+    def check(self) -> None:
+        """Raises AnalysisError where a value cannot be used; the message names its option."""
+        super().check()
+        if self.permutations < 0:
+            raise _unusable(self, "permutations", "0 or more")
+        if self.bootstrap_samples < 100:
+            raise _unusable(self, "bootstrap_samples", "at least 100")
+        if not 0 < self.confidence < 1:
+            raise _unusable(self, "confidence", "a share between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How a linear map is trained."""
+
+    learning_rate: float = 0.001
+    """Learning rate of Adam."""
+    num_epochs: int = 100
+    """Passes over the training frames, at most."""
+    batch_size: int = 32
+    """Frames in a training step."""
+    patience: int = 10
+    """Epochs without a better validation loss before training stops; the best epoch's map is kept."""
+
+    def check(self) -> None:
+        """Raises AnalysisError where a value cannot be used; the message names its option."""
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) <= 0:
+                raise _unusable(self, field.name, "more than 0")
+
+
+def _unusable(options: object, name: str, expected: str) -> AnalysisError:
+    return AnalysisError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected {expected}")

@@ -1,0 +1,7 @@
+"""`python -m vlascope_datasets` is `vlascope-datasets`."""
+
+import sys
+
+from vlascope_datasets.commands import main
+
+sys.exit(main())

@@ -1,0 +1,7 @@
+"""`python -m vlascope_latents` is `vlascope-latents`."""
+
+import sys
+
+from vlascope_latents.commands import main
+
+sys.exit(main())
