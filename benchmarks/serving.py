@@ -38,7 +38,7 @@ import numpy as np
 from common import MID
 from reporting import report
 from served import FULL, Ask, LoopProbe, Served, serving
-from vlascope_latents.store.durable import write_durably
+from vlascope_base.files import replace_file
 from vlascope_server.checkpoints import save_checkpoint
 from vlascope_server.checkpoints.record import Record
 from vlascope_server.model import init_params
@@ -93,7 +93,7 @@ def disk_rate(folder: Path, size: int, files: int = 12) -> float:
     seconds = []
     for number in range(files):
         begun = time.perf_counter()
-        write_durably(folder / f"probe{number}", content)
+        replace_file(folder / f"probe{number}", content)
         seconds.append(time.perf_counter() - begun)
     for number in range(files):
         (folder / f"probe{number}").unlink()

@@ -20,7 +20,7 @@ import numpy as np
 from reporting import report
 from vlascope_latents import CapturePlan, CaptureSpec, ExpertLayout, LatentLayout, Span, plan_capture
 from vlascope_latents.store import LatentStore, RunWriter
-from vlascope_latents.store.layout_on_disk import TABLE_FILE
+from vlascope_latents.store.run_folder import TABLE_FILE
 from vlascope_latents.store.table import EpisodeRow, write_table
 from vlascope_latents.store.tensors import stored_tensors
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlascope_latents.printable import printable
+from vlascope_base.text import printable
 
 
 class AnalysisError(ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vlascope_latents.printable import printable
+from vlascope_base.text import printable
 
 from vlascope_analysis.splits import unit_name
 

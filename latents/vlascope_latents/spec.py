@@ -1,6 +1,6 @@
 """What to capture from one inference, as a small frozen value that can travel, be compared and be hashed.
 
-Knows nothing of JAX, of a particular model's sizes, or of where the captured arrays go.
+It names no model's sizes: `plan_capture` applies it to a model's layout.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
+
+from vlascope_base import VlascopeError
 
 EXPERTS = ("vlm", "action")
 TOKEN_COMPONENTS = (
@@ -27,7 +29,7 @@ DTYPES = ("bfloat16", "float32")
 Indices = tuple[int, ...] | Literal["all"]
 
 
-class CaptureSpecError(ValueError):
+class CaptureSpecError(VlascopeError):
     """A capture spec that cannot be honoured.
 
     Attributes:

@@ -8,8 +8,8 @@ import stat
 
 import numpy as np
 import pytest
+from vlascope_base.text import printable
 from vlascope_latents.commands import main
-from vlascope_latents.printable import printable
 from vlascope_latents.store import LatentStore, RunWriter, verify
 
 from tests.latents.store_fixtures import LAYOUT, frame, plan, values

@@ -12,7 +12,7 @@ import sys
 from typing import Annotated
 
 import tyro
-from vlascope_latents.printable import printable
+from vlascope_base.text import printable
 from vlascope_latents.store.errors import StoreError
 
 from vlascope_analysis.commands.probe import Probe

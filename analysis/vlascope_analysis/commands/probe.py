@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
-from vlascope_latents.printable import printable
+from vlascope_base.text import printable
 
 from vlascope_analysis.commands.options import ProbingOptions
 

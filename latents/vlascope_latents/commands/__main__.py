@@ -1,4 +1,4 @@
-"""`python -m vlascope_latents.commands` is `vlascope-latents`. Knows nothing else."""
+"""`python -m vlascope_latents.commands` is `vlascope-latents`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`vlascope-latents ls`: runs and episodes as tables. Knows nothing of tensors."""
+"""`vlascope-latents ls`: runs and episodes as tables."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from vlascope_base.options import CommandOptions
+from vlascope_base.text import printable, readable_bytes
 
-from vlascope_latents.commands.options import Options
-from vlascope_latents.printable import printable
 from vlascope_latents.store import Episode, LatentStore
-from vlascope_latents.units import readable_bytes
 
 
-@dataclasses.dataclass(kw_only=True)
-class Ls(Options):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ls(CommandOptions):
     """Lists runs, their episodes, frames, bytes and status."""
 
     path: Annotated[Path, tyro.conf.Positional]

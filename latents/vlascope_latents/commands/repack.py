@@ -1,4 +1,4 @@
-"""`vlascope-latents repack`: compresses sealed episodes. Knows nothing of the codec."""
+"""`vlascope-latents repack`: compresses sealed episodes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.progress import track
+from vlascope_base.options import CommandOptions
+from vlascope_base.progress import tracked
+from vlascope_base.text import readable_bytes
 
-from vlascope_latents.commands.options import Options
 from vlascope_latents.store import LatentStore
 from vlascope_latents.store.repack import repack_episode
 from vlascope_latents.store.run_writer import lock_run
-from vlascope_latents.units import readable_bytes
 
 
-@dataclasses.dataclass(kw_only=True)
-class Repack(Options):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Repack(CommandOptions):
     """Compresses the sealed episodes of runs that nobody writes; states the ratio."""
 
     path: Annotated[Path, tyro.conf.Positional]
@@ -36,7 +36,7 @@ class Repack(Options):
         for name in dict.fromkeys(episode.run for episode in episodes):
             own = [episode for episode in episodes if episode.run == name]
             with lock_run(own[0].path):
-                for episode in track(own, f"repacking {name}", transient=True):
+                for episode in tracked(own, f"repacking {name}"):
                     plain, packed = repack_episode(episode)
                     before, after = before + plain, after + packed
         if before:

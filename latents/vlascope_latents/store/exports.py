@@ -1,6 +1,6 @@
 """Episodes in formats of others: NetCDF through xarray, and NPZ in the nested layout of the reference's pickles.
 
-Knows nothing of runs. The formats are described in docs/store.md.
+The formats are described in docs/store.md.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from vlascope_latents.store.reader import Episode, LatentStore
+from vlascope_latents.store.episode import Episode
+from vlascope_latents.store.reader import LatentStore
 from vlascope_latents.store.sealing import columns_of
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from vlascope_base.files import sync, sync_data, write_all
 
-from vlascope_latents.store.durable import sync_data, sync_folder, write_all
 from vlascope_latents.store.errors import StoreError
-from vlascope_latents.store.layout_on_disk import check_name
+from vlascope_latents.store.run_folder import check_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class IndexWriter:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         self._length = 0
         try:
-            sync_folder(path.parent)
+            sync(path.parent)
         except OSError:
             os.close(self._descriptor)
             os.unlink(path)

@@ -1,7 +1,4 @@
-"""Writes one run: makes its folder, opens episodes in it, and puts right what a killed process left there.
-
-Knows nothing of policies or of the network.
-"""
+"""Writes one run: makes its folder, opens episodes in it, and puts right what a killed process left there."""
 
 from __future__ import annotations
 
@@ -21,17 +18,18 @@ from zarr.abc.store import Store
 
 from vlascope_latents.layout import LatentLayout
 from vlascope_latents.plan import CapturePlan
-from vlascope_latents.store.access import ReadableBy
 from vlascope_latents.store.budget import FrameBuffers
 from vlascope_latents.store.durable import BlockingStore, DurableStore
-from vlascope_latents.store.episode_writer import EpisodeWriter
+from vlascope_latents.store.episode_writer import EpisodeWriter, RunResources
 from vlascope_latents.store.errors import StoreError
 from vlascope_latents.store.index import IndexWriter
-from vlascope_latents.store.layout_on_disk import (
+from vlascope_latents.store.recovery import Recovery, discard_episode, recover_run
+from vlascope_latents.store.run_folder import (
     INDEX_FOLDER,
     LOCK_FILE,
     TABLE_FILE,
     ZARR_FOLDER,
+    ReadableBy,
     RunInfo,
     check_episode_id,
     create_run_folder,
@@ -40,7 +38,6 @@ from vlascope_latents.store.layout_on_disk import (
     split_folder,
     split_id,
 )
-from vlascope_latents.store.recovery import Recovery, discard_episode, recover_run
 from vlascope_latents.store.sealing import EPISODES
 from vlascope_latents.store.table import EpisodeRow, read_table, write_table
 from vlascope_latents.store.tensors import StoredTensor, group_metadata, stored_tensors
@@ -73,10 +70,10 @@ class RunWriter:
         self.info: RunInfo = read_run(path)
         self.recovered: Recovery | None = None
         self._lock_file = lock_run(path)
-        self._on_full = on_full
         self._buffers = FrameBuffers(memory_bytes)
         self._store = BlockingStore(open_store(path / ZARR_FOLDER))
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="latent-store-writer")
+        self._resources = RunResources(path, self._store, self._buffers, self._workers, block=on_full == "block")
         self._lock = threading.RLock()
         self._table = threading.Lock()
         self._discarding = threading.Lock()
@@ -245,10 +242,7 @@ class RunWriter:
             raise StoreError(
                 f"{self.path}: cannot open episode {folder} ({error.strerror}): make room or choose another folder"
             ) from error
-        return EpisodeWriter(
-            self.path, self._store, episode_id, folder, tensors, index, self._buffers, self._workers,
-            block=self._on_full == "block", on_sealed=self._sealed,
-        )  # fmt: skip
+        return EpisodeWriter(self._resources, folder, tensors, index, self._sealed)
 
     @property
     def queue(self) -> tuple[int, int]:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from vlascope_base.files import replace_file
 
-from vlascope_latents.store.durable import write_durably
 from vlascope_latents.store.errors import DamagedError
-from vlascope_latents.store.layout_on_disk import split_id
+from vlascope_latents.store.run_folder import split_id
 
 _SCHEMA = pa.schema(
     [
@@ -120,4 +120,4 @@ def write_table(path: Path, rows: Iterable[EpisodeRow]) -> None:
         records.append(record)
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(records, schema=_SCHEMA), sink)
-    write_durably(path, sink.getbuffer())
+    replace_file(path, sink.getbuffer())
