@@ -93,7 +93,7 @@ def disk_rate(folder: Path, size: int, files: int = 12) -> float:
     seconds = []
     for number in range(files):
         begun = time.perf_counter()
-        replace_file(folder / f"probe{number}", content)
+        replace_file(folder / f"probe{number}", content.data)
         seconds.append(time.perf_counter() - begun)
     for number in range(files):
         (folder / f"probe{number}").unlink()

@@ -38,7 +38,7 @@ class CaptureSpecError(VlascopeError):
         allowed: the values that would have been accepted, where they can be listed.
     """
 
-    def __init__(self, field: str, message: str, allowed: Iterable[Any] = ()):
+    def __init__(self, field: str, message: str, allowed: Iterable[object] = ()):
         self.field = field
         self.allowed = tuple(allowed)
         hint = f"; allowed: {', '.join(map(str, self.allowed))}" if self.allowed else ""
@@ -113,7 +113,7 @@ class CaptureSpec:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
 
-def _names(field: str, value: Any, known: tuple[str, ...] | None) -> tuple[str, ...]:
+def _names(field: str, value: object, known: tuple[str, ...] | None) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise CaptureSpecError(field, f"expected a list of names, got {value!r}", known or ())
     names = tuple(value)
@@ -125,7 +125,7 @@ def _names(field: str, value: Any, known: tuple[str, ...] | None) -> tuple[str, 
     return tuple(dict.fromkeys(names)) if known is None else tuple(name for name in known if name in names)
 
 
-def _indices(field: str, value: Any) -> Indices:
+def _indices(field: str, value: object) -> Indices:
     if isinstance(value, str):
         if value == "all":
             return "all"
@@ -142,6 +142,6 @@ def _indices(field: str, value: Any) -> Indices:
     return tuple(sorted({int(index) for index in indices}))
 
 
-def _one_of(field: str, value: Any, allowed: tuple[str, ...]) -> None:
+def _one_of(field: str, value: object, allowed: tuple[str, ...]) -> None:
     if not isinstance(value, str) or value not in allowed:
         raise CaptureSpecError(field, f"unknown value {value!r}", allowed)

@@ -100,7 +100,7 @@ class EpisodeWriter:
         return self._pending
 
     def append(
-        self, tensors: Mapping[str, np.ndarray], timestep: int, values: Mapping[str, Any] | None = None
+        self, tensors: Mapping[str, np.ndarray], timestep: int, values: Mapping[str, object] | None = None
     ) -> int | None:
         """Queues one frame; the arrays may be used again when this returns.
 
@@ -138,7 +138,7 @@ class EpisodeWriter:
         buffers = self._run.buffers.acquire(self.tensors, wait=self._run.block)
         return None if buffers is None else FrameSlot(self, buffers)
 
-    def describe(self, metadata: Mapping[str, Any]) -> None:
+    def describe(self, metadata: Mapping[str, object]) -> None:
         """Replaces what is kept of the episode: what only its first frame tells, where it was begun before that.
 
         Raises:
@@ -157,7 +157,7 @@ class EpisodeWriter:
         """Counts a frame that found no room."""
         self._dropped_timesteps.append(int(timestep))
 
-    def take_number(self, timestep: int, values: Mapping[str, Any] | None) -> FrameLine:
+    def take_number(self, timestep: int, values: Mapping[str, object] | None) -> FrameLine:
         """The line of the next frame; what `FrameSlot.number` does."""
         encoded = encode_values(values)
         with self._appending:

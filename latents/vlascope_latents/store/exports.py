@@ -52,7 +52,7 @@ def export_npz(store: LatentStore, episode: Episode, path: Path) -> None:
     metadata = episode.metadata
     with zipfile.ZipFile(path, "w", allowZip64=True) as file:
 
-        def put(key: str, value: Any) -> None:
+        def put(key: str, value: object) -> None:
             with file.open(f"{key}.npy", "w", force_zip64=True) as target:
                 np.lib.format.write_array(target, np.asarray(value), allow_pickle=False)
 

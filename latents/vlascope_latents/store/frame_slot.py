@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import ml_dtypes
 import numpy as np
@@ -29,7 +29,7 @@ class FrameTaker(Protocol):
     id: str
     tensors: tuple[StoredTensor, ...]
 
-    def take_number(self, timestep: int, values: Mapping[str, Any] | None) -> FrameLine:
+    def take_number(self, timestep: int, values: Mapping[str, object] | None) -> FrameLine:
         """The line of the next frame, without checksums."""
         ...
 
@@ -54,7 +54,7 @@ class FrameSlot:
         self._buffers: list[np.ndarray] | None = buffers
         self._line: FrameLine | None = None
 
-    def number(self, timestep: int, values: Mapping[str, Any] | None = None) -> int:
+    def number(self, timestep: int, values: Mapping[str, object] | None = None) -> int:
         """Makes this the episode's next frame; from here on it must be filled.
 
         Args:

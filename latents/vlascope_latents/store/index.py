@@ -123,7 +123,7 @@ def read_index(path: Path) -> tuple[list[FrameLine], int]:
     return lines, start
 
 
-def encode_values(values: Mapping[str, Any] | None) -> dict[str, Any]:
+def encode_values(values: Mapping[str, object] | None) -> dict[str, Any]:
     """Small values of a frame as the index keeps them; a map inside (`annotations`) becomes `annotations/<name>`.
 
     Raises:
@@ -148,7 +148,7 @@ def decode_value(value: Mapping[str, Any]) -> np.ndarray:
     return np.frombuffer(base64.b64decode(value["base64"]), np.dtype(value["dtype"])).reshape(value["shape"])
 
 
-def _encode(name: str, value: Any) -> dict[str, Any]:
+def _encode(name: str, value: object) -> dict[str, Any]:
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -43,7 +43,7 @@ Hidden states of a policy that sees a home or a workshop tell of it, as its pict
 _MODES: dict[ReadableBy, int] = {"owner": 0o700, "group": 0o750, "everyone": 0o755}
 
 
-def check_name(what: str, name: Any) -> str:
+def check_name(what: str, name: object) -> str:
     """`name`, if it can be a folder of the store.
 
     Raises:
@@ -56,14 +56,16 @@ def check_name(what: str, name: Any) -> str:
     return name
 
 
-def check_episode_id(episode_id: Any) -> str:
+def check_episode_id(episode_id: object) -> str:
     """`episode_id`, if it can be one: a name, or `CAMPAIGN+NAME`.
 
     Raises:
         StoreError: it can't.
     """
-    parts = episode_id.split(_PLUS) if isinstance(episode_id, str) else [episode_id]
-    if len(parts) > 2 or len(str(episode_id)) > _ID_CHARACTERS:
+    if not isinstance(episode_id, str):
+        return check_name("episode", episode_id)
+    parts = episode_id.split(_PLUS)
+    if len(parts) > 2 or len(episode_id) > _ID_CHARACTERS:
         raise StoreError(
             f"episode: {episode_id!r} is no id: expected a name or CAMPAIGN+NAME, of at most {_ID_CHARACTERS} characters"
         )
@@ -114,7 +116,7 @@ class RunInfo:
 
 
 def create_run_folder(
-    root: Path, name: str, layout: LatentLayout, model: Mapping[str, Any], readable_by: ReadableBy = "owner"
+    root: Path, name: str, layout: LatentLayout, model: Mapping[str, object], readable_by: ReadableBy = "owner"
 ) -> Path:
     """Makes `<root>/<time>-<name>` with its run.json and returns it; `root` too where it is missing.
 

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TextIO, TypedDict, Unpack
 
 from zarr.abc.store import Store
 
@@ -45,6 +45,22 @@ from vlascope_latents.store.tensors import StoredTensor, group_metadata, stored_
 OnFull = Literal["block", "drop"]
 
 _log = logging.getLogger(__name__)
+
+
+class WriterOptions(TypedDict, total=False):
+    """How a run is written; each has a default.
+
+    Attributes:
+        memory_bytes: bound of everything queued; 1 GiB unless told.
+        workers: threads that write; 4.
+        on_full: whether a frame that finds the queue full waits (`block`, the default) or is left out (`drop`).
+        open_store: makes a Zarr store of a path; durable local files.
+    """
+
+    memory_bytes: int
+    workers: int
+    on_full: OnFull
+    open_store: Callable[[Path], Store]
 
 
 class RunWriter:
@@ -88,8 +104,8 @@ class RunWriter:
 
     @classmethod
     def create(
-        cls, root: str | os.PathLike, name: str, layout: LatentLayout, model: Mapping[str, Any] | None = None, *,
-        readable_by: ReadableBy = "owner", **options: Any
+        cls, root: str | os.PathLike, name: str, layout: LatentLayout, model: Mapping[str, object] | None = None, *,
+        readable_by: ReadableBy = "owner", **options: Unpack[WriterOptions]
     ) -> RunWriter:  # fmt: skip
         """Makes a new run `<root>/<time>-<name>`.
 
@@ -99,8 +115,7 @@ class RunWriter:
             layout: of the model: the spans that every episode of this run has.
             model: anything JSON that says which model this was: fingerprint, configuration, git revision.
             readable_by: who may read the run, and `root` where it is made here: its `owner` alone, its `group`, or `everyone`.
-            **options: `memory_bytes` (bound of everything queued; default 1 GiB), `workers` (threads that write; 4), `on_full`
-                (`block` or `drop`), `open_store` (makes a Zarr store of a path; durable local files).
+            **options: see `WriterOptions`.
 
         Raises:
             StoreError: the folder cannot be written, or a name or option is wrong.
@@ -122,7 +137,7 @@ class RunWriter:
         return run
 
     @classmethod
-    def open(cls, path: str | os.PathLike, **options: Any) -> RunWriter:
+    def open(cls, path: str | os.PathLike, **options: Unpack[WriterOptions]) -> RunWriter:
         """Opens an existing run for more episodes; first puts right what a killed process left (`recovered`).
 
         Raises:
@@ -149,7 +164,7 @@ class RunWriter:
             return run.recovered or Recovery()
 
     def open_episode(
-        self, episode_id: str | None, metadata: Mapping[str, Any] | None, plan: CapturePlan
+        self, episode_id: str | None, metadata: Mapping[str, object] | None, plan: CapturePlan
     ) -> EpisodeWriter:
         """Starts an attempt at an episode.
 
@@ -214,7 +229,7 @@ class RunWriter:
         episode_id: str,
         folder: str,
         attempt: int,
-        metadata: Mapping[str, Any] | None,
+        metadata: Mapping[str, object] | None,
         plan: CapturePlan,
         tensors: tuple[StoredTensor, ...],
     ) -> EpisodeWriter:
@@ -324,7 +339,7 @@ class RunWriter:
                 self._table_behind = False
 
 
-def lock_run(path: Path) -> Any:
+def lock_run(path: Path) -> TextIO:
     """The run's lock, held until the returned file is closed or the process dies.
 
     Raises:

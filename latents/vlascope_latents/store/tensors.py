@@ -190,7 +190,7 @@ def column_metadata(column: np.ndarray, dims: tuple[str, ...]) -> bytes:
     return array_metadata(column.shape, chunk, column.dtype.name, dims, _PLAIN, {})
 
 
-def group_metadata(attributes: Mapping[str, Any] | None = None) -> bytes:
+def group_metadata(attributes: Mapping[str, object] | None = None) -> bytes:
     """zarr.json of a group."""
     return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": dict(attributes or {})}).encode()
 
