@@ -1,7 +1,4 @@
-"""The list of committed frames: one line of JSON a frame, appended and synced; the line is the commit.
-
-Knows nothing of the arrays that the frames are in.
-"""
+"""The list of committed frames: one line of JSON a frame, appended and synced; the line is the commit."""
 
 from __future__ import annotations
 

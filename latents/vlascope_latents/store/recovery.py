@@ -1,6 +1,6 @@
 """Puts right what a killed writer left in a run: the table in docs/store.md, row by row.
 
-Knows nothing of living writers: whoever calls this holds the run's lock.
+Whoever calls this holds the run's lock: no other process writes the run meanwhile.
 """
 
 from __future__ import annotations

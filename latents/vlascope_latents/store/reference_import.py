@@ -1,6 +1,6 @@
 """Reads the reference's `task_*.pkl` into a run, trusting nothing in them but numpy arrays.
 
-Knows nothing of the model that made them: token spans are the reference's own, or as told.
+The pickles do not say which model made them: token spans are the reference's own, or as told.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Compresses sealed episodes in place: the same numbers and checksums in fewer bytes.
 
-Knows nothing of episodes that are open: a policy that serves has no core to spare for this.
+Episodes that are open stay uncompressed: a policy that serves has no core to spare for this.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Closes an episode for good: small values become arrays, arrays get exactly the committed length, the group its verdict.
 
-Knows nothing of who closes it: a writer that is done, or a recovery after a kill.
+A writer that is done closes it so, and a recovery after a kill.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The table of sealed episodes, `episodes.parquet`: ten thousand of them open with one read.
 
-Knows nothing of frames. The attributes of each episode's group are the truth; the table is a copy of them.
+The attributes of each episode's group are the truth; the table is a copy of them.
 """
 
 from __future__ import annotations
