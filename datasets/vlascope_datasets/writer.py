@@ -19,11 +19,11 @@ from vlascope_datasets.errors import DamagedError, DatasetError
 from vlascope_datasets.features import INDEX_FEATURES, checked, complete, from_arrow, schema, to_arrow
 from vlascope_datasets.files import locked, must_be_new, read_json
 from vlascope_datasets.info import INFO, DatasetInfo, info_from_map, new_info, read_info
-from vlascope_datasets.layouts import read_v2, read_v3
-from vlascope_datasets.layouts.prepared import FRESH, STAGING, Prepared
-from vlascope_datasets.layouts.write_v2 import WriterV2
-from vlascope_datasets.layouts.write_v3 import WriterV3
 from vlascope_datasets.statistics import ImageStatistics, Statistics, column_statistics, sampled_frames
+from vlascope_datasets.versions import read_v2, read_v3
+from vlascope_datasets.versions.prepared import FRESH, STAGING, Prepared
+from vlascope_datasets.versions.write_v2 import WriterV2
+from vlascope_datasets.versions.write_v3 import WriterV3
 from vlascope_datasets.video import CRF, VideoWriter, describe
 
 
@@ -43,11 +43,11 @@ class DatasetWriter:
         self._crf, self._closed = crf, False
         self._staging = root / STAGING
         v2 = info.version.startswith("v2")
-        self._layout = WriterV2(root, info, tasks) if v2 else WriterV3(root, self._staging, info, tasks)
+        self._version_writer = WriterV2(root, info, tasks) if v2 else WriterV3(root, self._staging, info, tasks)
         self._info, self._tasks = info, dict(tasks)
-        for episode in self._layout.waiting():
+        for episode in self._version_writer.waiting():
             self._count(episode.length, episode.tasks)
-            self._layout.info, self._layout.tasks = self._info, self._tasks
+            self._version_writer.info, self._version_writer.tasks = self._info, self._tasks
         self._exit = held.pop_all()
 
     @classmethod
@@ -201,7 +201,7 @@ class DatasetWriter:
             return
         self._closed = True
         with self._exit:
-            self._layout.finish()
+            self._version_writer.finish()
             shutil.rmtree(self._staging)
 
     @contextlib.contextmanager
@@ -270,7 +270,7 @@ class DatasetWriter:
         unread = [key for key in self._info.unread if source and key in source.names]
         form = schema(self._info.features, {key: source.field(key) for key in unread} if source else {})
         table = pa.Table.from_arrays([arrays[name].cast(form.field(name).type) for name in form.names], schema=form)
-        pq.write_table(table, folder / "table.parquet", row_group_size=self._layout.row_group or max(1, length))
+        pq.write_table(table, folder / "table.parquet", row_group_size=self._version_writer.row_group or max(1, length))
         if self._info.total_frames == 0:
             self._describe_videos(videos)
         number, first = self._info.total_episodes, self._info.total_frames
@@ -278,10 +278,10 @@ class DatasetWriter:
         prepared = Prepared(number, first, length, tasks, kept, folder / "table.parquet", videos)
         try:
             self._count(length, tasks)
-            self._layout.commit(prepared, self._info, self._tasks)
+            self._version_writer.commit(prepared, self._info, self._tasks)
         except BaseException:
-            # the layout knows what exists: an interrupt may come before or after the step that counts
-            self._info, self._tasks = self._layout.info, self._layout.tasks
+            # the version's writer knows what exists: an interrupt may come before or after the step that counts
+            self._info, self._tasks = self._version_writer.info, self._version_writer.tasks
             raise
         return number
 

@@ -1,4 +1,4 @@
-"""`python -m vlascope_datasets.commands` is `vlascope-datasets`. Knows nothing else."""
+"""`python -m vlascope_datasets.commands` is `vlascope-datasets`."""
 
 import sys
 

@@ -1,7 +1,4 @@
-"""What is in a dataset, and what is wrong with it: LeRobot datasets, folders of HDF5 or NPZ episodes.
-
-Knows nothing of training.
-"""
+"""What is in a dataset, and what is wrong with it: LeRobot datasets, folders of HDF5 or NPZ episodes."""
 
 from vlascope_datasets.survey.episodes import Anomaly, EpisodeFacts, Facts
 from vlascope_datasets.survey.report import gather, summarise

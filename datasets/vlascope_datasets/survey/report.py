@@ -1,16 +1,13 @@
-"""From facts to `dataset_statistics.json`: totals, lengths, tasks, directions, balance, actions, anomalies.
-
-Knows nothing of formats.
-"""
+"""From facts to `dataset_statistics.json`: totals, lengths, tasks, directions, balance, actions, anomalies."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from vlascope_base.progress import Progress, silent
 
 from vlascope_datasets.errors import DatasetError
 from vlascope_datasets.info import INFO
@@ -25,7 +22,7 @@ QUANTILES = {"q01": 0.01, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q99": 0.99}
 
 def gather(
     path: str | Path,
-    on_episode: Callable[[], None] = lambda: None,
+    progress: Progress = silent,
     *,
     images: bool = True,
     tolerance_s: float = TOLERANCE,
@@ -34,7 +31,7 @@ def gather(
 
     Args:
         path: the folder, or one HDF5 or NPZ file.
-        on_episode: called after each episode (LeRobot) or file.
+        progress: called after each episode (LeRobot) or file.
         images: whether to look at a few images of every episode, where the format's images can be read one by one.
         tolerance_s: seconds that a video's frame may be off its row's timestamp (LeRobot).
 
@@ -45,9 +42,9 @@ def gather(
     if not root.exists():
         raise DatasetError(f"{root}: no such file or folder")
     facts = (
-        survey_lerobot(root, on_episode, images=images, tolerance_s=tolerance_s)
+        survey_lerobot(root, progress, images=images, tolerance_s=tolerance_s)
         if (root / INFO).is_file()
-        else survey_folder(root, on_episode)
+        else survey_folder(root, progress)
     )
     compare(facts.episodes)
     return facts

@@ -1,7 +1,4 @@
-"""`dataset_statistics.png`: six panels, drawn from what `dataset_statistics.json` holds and nothing else.
-
-Knows nothing of datasets.
-"""
+"""`dataset_statistics.png`: six panels, drawn from what `dataset_statistics.json` holds and nothing else."""
 
 from __future__ import annotations
 
@@ -15,8 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
-
-from vlascope_datasets.units import readable_bytes
+from vlascope_base.text import readable_bytes
 
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e4e8ec"
 BLUE, SKY, AMBER, RED, GREEN = "#2f6db5", "#a9c8ea", "#e0912f", "#c8413b", "#2f8f6b"
@@ -46,7 +42,7 @@ def draw(summary: dict[str, Any], path: Path) -> None:
 
     Args:
         summary: as `summarise` makes it.
-        path: of the picture; its suffix says which format.
+        path: of the figure; its suffix says which format.
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(16.5, 9.6), facecolor="white")
