@@ -1,4 +1,4 @@
-"""Reads LeRobot datasets of format v2.0, v2.1 and v3.0, as much of them as is asked for. Knows nothing of training."""
+"""Reads LeRobot datasets of format v2.0, v2.1 and v3.0, as much of them as is asked for."""
 
 from __future__ import annotations
 

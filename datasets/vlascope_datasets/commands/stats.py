@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
@@ -18,6 +18,9 @@ from vlascope_base.text import readable_bytes
 from vlascope_datasets.commands.options import TimedOptions
 from vlascope_datasets.copying import PACKAGES
 from vlascope_datasets.files import write_json
+
+if TYPE_CHECKING:
+    from vlascope_datasets.survey import Summary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class Stats(TimedOptions):
         return 0
 
 
-def _print(summary: dict[str, Any]) -> None:
+def _print(summary: Summary) -> None:
     console, lengths = Console(), summary["lengths"]
     table = Table(show_header=False, title=escape(f"{summary['path']}: {summary['format']}"))
     table.add_row("episodes", f"{summary['total_episodes']:,}")

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+Summary = dict[str, Any]
+"""What `dataset_statistics.json` holds, or a part of it."""
+
 # enough for quantiles of a dataset, little enough to keep for every episode
 _ACTIONS_KEPT = 256
 _WORDS = {
@@ -121,7 +124,7 @@ class Facts:
     episodes: list[EpisodeFacts]
     fps: float | None = None
     robot_type: str | None = None
-    features: dict[str, Any] = dataclasses.field(default_factory=dict)
+    features: Summary = dataclasses.field(default_factory=dict)
     action_key: str | None = None
     action_names: list[str] = dataclasses.field(default_factory=list)
     anomalies: list[Anomaly] = dataclasses.field(default_factory=list)

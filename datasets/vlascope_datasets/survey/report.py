@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from vlascope_base.progress import Progress, silent
@@ -12,7 +11,7 @@ from vlascope_base.progress import Progress, silent
 from vlascope_datasets.errors import DatasetError
 from vlascope_datasets.info import INFO
 from vlascope_datasets.survey.balance import balance
-from vlascope_datasets.survey.episodes import EpisodeFacts, Facts, compare
+from vlascope_datasets.survey.episodes import EpisodeFacts, Facts, Summary, compare
 from vlascope_datasets.survey.folders import survey_folder
 from vlascope_datasets.survey.lerobot import survey_lerobot
 from vlascope_datasets.video import TOLERANCE
@@ -50,7 +49,7 @@ def gather(
     return facts
 
 
-def summarise(facts: Facts) -> dict[str, Any]:
+def summarise(facts: Facts) -> Summary:
     """What `dataset_statistics.json` holds, but for what it was made with."""
     directions = Counter(episode.direction for episode in facts.episodes if episode.direction)
     tasks = _grouped(facts.episodes)
@@ -102,7 +101,7 @@ def _spread(values: np.ndarray) -> dict[str, float] | None:
     }
 
 
-def _lengths(facts: Facts) -> dict[str, Any] | None:
+def _lengths(facts: Facts) -> Summary | None:
     spread = _spread(np.array([episode.length for episode in facts.episodes]))
     if spread and facts.fps:
         spread["mean_seconds"] = spread["mean"] / facts.fps
@@ -116,7 +115,7 @@ def _grouped(episodes: list[EpisodeFacts]) -> dict[str, dict[str, int]]:
     return {task: {"episodes": count, "frames": frames[task]} for task, count in counts.most_common()}
 
 
-def _actions(facts: Facts) -> dict[str, Any] | None:
+def _actions(facts: Facts) -> Summary | None:
     """Of finite sampled actions, by dimension; None where episodes have none, or not of one width."""
     sampled = [episode.actions for episode in facts.episodes if episode.actions is not None]
     if not sampled or len({actions.shape[1] for actions in sampled}) > 1:
@@ -144,9 +143,9 @@ def _actions(facts: Facts) -> dict[str, Any] | None:
     }
 
 
-def _anomalies(facts: Facts) -> dict[str, Any]:
+def _anomalies(facts: Facts) -> Summary:
     found = facts.all_anomalies()
-    by_file: dict[str, list[dict[str, Any]]] = {}
+    by_file: dict[str, list[Summary]] = {}
     for anomaly in found:
         line = {"kind": anomaly.kind, "detail": anomaly.detail}
         by_file.setdefault(anomaly.file, []).append(line | ({"episode": anomaly.episode} if anomaly.episode else {}))
