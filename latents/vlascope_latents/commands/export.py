@@ -7,29 +7,25 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from vlascope_base.options import CommandOptions
 from vlascope_base.progress import tracked
 from vlascope_base.text import readable_bytes
 
+from vlascope_latents.commands.options import CampaignOptions
 from vlascope_latents.store import LatentStore, StoreError
 from vlascope_latents.store.exports import export_netcdf, export_npz
 from vlascope_latents.store.run_folder import ReadableBy, make_missing_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Export(CommandOptions):
+class Export(CampaignOptions):
     """Writes one file an episode, as float32; docs/store.md describes the formats."""
 
-    path: Annotated[Path, tyro.conf.Positional]
-    """A run, or a folder of runs."""
     out: Annotated[Path, tyro.conf.Positional]
     """Folder to write to; made where it is missing."""
     format: Literal["netcdf", "npz"] = "netcdf"
     """`netcdf` (needs xarray, h5netcdf and h5py), or `npz` in the nested layout of the reference."""
     episodes: tuple[str, ...] = ()
     """Ids, or names where only one campaign has them; every episode unless given."""
-    campaign: str | None = None
-    """Episodes of one campaign, or `none` for those that are part of no campaign; all unless given."""
     readable_by: ReadableBy = "owner"
     """Who may read the folder, where it is made: its owner alone, its group, or everyone."""
     dry_run: bool = False

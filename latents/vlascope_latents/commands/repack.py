@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Annotated
 
-import tyro
-from vlascope_base.options import CommandOptions
 from vlascope_base.progress import tracked
 from vlascope_base.text import readable_bytes
 
+from vlascope_latents.commands.options import StoreOptions
 from vlascope_latents.store import LatentStore
 from vlascope_latents.store.repack import repack_episode
 from vlascope_latents.store.run_writer import lock_run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Repack(CommandOptions):
+class Repack(StoreOptions):
     """Compresses the sealed episodes of runs that nobody writes; states the ratio."""
 
-    path: Annotated[Path, tyro.conf.Positional]
-    """A run, or a folder of runs."""
     dry_run: bool = False
     """Say what would be compressed, and stop."""
 

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Annotated
 
-import tyro
-from vlascope_base.options import CommandOptions
 from vlascope_base.progress import tracked
 from vlascope_base.text import printable
 
+from vlascope_latents.commands.options import StoreOptions
 from vlascope_latents.store import LatentStore, verify
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Verify(CommandOptions):
+class Verify(StoreOptions):
     """Recomputes the checksum of every committed frame and names each that is damaged; exit code 1 where one is."""
-
-    path: Annotated[Path, tyro.conf.Positional]
-    """A run, or a folder of runs."""
 
     def run(self) -> int:
         """Prints one line a damaged frame."""
