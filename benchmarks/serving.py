@@ -36,7 +36,7 @@ import numpy as np
 from common import Results, options_of, report, verdict
 from models import MID, device, usual_size
 from served import FULL, Ask, LoopProbe, Served, serving
-from vlascope_latents.store.durable import write_durably
+from vlascope_base.files import replace_file
 from vlascope_server.checkpoints import save_checkpoint
 from vlascope_server.checkpoints.record import Record
 from vlascope_server.model import init_params
@@ -91,7 +91,7 @@ def disk_rate(folder: Path, size: int, files: int = 12) -> float:
     seconds = []
     for number in range(files):
         begun = time.perf_counter()
-        write_durably(folder / f"probe{number}", content)
+        replace_file(folder / f"probe{number}", content.data)
         seconds.append(time.perf_counter() - begun)
     for number in range(files):
         (folder / f"probe{number}").unlink()

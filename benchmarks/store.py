@@ -20,7 +20,7 @@ from common import LAYOUT, Results, options_of, report, verdict
 from vlascope_base.files import sync_data, write_all
 from vlascope_latents import CapturePlan, CaptureSpec, plan_capture
 from vlascope_latents.store import LatentStore, RunWriter
-from vlascope_latents.store.layout_on_disk import TABLE_FILE
+from vlascope_latents.store.run_folder import TABLE_FILE
 from vlascope_latents.store.table import EpisodeRow, write_table
 from vlascope_latents.store.tensors import stored_tensors
 

@@ -6,7 +6,6 @@ Reads in batches and pools as it goes: memory holds the features and one batch, 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -173,8 +172,7 @@ def captured_axes(
     path = f"{expert}/{component}"
     if path not in tensors:
         raise NotCapturedError(f"{store.path}: {path} was not captured; captured: {listed(tensors)}")
-    tensor = tensors[path]
-    return {dim: list(tensor.attributes[f"{dim}s"]) for dim in ("layer", "denoise_step") if dim in tensor.dims}
+    return tensors[path].numbers
 
 
 def frame_table(selection: Selection, episodes: Sequence[Numbered]) -> pd.DataFrame:
@@ -201,8 +199,7 @@ def _token_pool(store: LatentStore, selection: Selection, what: Slice) -> TokenP
     episode = selection.frames[0].episode if selection.frames else store.episodes()[0]
     reduction = "none"
     if "span" in selection.dims:
-        attributes = json.loads((episode.folder / "zarr.json").read_bytes())["attributes"]
-        reduction = attributes["capture_spec"]["reduction"]
+        reduction = episode.capture_spec().reduction
     return TokenPool(store.spans(episode.run)[what.stored_expert], what.pool, reduction)
 
 

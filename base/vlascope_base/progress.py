@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
+
+T = TypeVar("T")
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many parts of it are done, and how many there are."""
@@ -33,6 +35,14 @@ def shown() -> Iterator[Progress]:
         yield report
 
 
+def tracked(items: Sequence[T], what: str) -> Iterator[T]:
+    """The items, with a progress bar on stderr that is gone when the last of them is done."""
+    with shown() as report:
+        for done, item in enumerate(items):
+            report(what, done, len(items))
+            yield item
+
+
 def progress_bars(console: Console | None = None, *, field: str | None = None, transient: bool = False) -> Bars:
     """Bars with a description, done of total, the time gone and the time left.
 
@@ -54,4 +64,10 @@ def progress_bars(console: Console | None = None, *, field: str | None = None, t
     ]
     if field is not None:
         columns.append(TextColumn(f"{{task.fields[{field}]}}"))
-    return Bars(*columns, console=console or Console(file=sys.stderr), transient=transient)
+    # what is printed meanwhile would go to the bars' console: above the bars on a terminal, but never into a pipe
+    return Bars(
+        *columns,
+        console=console or Console(file=sys.stderr),
+        transient=transient,
+        redirect_stdout=sys.stdout.isatty(),
+    )

@@ -1,4 +1,4 @@
-"""Arrays kept in memory up to a number of bytes. Knows nothing of what they hold."""
+"""Arrays kept in memory up to a number of bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an episode holds, as a number that does not depend on where it lies. Knows nothing of splits.
+"""What an episode holds, as a number that does not depend on where it lies.
 
 An episode's checksum covers its columns, instructions and images, and leaves out its number, its frames' numbers in the dataset
 and task numbers: those change when it moves. A dataset's is the sum of its episodes', modulo 2 ** 128, so that the checksums of

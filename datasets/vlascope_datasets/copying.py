@@ -1,14 +1,15 @@
-"""Copies episodes of a dataset into another one, of the same or another version. Knows nothing of how they are chosen."""
+"""Copies episodes of a dataset into another one, of the same or another version."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from vlascope_base.progress import Progress, silent
 
 from vlascope_datasets.checksums import MOVING, add, episode_checksum, task_names
 from vlascope_datasets.errors import DamagedError, DatasetError, UnreadError
@@ -26,6 +27,8 @@ _KNOWN = {
     *("convert.json", "split.json"),
 }
 """Files in `meta/` that a copy gets anew."""
+PACKAGES = ("vlascope-datasets", "av", "numpy", "pyarrow")
+"""Whose versions are written beside what was made of a dataset."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +68,8 @@ def without(source: LeRobotDataset, dropped: Sequence[int] = (), *, empty: bool 
 
 
 def copy_episodes(
-    source: LeRobotDataset, episodes: Iterable[int], path: Path, version: str, on_episode: Callable[[], None] = lambda: None
-) -> Copied:  # fmt: skip
+    source: LeRobotDataset, episodes: Sequence[int], path: Path, version: str, progress: Progress = silent
+) -> Copied:
     """Makes a dataset of some episodes: numbers made anew, columns, images and encoded video taken over as they are, and the
     record of how it was collected where there is one. What is not read is taken over all the same; an episode without frames
     stays one.
@@ -76,7 +79,7 @@ def copy_episodes(
         episodes: numbers in it, in the order of the copy.
         path: a folder that is absent or empty.
         version: `v2.1` or `v3.0`.
-        on_episode: called after each.
+        progress: called after each.
 
     Raises:
         DatasetError: a file of the source is missing, or `path` holds something.
@@ -92,7 +95,7 @@ def copy_episodes(
             if "encoded again" in how:
                 again.append(number)
             sums.append(episode_checksum(source, number, videos="encoded again" not in how))
-            on_episode()
+            progress("copying episodes", len(sums), len(episodes))
     copy = LeRobotDataset.open(path, tolerance_s=source.tolerance_s)
     for place, (number, expected) in enumerate(zip(episodes, sums, strict=True)):
         if episode_checksum(copy, place, videos=number not in again) != expected:

@@ -1,4 +1,4 @@
-"""A dataset's features: what each column is, as Arrow stores it and as numpy reads it. Knows nothing of files.
+"""A dataset's features: what each column is, as Arrow stores it and as numpy reads it.
 
 A feature is the map that LeRobot keeps in `meta/info.json`: `dtype` (a numpy name, `string`, `image` or `video`), `shape` of
 one frame and `names` of its parts. Images lie in the table as {bytes, path}; videos are files of their own and no column.
@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import ArrayLike
 
 from vlascope_datasets.errors import DamagedError, DatasetError
 
+Feature = Mapping[str, Any]
+"""What `meta/info.json` says of one feature."""
 Features = dict[str, dict[str, Any]]
 
 INDEX_FEATURES: Features = {
@@ -30,7 +33,7 @@ CAMERAS = ("image", "video")
 _IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
-def complete(features: Mapping[str, Mapping[str, Any]], video: bool | None = None) -> Features:
+def complete(features: Mapping[str, Feature], video: bool | None = None) -> Features:
     """What a user declared, with the five index columns that every dataset has.
 
     Args:
@@ -87,7 +90,7 @@ def unread(features: Features) -> dict[str, str]:
     return {key: why for key, feature in features.items() if (why := _why_unread(feature))}
 
 
-def _why_unread(feature: Mapping[str, Any]) -> str:
+def _why_unread(feature: Feature) -> str:
     """Empty for a feature that is read."""
     dtype, info = feature["dtype"], feature.get("info")
     if dtype in CAMERAS:
@@ -105,7 +108,7 @@ def _why_unread(feature: Mapping[str, Any]) -> str:
     return "" if known else f"of dtype {dtype!r}"
 
 
-def arrow_type(key: str, feature: Mapping[str, Any]) -> pa.DataType:
+def arrow_type(key: str, feature: Feature) -> pa.DataType:
     """How one frame's value lies in a Parquet file.
 
     Raises:
@@ -149,7 +152,7 @@ def schema(features: Features, as_stored: Mapping[str, pa.Field] | None = None) 
     return pa.schema(fields, metadata)
 
 
-def _hugging_face(feature: Mapping[str, Any]) -> dict[str, Any]:
+def _hugging_face(feature: Feature) -> dict[str, Any]:
     """`Sequence` where newer versions say `List`: every version reads it."""
     if feature["dtype"] == "image":
         return {"_type": "Image"}
@@ -161,7 +164,7 @@ def _hugging_face(feature: Mapping[str, Any]) -> dict[str, Any]:
     return {"shape": shape, "dtype": feature["dtype"], "_type": f"Array{len(shape)}D"}
 
 
-def checked(key: str, feature: Mapping[str, Any], values: Any) -> np.ndarray:
+def checked(key: str, feature: Feature, values: ArrayLike) -> np.ndarray:
     """Values of one column over an episode, in the feature's dtype: [n] for shape (1,), else [n, *shape].
 
     Raises:
@@ -186,7 +189,7 @@ def checked(key: str, feature: Mapping[str, Any], values: Any) -> np.ndarray:
     return array
 
 
-def to_arrow(key: str, feature: Mapping[str, Any], values: np.ndarray) -> pa.Array:
+def to_arrow(key: str, feature: Feature, values: np.ndarray) -> pa.Array:
     """`values` [n, *shape] as the column of a data file."""
     kind, shape = arrow_type(key, feature), feature["shape"]
     flat = np.ascontiguousarray(values).reshape(-1)
@@ -200,7 +203,7 @@ def to_arrow(key: str, feature: Mapping[str, Any], values: np.ndarray) -> pa.Arr
     return flat
 
 
-def from_arrow(key: str, feature: Mapping[str, Any], column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+def from_arrow(key: str, feature: Feature, column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """A column as an array [n] or [n, *shape]; text as an array of objects.
 
     Raises:
@@ -215,7 +218,7 @@ def from_arrow(key: str, feature: Mapping[str, Any], column: pa.ChunkedArray | p
     return array.reshape((len(column),) if shape == (1,) else (len(column), *shape))
 
 
-def _flattened(key: str, shape: tuple[int, ...], array: Any) -> Any:
+def _flattened(key: str, shape: tuple[int, ...], array: pa.Array) -> pa.Array:
     """The values of lists in lists, each as long as the shape says; a single value may stand in a list of one, or alone."""
     kind, sizes = array.type, list(shape)
     while pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
@@ -237,7 +240,7 @@ def _flattened(key: str, shape: tuple[int, ...], array: Any) -> Any:
     return array
 
 
-def _text(key: str, array: Any) -> np.ndarray:
+def _text(key: str, array: pa.Array) -> np.ndarray:
     kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
         raise DamagedError(f"column {key}: expected text, found {array.type}")
@@ -246,7 +249,7 @@ def _text(key: str, array: Any) -> np.ndarray:
     return found
 
 
-def _numbers(key: str, dtype: np.dtype, array: Any) -> np.ndarray:
+def _numbers(key: str, dtype: np.dtype, array: pa.Array) -> np.ndarray:
     """Numbers in `dtype`, as they are: what it cannot hold is refused; a float may be rounded to a shorter one."""
     kind = array.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):

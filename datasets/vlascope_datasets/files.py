@@ -1,4 +1,4 @@
-"""Files that are whole or absent, paths that stay in their folder, and JSON. Knows nothing of datasets."""
+"""A dataset's JSON, where its folders may lie, and who may write to them."""
 
 from __future__ import annotations
 
@@ -7,45 +7,27 @@ import fcntl
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vlascope_base.files import make_folders, replace_file, sync
+
 from vlascope_datasets.errors import DamagedError, DatasetError
-
-
-def sync(path: Path) -> None:
-    """Makes a file's content, or a folder's names, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def move(source: Path, target: Path) -> None:
     """Puts a finished file or folder in its place: synced, then renamed."""
     sync(source)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(target.parent)
     os.replace(source, target)
     sync(target.parent)
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Gives `path` another content in one step: at any moment the file holds all of the old one or all of the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        temporary.write_bytes(content)
-        move(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Replaces `path` in one step; numbers that JSON has no word for (NaN) are written as Python writes them."""
-    replace(path, (json.dumps(content, indent=4, ensure_ascii=False) + "\n").encode())
+def write_json(path: Path, content: object) -> None:
+    """Replaces `path` in one step, as LeRobot writes JSON: a number that JSON has no word for (NaN) is as Python writes it."""
+    make_folders(path.parent)
+    replace_file(path, json.dumps(content, indent=4, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -61,15 +43,6 @@ def read_json(path: Path) -> Any:
         raise DatasetError(f"{path}: missing") from error
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"{path}: no JSON ({error})") from error
-
-
-def append_line(path: Path, content: Any) -> None:
-    """Appends one JSON line and syncs it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(content, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_lines(path: Path) -> list[Any]:

@@ -1,11 +1,10 @@
-"""Images in a table: PNG (or any format that Pillow reads) to arrays and back. Knows nothing of episodes."""
+"""Images in a table: PNG (or any format that Pillow reads) to arrays and back."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -83,7 +82,7 @@ def column(encoded: list[bytes], paths: list[str] | None = None) -> pa.StructArr
     )
 
 
-def content(value: Any, root: Path, where: str) -> bytes:
+def content(value: object, root: Path, where: str) -> bytes:
     """The encoded image of one cell: its bytes, alone or beside a path, or those of the file that it names inside the dataset.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`meta/info.json`: what a dataset says of itself. Knows nothing of episodes."""
+"""`meta/info.json`: what a dataset says of itself."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def new_info(version: str, fps: float, robot_type: str | None, features: Feature
     return DatasetInfo(version, fps, robot_type, features, data_path=data_path, video_path=named, **limits)
 
 
-def info_from_map(raw: Any, path: Path) -> DatasetInfo:
+def info_from_map(raw: object, path: Path) -> DatasetInfo:
     """What `meta/info.json` at `path` says.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Reads LeRobot datasets of format v2.0, v2.1 and v3.0, as much of them as is asked for. Knows nothing of training."""
+"""Reads LeRobot datasets of format v2.0, v2.1 and v3.0, as much of them as is asked for."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from vlascope_datasets.features import INDEX_FEATURES, from_arrow, schema
 from vlascope_datasets.files import inside
 from vlascope_datasets.images import content, decode
 from vlascope_datasets.info import INFO, DatasetInfo, read_info
-from vlascope_datasets.layouts import Contradiction, Episode, read_v2, read_v3
-from vlascope_datasets.layouts.prepared import FRESH, STAGING
 from vlascope_datasets.statistics import Statistics
 from vlascope_datasets.tables import open_table, read_rows
+from vlascope_datasets.versions import Contradiction, Episode, read_v2, read_v3
+from vlascope_datasets.versions.prepared import FRESH, STAGING
 from vlascope_datasets.video import TOLERANCE, read_frames
 
 CACHE_BYTES = 512 * 2**20

@@ -68,7 +68,7 @@ class TaskRecord(Record):
     task: Annotated[str, AfterValidator(_written)]
 
 
-def _listed(tasks: Any) -> Any:
+def _listed(tasks: object) -> object:
     """A text is one task: taken for a list it would be as many as it has letters."""
     return [tasks] if isinstance(tasks, str) else tasks
 
@@ -123,7 +123,7 @@ _EXPECTED = {
 }
 
 
-def checked_record(kind: type[R], raw: Any, where: str) -> R:
+def checked_record(kind: type[R], raw: object, where: str) -> R:
     """`raw`, as it was read, as a record.
 
     Args:
@@ -148,7 +148,7 @@ def checked_record(kind: type[R], raw: Any, where: str) -> R:
     raise DamagedError(f"{where}: {path + ': ' if path else ''}expected {expected}, found {found}{more}")
 
 
-def checked_statistics(raw: Any, where: str) -> Statistics:
+def checked_statistics(raw: object, where: str) -> Statistics:
     """Statistics by feature and name, as a JSON file or the columns of a table have them, as arrays of numbers.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Splits a dataset into disjoint ones by episode, each of them whole. Knows nothing of formats.
+"""Splits a dataset into disjoint ones by episode, each of them whole.
 
 The option names and folders (`split_0`, ...) are those of the reference workflow for mixing models: one is trained on each.
 """
@@ -8,21 +8,25 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from vlascope_base.files import PARTIAL
+from vlascope_base.progress import Progress, silent
+from vlascope_base.provenance import provenance
 
 from vlascope_datasets.checksums import add, as_text
-from vlascope_datasets.copying import Copied, copy_episodes, without
+from vlascope_datasets.copying import PACKAGES, Copied, copy_episodes, without
 from vlascope_datasets.errors import DamagedError, DatasetError
 from vlascope_datasets.files import folder_bytes, must_be_outside, must_fit, write_json
 from vlascope_datasets.info import INFO
-from vlascope_datasets.provenance import provenance
 from vlascope_datasets.reader import LeRobotDataset
 
 RECORD = "split.json"
+SPLITS, SEED = 4, 42
+"""Those of the reference workflow."""
 
 
 def choose_episodes(episodes: Sequence[int], split_num: int, seed: int) -> list[list[int]]:
@@ -47,9 +51,9 @@ def choose_episodes(episodes: Sequence[int], split_num: int, seed: int) -> list[
 def split_dataset(
     source: LeRobotDataset | str | Path,
     dst_path: str | Path,
-    split_num: int = 4,
-    seed: int = 42,
-    on_episode: Callable[[], None] = lambda: None,
+    split_num: int = SPLITS,
+    seed: int = SEED,
+    progress: Progress = silent,
     *,
     drop_empty: bool = False,
 ) -> dict[str, Any]:
@@ -63,7 +67,7 @@ def split_dataset(
         dst_path: a folder that is absent or empty.
         split_num: how many.
         seed: of the shuffle.
-        on_episode: called after each episode.
+        progress: called after each episode.
         drop_empty: whether episodes without frames are left out.
 
     Returns:
@@ -88,13 +92,20 @@ def split_dataset(
             "drop_empty": drop_empty,
         },
         "source": identity(source),
-        **provenance(),
+        **provenance(*PACKAGES),
     }  # fmt: skip
+    done = 0
+
+    def one_more(what: str, *_: int) -> None:
+        nonlocal done
+        done += 1
+        progress(what, done, len(episodes))
+
     splits, folders = [], [target / f"split_{number}" for number in range(split_num)]
     try:
         for folder, part in zip(folders, chosen, strict=True):
             partial = _partial(folder)
-            copied = copy_episodes(source, part, partial, version, on_episode)
+            copied = copy_episodes(source, part, partial, version, one_more)
             splits.append({"name": folder.name, **describe(copied), "tasks": _tasks(source, partial)})
             write_json(partial / "meta" / RECORD, {**record, "split": splits[-1]})
         record |= {"splits": splits, "total": _total(source, episodes, splits)}
@@ -151,7 +162,7 @@ def _tasks(source: LeRobotDataset, path: Path) -> list[dict[str, Any]]:
 
 
 def _partial(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.partial")
+    return folder.with_name(f".{folder.name}{PARTIAL}")
 
 
 def _must_be_free(target: Path) -> None:
@@ -161,7 +172,7 @@ def _must_be_free(target: Path) -> None:
     if not target.is_dir():
         return
     for path in target.iterdir():
-        if not (path.name.startswith(".split_") and path.name.endswith(".partial")):
+        if not (path.name.startswith(".split_") and path.name.endswith(PARTIAL)):
             raise DatasetError(
                 f"{target}: exists and is not empty ({path.name}); choose another destination, or empty it"
             )

@@ -1,4 +1,4 @@
-"""Statistics of features: of one episode, and of many put together. Knows nothing of files.
+"""Statistics of features: of one episode, and of many put together.
 
 The formulas are LeRobot's (`compute_stats`): population standard deviation; cameras over sampled, thinned-out images, in
 [0, 1], shape (3, 1, 1); datasets from episodes by the parallel variance formula (Chan, Golub, LeVeque 1983), and their

@@ -1,4 +1,4 @@
-"""Parquet files, read in parts. Knows nothing of datasets."""
+"""Parquet files, read in parts."""
 
 from __future__ import annotations
 

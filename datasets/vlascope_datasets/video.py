@@ -1,4 +1,4 @@
-"""Video files: written frame by frame, read at exact times, cut and joined without decoding. Knows nothing of episodes.
+"""Video files: written frame by frame, read at exact times, cut and joined without decoding.
 
 A frame is found by its time in seconds, as LeRobot finds it: the frame that is shown within `TOLERANCE` of it. There is no
 second best: a neighbour is another moment.

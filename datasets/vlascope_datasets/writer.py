@@ -1,29 +1,29 @@
-"""Writes LeRobot datasets of format v2.1 and v3.0, an episode at a time, each whole or absent. Knows nothing of policies."""
+"""Writes LeRobot datasets of format v2.1 and v3.0, an episode at a time, each whole or absent."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
 
 from vlascope_datasets import images as pictures
 from vlascope_datasets.errors import DamagedError, DatasetError
-from vlascope_datasets.features import INDEX_FEATURES, checked, complete, from_arrow, schema, to_arrow
+from vlascope_datasets.features import INDEX_FEATURES, Feature, checked, complete, from_arrow, schema, to_arrow
 from vlascope_datasets.files import locked, must_be_new, read_json
 from vlascope_datasets.info import INFO, DatasetInfo, info_from_map, new_info, read_info
-from vlascope_datasets.layouts import read_v2, read_v3
-from vlascope_datasets.layouts.prepared import FRESH, STAGING, Prepared
-from vlascope_datasets.layouts.write_v2 import WriterV2
-from vlascope_datasets.layouts.write_v3 import WriterV3
 from vlascope_datasets.statistics import ImageStatistics, Statistics, column_statistics, sampled_frames
+from vlascope_datasets.versions import read_v2, read_v3
+from vlascope_datasets.versions.prepared import FRESH, STAGING, Prepared
+from vlascope_datasets.versions.write_v2 import WriterV2
+from vlascope_datasets.versions.write_v3 import WriterV3
 from vlascope_datasets.video import CRF, VideoWriter, describe
 
 
@@ -43,11 +43,11 @@ class DatasetWriter:
         self._crf, self._closed = crf, False
         self._staging = root / STAGING
         v2 = info.version.startswith("v2")
-        self._layout = WriterV2(root, info, tasks) if v2 else WriterV3(root, self._staging, info, tasks)
+        self._version_writer = WriterV2(root, info, tasks) if v2 else WriterV3(root, self._staging, info, tasks)
         self._info, self._tasks = info, dict(tasks)
-        for episode in self._layout.waiting():
+        for episode in self._version_writer.waiting():
             self._count(episode.length, episode.tasks)
-            self._layout.info, self._layout.tasks = self._info, self._tasks
+            self._version_writer.info, self._version_writer.tasks = self._info, self._tasks
         self._exit = held.pop_all()
 
     @classmethod
@@ -55,7 +55,7 @@ class DatasetWriter:
         cls,
         path: str | Path,
         fps: float,
-        features: Mapping[str, Mapping[str, Any]],
+        features: Mapping[str, Feature],
         robot_type: str | None = None,
         version: str = "v2.1",
         *,
@@ -119,7 +119,7 @@ class DatasetWriter:
 
     def add_episode(
         self,
-        frames: Mapping[str, Any],
+        frames: Mapping[str, ArrayLike],
         images: Mapping[str, Iterable[np.ndarray]] | None = None,
         task: str | Sequence[str] = "",
     ) -> int:
@@ -164,7 +164,7 @@ class DatasetWriter:
             return self._commit(folder, arrays, videos, tuple(dict.fromkeys(tasks)), statistics, length)
 
     def add_stored(
-        self, table: pa.Table, tasks: Sequence[str], videos: Mapping[str, Any], statistics: Statistics
+        self, table: pa.Table, tasks: Sequence[str], videos: Mapping[str, Callable[[Path], object]], statistics: Statistics
     ) -> int:  # fmt: skip
         """Writes an episode that is encoded already: another dataset's.
 
@@ -201,11 +201,11 @@ class DatasetWriter:
             return
         self._closed = True
         with self._exit:
-            self._layout.finish()
+            self._version_writer.finish()
             shutil.rmtree(self._staging)
 
     @contextlib.contextmanager
-    def _folder(self) -> Any:
+    def _folder(self) -> Iterator[Path]:
         """Where one episode is put together; gone afterwards, whatever happened."""
         if self._closed:
             raise DatasetError(f"{self.root}: the writer is closed; use DatasetWriter.resume to add episodes")
@@ -228,17 +228,19 @@ class DatasetWriter:
             "task_index": np.array([numbers[task] for task in tasks], np.int64),
         }
 
-    def _length(self, columns: Mapping[str, np.ndarray], images: Mapping[str, Any]) -> int:
+    def _length(self, columns: Mapping[str, np.ndarray], images: Mapping[str, Iterable[np.ndarray]]) -> int:
         lengths = {key: len(values) for key, values in columns.items()}
         if not lengths:
-            lengths = {key: len(values) for key, values in images.items() if hasattr(values, "__len__")}
+            lengths = {key: len(values) for key, values in images.items() if isinstance(values, Sized)}
         if not lengths or 0 in lengths.values():
             raise DatasetError("an episode needs at least one frame")
         if len(set(lengths.values())) > 1:
             raise DatasetError(f"columns differ in length: {', '.join(f'{k} {n}' for k, n in lengths.items())}")
         return next(iter(lengths.values()))
 
-    def _camera(self, key: str, given: Iterable[np.ndarray], length: int, folder: Path) -> tuple[Any, dict]:
+    def _camera(
+        self, key: str, given: Iterable[np.ndarray], length: int, folder: Path
+    ) -> tuple[pa.Array | Path, dict[str, np.ndarray]]:
         """Encodes a camera's images; a column of images or the path of a video, and their statistics."""
         feature, statistics = self._info.features[key], ImageStatistics()
         sampled = set(sampled_frames(length).tolist())
@@ -264,13 +266,13 @@ class DatasetWriter:
         return path, statistics.result()
 
     def _commit(
-        self, folder: Path, arrays: Mapping[str, Any], videos: Mapping[str, Path],
+        self, folder: Path, arrays: Mapping[str, pa.Array | pa.ChunkedArray], videos: Mapping[str, Path],
         tasks: tuple[str, ...], statistics: Statistics, length: int, source: pa.Schema | None = None,
     ) -> int:  # fmt: skip
         unread = [key for key in self._info.unread if source and key in source.names]
         form = schema(self._info.features, {key: source.field(key) for key in unread} if source else {})
         table = pa.Table.from_arrays([arrays[name].cast(form.field(name).type) for name in form.names], schema=form)
-        pq.write_table(table, folder / "table.parquet", row_group_size=self._layout.row_group or max(1, length))
+        pq.write_table(table, folder / "table.parquet", row_group_size=self._version_writer.row_group or max(1, length))
         if self._info.total_frames == 0:
             self._describe_videos(videos)
         number, first = self._info.total_episodes, self._info.total_frames
@@ -278,10 +280,10 @@ class DatasetWriter:
         prepared = Prepared(number, first, length, tasks, kept, folder / "table.parquet", videos)
         try:
             self._count(length, tasks)
-            self._layout.commit(prepared, self._info, self._tasks)
+            self._version_writer.commit(prepared, self._info, self._tasks)
         except BaseException:
-            # the layout knows what exists: an interrupt may come before or after the step that counts
-            self._info, self._tasks = self._layout.info, self._layout.tasks
+            # the version's writer knows what exists: an interrupt may come before or after the step that counts
+            self._info, self._tasks = self._version_writer.info, self._version_writer.tasks
             raise
         return number
 
@@ -355,7 +357,7 @@ def _acceptable(statistics: Statistics, info: DatasetInfo) -> Statistics:
     return {key: values for key, values in statistics.items() if "image" not in key or key in info.camera_keys}
 
 
-def _as_stored(key: str, feature: Mapping[str, Any], column: pa.ChunkedArray) -> pa.Array:
+def _as_stored(key: str, feature: Feature, column: pa.ChunkedArray) -> pa.Array:
     """Another dataset's column, in the types of a new one: writers differ in lists of one and in the order of structs."""
     if feature["dtype"] == "image":
         cells = column.combine_chunks()
@@ -363,7 +365,7 @@ def _as_stored(key: str, feature: Mapping[str, Any], column: pa.ChunkedArray) ->
     return to_arrow(key, feature, from_arrow(key, feature, column))
 
 
-def _same_names(what: str, given: Mapping[str, Any], expected: Sequence[str]) -> None:
+def _same_names(what: str, given: Collection[str], expected: Sequence[str]) -> None:
     missing, unknown = [k for k in expected if k not in given], [k for k in given if k not in expected]
     if missing:
         raise DatasetError(f"{what}: {', '.join(missing)} missing; given: {', '.join(given) or 'none'}")

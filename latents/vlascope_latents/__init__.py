@@ -1,7 +1,4 @@
-"""What to capture from a policy, what it costs, and (as it grows) the store that keeps it.
-
-Knows nothing of JAX or of how a model computes.
-"""
+"""What to capture from a policy and what it costs; `vlascope_latents.store` keeps it. Imports no JAX."""
 
 from vlascope_latents.layout import ExpertLayout, LatentLayout, Span
 from vlascope_latents.plan import (

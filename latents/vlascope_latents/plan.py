@@ -10,9 +10,10 @@ import dataclasses
 import functools
 import math
 
+from vlascope_base.text import readable_bytes
+
 from vlascope_latents.layout import ExpertLayout, LatentLayout
 from vlascope_latents.spec import FLOW_COMPONENTS, TOKEN_COMPONENTS, CaptureSpec, CaptureSpecError, Indices
-from vlascope_latents.units import readable_bytes
 
 _ITEM_BYTES = {"bfloat16": 2, "float32": 4}
 

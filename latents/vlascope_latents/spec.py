@@ -1,6 +1,6 @@
 """What to capture from one inference, as a small frozen value that can travel, be compared and be hashed.
 
-Knows nothing of JAX, of a particular model's sizes, or of where the captured arrays go.
+It names no model's sizes: `plan_capture` applies it to a model's layout.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
+
+from vlascope_base import VlascopeError
 
 EXPERTS = ("vlm", "action")
 TOKEN_COMPONENTS = (
@@ -27,7 +29,7 @@ DTYPES = ("bfloat16", "float32")
 Indices = tuple[int, ...] | Literal["all"]
 
 
-class CaptureSpecError(ValueError):
+class CaptureSpecError(VlascopeError):
     """A capture spec that cannot be honoured.
 
     Attributes:
@@ -36,7 +38,7 @@ class CaptureSpecError(ValueError):
         allowed: the values that would have been accepted, where they can be listed.
     """
 
-    def __init__(self, field: str, message: str, allowed: Iterable[Any] = ()):
+    def __init__(self, field: str, message: str, allowed: Iterable[object] = ()):
         self.field = field
         self.allowed = tuple(allowed)
         hint = f"; allowed: {', '.join(map(str, self.allowed))}" if self.allowed else ""
@@ -111,7 +113,7 @@ class CaptureSpec:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
 
-def _names(field: str, value: Any, known: tuple[str, ...] | None) -> tuple[str, ...]:
+def _names(field: str, value: object, known: tuple[str, ...] | None) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise CaptureSpecError(field, f"expected a list of names, got {value!r}", known or ())
     names = tuple(value)
@@ -123,7 +125,7 @@ def _names(field: str, value: Any, known: tuple[str, ...] | None) -> tuple[str, 
     return tuple(dict.fromkeys(names)) if known is None else tuple(name for name in known if name in names)
 
 
-def _indices(field: str, value: Any) -> Indices:
+def _indices(field: str, value: object) -> Indices:
     if isinstance(value, str):
         if value == "all":
             return "all"
@@ -140,6 +142,6 @@ def _indices(field: str, value: Any) -> Indices:
     return tuple(sorted({int(index) for index in indices}))
 
 
-def _one_of(field: str, value: Any, allowed: tuple[str, ...]) -> None:
+def _one_of(field: str, value: object, allowed: tuple[str, ...]) -> None:
     if not isinstance(value, str) or value not in allowed:
         raise CaptureSpecError(field, f"unknown value {value!r}", allowed)

@@ -108,14 +108,26 @@ def test_episodes_are_dropped_by_number(tmp_path, version, capsys):
         ([], "say what to leave out: --episodes 3,7-9, or --empty"),
         (["--episodes", "9"], "no episode 9; it has 0 to 2"),
         (["--episodes", "0-2"], "none of its 3 episodes would be left"),
-        (["--episodes", "two"], "expected numbers such as 0-9"),
-        (["--episodes", "2-0"], "expected numbers such as 0-9"),
     ],
 )
 def test_what_cannot_be_dropped(tmp_path, options, said, capsys):
     path = write(tmp_path / "it", "v2.1", episodes=3)
     assert main(["drop", str(path), str(tmp_path / "out"), *options]) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [("two", "'two': expected numbers such as 0-9 (inclusive) or 0,3,5"), ("2-0", "2-0 runs backwards; write 0-2")],
+)
+def test_numbers_of_episodes_that_are_none(tmp_path, numbers, said, capsys):
+    path = write(tmp_path / "it", "v2.1", episodes=3)
+    with pytest.raises(SystemExit) as end:
+        main(["drop", str(path), str(tmp_path / "out"), "--episodes", numbers])
+    assert end.value.code == 2
+    shown = capsys.readouterr()
+    assert said in " ".join((shown.out + shown.err).replace("│", " ").split())
     assert not (tmp_path / "out").exists()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 import zlib
 
@@ -16,7 +18,7 @@ from vlascope_datasets import DatasetError, DatasetWriter
 from vlascope_datasets.commands import main
 from vlascope_datasets.survey import gather, summarise
 from vlascope_datasets.survey.balance import balance, chi2_tail
-from vlascope_datasets.survey.directions import direction_of
+from vlascope_datasets.survey.episodes import direction_of
 
 from tests.datasets.dataset_fixtures import FPS, TASKS, frames, length, one_line, write
 
@@ -287,3 +289,10 @@ def test_a_picture_of_nothing_and_of_everything(tmp_path):
             writer.add_episode({"action": actions}, task=f"task ${episode}_{{x}} " + "very long instruction " * 9)
     assert main(["stats", str(tmp_path / "it"), "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out/dataset_statistics.png").stat().st_size > 10_000
+
+
+def test_help_loads_no_library_of_pictures():
+    program = (
+        "import sys, vlascope_datasets.commands as _; print(*sorted({'matplotlib', 'h5py', 'jax'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "\n"

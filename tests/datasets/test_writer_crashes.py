@@ -18,7 +18,7 @@ import pytest
 from vlascope_datasets import DamagedError, DatasetError, DatasetWriter, LeRobotDataset
 from vlascope_datasets import files as files_module
 from vlascope_datasets import writer as writer_module
-from vlascope_datasets.layouts import write_v2, write_v3
+from vlascope_datasets.versions import write_v2, write_v3
 
 from tests.datasets.dataset_fixtures import (
     FEATURES,
@@ -58,7 +58,7 @@ def check(path: Path, at_least: int) -> int:
 def wrap_steps(monkeypatch, wrapper) -> None:
     """Puts a wrapper around every function by which a writer changes the disk."""
     for name in ("move", "append_line", "write_json"):
-        wrapped = wrapper(getattr(files_module, name))
+        wrapped = wrapper(getattr(write_v2, name))
         for module in (write_v2, write_v3):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, wrapped)

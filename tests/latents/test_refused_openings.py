@@ -80,7 +80,7 @@ def test_an_index_that_cannot_be_made_leaves_nothing(run, monkeypatch):
     def refused(path):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr("vlascope_latents.store.index.sync_folder", refused)
+    monkeypatch.setattr("vlascope_latents.store.index.sync", refused)
     with pytest.raises(StoreError, match="Too many open files"):
         run.open_episode("a", {}, plan(TWO))
     assert files(run) == before

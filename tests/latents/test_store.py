@@ -470,3 +470,32 @@ def test_a_damaged_shard_is_named(tmp_path, damage):
         with pytest.raises(DamagedError) as error:
             store.select("vlm").array()
         one_line(error, shard)
+
+
+def test_an_episode_tells_what_was_captured_of_it(tmp_path):
+    spec = CaptureSpec(components=("hidden_states", "x_t"), layers=(0, 2), denoise_steps=(1, 3), reduction="mean")
+    episode = LatentStore(write(tmp_path, episodes=1, capture=plan(spec))).episodes()[0]
+    assert episode.capture_spec() == spec
+    assert episode.attributes()["capture_spec"] == spec.to_map()
+    assert {path: tensor.numbers for path, tensor in episode.tensors().items()} == {
+        "vlm/hidden_states": {"layer": [0, 2]},
+        "action/hidden_states": {"denoise_step": [1, 3], "layer": [0, 2]},
+        "action/x_t": {"denoise_step": [1, 3]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("{", "the attributes of an episode"),
+        ("[]", "the attributes of an episode"),
+        ('{"attributes": {}}', "a capture spec ('capture_spec')"),
+        ('{"attributes": {"capture_spec": {"layers": []}}}', "a capture spec (capture spec, layers: selects nothing)"),
+    ],
+)
+def test_an_episode_whose_capture_spec_is_damaged_says_so(tmp_path, content, expected):
+    episode = LatentStore(write(tmp_path, episodes=1)).episodes()[0]
+    (episode.folder / "zarr.json").write_text(content)
+    with pytest.raises(DamagedError) as error:
+        episode.capture_spec()
+    one_line(error, episode.folder / "zarr.json", f"expected {expected}")

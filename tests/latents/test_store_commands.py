@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from vlascope_base.text import printable
 from vlascope_latents.commands import main
-from vlascope_latents.printable import printable
 from vlascope_latents.store import LatentStore, RunWriter, verify
 
 from tests.latents.store_fixtures import LAYOUT, frame, plan, values
@@ -270,3 +272,8 @@ def test_errors_are_one_line(tmp_path, monkeypatch, capsys, arguments):
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vlascope-latents:")]
     assert len(lines) == 1
     assert "nowhere" in lines[0]
+
+
+def test_help_loads_no_library_of_other_formats():
+    program = "import sys, vlascope_latents.commands as _; print(*sorted({'xarray', 'h5py', 'jax'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "\n"

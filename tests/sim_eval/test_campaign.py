@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import yaml
-from vlascope_latents.store.layout_on_disk import check_episode_id
+from vlascope_latents.store.run_folder import check_episode_id
 from vlascope_sim.commands import main
 from vlascope_sim.commands.campaign_options import campaign_of
 from vlascope_sim.commands.ranges import parse_numbers

@@ -1,35 +1,38 @@
-"""Options that every subcommand has. Knows nothing of datasets."""
+"""Options that several subcommands take."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from vlascope_base.options import CommandOptions
+
+from vlascope_datasets.video import TOLERANCE
 
 
-@dataclasses.dataclass(kw_only=True)
-class Options:
-    """What every subcommand takes."""
-
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe messages to show."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class TimedOptions(Options):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TimedOptions(CommandOptions):
     """What every subcommand takes that looks into videos."""
 
-    tolerance_s: float = 1e-4
+    tolerance_s: float = TOLERANCE
     """Seconds that a video's frame may be off its row's timestamp; LeRobot's option of that name."""
 
 
-@contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr, and the function that moves it on by one."""
-    from rich.console import Console
-    from rich.progress import Progress
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CopyOptions(TimedOptions):
+    """What a subcommand takes that makes one dataset of another."""
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total or None)
-        yield lambda: bar.advance(task)
+    source: Annotated[Path, tyro.conf.Positional]
+    """The dataset."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """Folder to write to; absent or empty."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmptyEpisodesOptions:
+    """What a subcommand takes that keeps every episode, but may leave out those that hold nothing."""
+
+    empty: Literal["keep", "drop"] = "keep"
+    """What becomes of episodes without frames."""

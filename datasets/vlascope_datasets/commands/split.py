@@ -1,42 +1,39 @@
-"""`vlascope-datasets split`: disjoint datasets by episode. Knows nothing of formats."""
+"""`vlascope-datasets split`: disjoint datasets by episode."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
 
-from vlascope_datasets.commands.options import TimedOptions, progress
+from rich.console import Console
+from rich.table import Table
+from vlascope_base.progress import shown
+from vlascope_base.text import readable_bytes
+
+from vlascope_datasets.commands.options import EmptyEpisodesOptions, TimedOptions
+from vlascope_datasets.copying import without
+from vlascope_datasets.files import folder_bytes
+from vlascope_datasets.reader import LeRobotDataset
+from vlascope_datasets.splitting import SEED, SPLITS, choose_episodes, split_dataset
 
 
-@dataclasses.dataclass(kw_only=True)
-class Split(TimedOptions):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split(EmptyEpisodesOptions, TimedOptions):
     """Splits a LeRobot dataset by episode into split_0, split_1, ..., each a whole dataset; split.json says which is where."""
 
     source_path: Path
     """The dataset: a folder with `meta/`, `data/` and, where it has videos, `videos/`."""
     dst_path: Path
     """Folder to write to; absent or empty."""
-    split_num: int = 4
+    split_num: int = SPLITS
     """How many."""
-    seed: int = 42
+    seed: int = SEED
     """Of the shuffle of episodes before they are dealt out."""
-    empty: Literal["keep", "drop"] = "keep"
-    """What becomes of episodes without frames."""
     dry_run: bool = False
     """Say which episodes would go where and how many bytes it takes, and stop."""
 
     def run(self) -> int:
         """Prints the cost, splits, prints a table."""
-        from rich.console import Console
-        from rich.table import Table
-
-        from vlascope_datasets.copying import without
-        from vlascope_datasets.files import folder_bytes
-        from vlascope_datasets.reader import LeRobotDataset
-        from vlascope_datasets.splitting import choose_episodes, split_dataset
-        from vlascope_datasets.units import readable_bytes
-
         source = LeRobotDataset.open(self.source_path, tolerance_s=self.tolerance_s)
         episodes = without(source, empty=self.empty == "drop")
         chosen = choose_episodes(episodes, self.split_num, self.seed)
@@ -45,9 +42,9 @@ class Split(TimedOptions):
             for number, episodes in enumerate(chosen):
                 print(f"split_{number}: {len(episodes)} episodes: {', '.join(map(str, episodes))}")
             return 0
-        with progress("splitting", len(episodes)) as advance:
+        with shown() as progress:
             record = split_dataset(
-                source, self.dst_path, self.split_num, self.seed, advance, drop_empty=self.empty == "drop"
+                source, self.dst_path, self.split_num, self.seed, progress, drop_empty=self.empty == "drop"
             )
         table = Table("split", "episodes", "frames", "tasks", "checksum")
         for split in record["splits"]:

@@ -1,17 +1,29 @@
-"""`vlascope-datasets stats`: what is in a dataset and what is wrong with it. Knows nothing of formats."""
+"""`vlascope-datasets stats`: what is in a dataset and what is wrong with it."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from vlascope_base.files import make_folders
+from vlascope_base.progress import shown
+from vlascope_base.provenance import provenance
+from vlascope_base.text import readable_bytes
 
-from vlascope_datasets.commands.options import TimedOptions, progress
+from vlascope_datasets.commands.options import TimedOptions
+from vlascope_datasets.copying import PACKAGES
+from vlascope_datasets.files import write_json
+
+if TYPE_CHECKING:
+    from vlascope_datasets.survey import Summary
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Stats(TimedOptions):
     """Surveys a LeRobot dataset, or a folder of HDF5 or NPZ episodes; what is wrong is listed by file, and ends nothing."""
 
@@ -24,20 +36,15 @@ class Stats(TimedOptions):
 
     def run(self) -> int:
         """Surveys, writes both files, prints a summary."""
-        from vlascope_datasets.files import write_json
-        from vlascope_datasets.info import INFO, read_info
-        from vlascope_datasets.provenance import provenance
+        # matplotlib and h5py take a second to load, which `--help` does not wait for
         from vlascope_datasets.survey import gather, summarise
-        from vlascope_datasets.survey.folders import find_files
-        from vlascope_datasets.survey.picture import draw
+        from vlascope_datasets.survey.figure import draw
 
-        lerobot = (self.path / INFO).is_file()
-        total = read_info(self.path).total_episodes if lerobot else len(find_files(self.path))
-        with progress("reading episodes", total) as advance:
-            facts = gather(self.path, advance, images=self.images, tolerance_s=self.tolerance_s)
+        with shown() as progress:
+            facts = gather(self.path, progress, images=self.images, tolerance_s=self.tolerance_s)
         configuration = {key: str(value) for key, value in dataclasses.asdict(self).items()}
-        summary = {"configuration": configuration, **provenance(), **summarise(facts)}
-        self.out.mkdir(parents=True, exist_ok=True)
+        summary = {"configuration": configuration, **provenance(*PACKAGES), **summarise(facts)}
+        make_folders(self.out)
         write_json(self.out / "dataset_statistics.json", summary)
         draw(summary, self.out / "dataset_statistics.png")
         _print(summary)
@@ -46,13 +53,7 @@ class Stats(TimedOptions):
         return 0
 
 
-def _print(summary: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from vlascope_datasets.units import readable_bytes
-
+def _print(summary: Summary) -> None:
     console, lengths = Console(), summary["lengths"]
     table = Table(show_header=False, title=escape(f"{summary['path']}: {summary['format']}"))
     table.add_row("episodes", f"{summary['total_episodes']:,}")

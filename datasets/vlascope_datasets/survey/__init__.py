@@ -1,9 +1,6 @@
-"""What is in a dataset, and what is wrong with it: LeRobot datasets, folders of HDF5 or NPZ episodes.
+"""What is in a dataset, and what is wrong with it: LeRobot datasets, folders of HDF5 or NPZ episodes."""
 
-Knows nothing of training.
-"""
-
-from vlascope_datasets.survey.episodes import Anomaly, EpisodeFacts, Facts
+from vlascope_datasets.survey.episodes import Anomaly, EpisodeFacts, Facts, Summary
 from vlascope_datasets.survey.report import gather, summarise
 
-__all__ = ["Anomaly", "EpisodeFacts", "Facts", "gather", "summarise"]
+__all__ = ["Anomaly", "EpisodeFacts", "Facts", "Summary", "gather", "summarise"]

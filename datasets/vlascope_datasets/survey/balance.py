@@ -1,7 +1,4 @@
-"""Whether categories occur equally often: Pearson's chi-square test against the uniform distribution.
-
-Knows nothing of what is counted.
-"""
+"""Whether categories occur equally often: Pearson's chi-square test against the uniform distribution."""
 
 from __future__ import annotations
 

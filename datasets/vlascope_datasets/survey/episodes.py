@@ -1,16 +1,35 @@
-"""Facts of one episode, whatever it is stored in, and what its numbers alone show to be wrong. Knows nothing of files."""
+"""Facts of one episode, whatever it is stored in, and what its numbers alone show to be wrong."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+Summary = dict[str, Any]
+"""What `dataset_statistics.json` holds, or a part of it."""
+
 # enough for quantiles of a dataset, little enough to keep for every episode
 _ACTIONS_KEPT = 256
+_WORDS = {
+    "left": ("left", "leftward", "leftwards"),
+    "right": ("right", "rightward", "rightwards"),
+    "up": ("up", "upward", "upwards"),
+    "down": ("down", "downward", "downwards"),
+    "forward": ("forward", "forwards"),
+    "backward": ("backward", "backwards"),
+    "horizontal": ("horizontal", "horizontally", "horiz", "hori"),
+    "vertical": ("vertical", "vertically", "vert"),
+    "clockwise": ("clockwise", "cw"),
+    "counterclockwise": ("counterclockwise", "anticlockwise", "ccw"),
+}
+_KNOWN = {word: direction for direction, words in _WORDS.items() for word in words}
+# `pick up` and `put down` say what is done, not where to
+_IDIOMS = re.compile(r"\b(pick|picks|picking|lift|lay|laying|put|set|sit|stand|turn)(\s+(it|them))?\s+(up|down)\b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +59,7 @@ class EpisodeFacts:
         nbytes: on disk; its share by frames of files that hold several.
         length: frames; 0 where they could not be read.
         task: instruction, or what the file's name says.
-        direction: see `directions`.
+        direction: see `direction_of`.
         actions: sampled, [m, a]; None where there are none.
         digest: of its actions and states, to find copies; empty where there are none.
         anomalies: found in it.
@@ -105,7 +124,7 @@ class Facts:
     episodes: list[EpisodeFacts]
     fps: float | None = None
     robot_type: str | None = None
-    features: dict[str, Any] = dataclasses.field(default_factory=dict)
+    features: Summary = dataclasses.field(default_factory=dict)
     action_key: str | None = None
     action_names: list[str] = dataclasses.field(default_factory=list)
     anomalies: list[Anomaly] = dataclasses.field(default_factory=list)
@@ -142,3 +161,20 @@ def compare(episodes: list[EpisodeFacts]) -> None:
     for episode in episodes:
         if episode.digest and first.setdefault(episode.digest, episode.name) != episode.name:
             episode.report("duplicate", f"the same numbers as {first[episode.digest]}")
+
+
+def direction_of(*texts: str) -> str:
+    """The directions in the first text that has any, in the order in which they are said, such as `horizontal left`.
+
+    Args:
+        texts: an instruction, then perhaps a file's name.
+
+    Returns:
+        Empty where there are none.
+    """
+    for text in texts:
+        words = re.findall(r"[a-z]+", _IDIOMS.sub(" ", re.sub(r"[_\-.]", " ", text.lower())))
+        found = dict.fromkeys(_KNOWN[word] for word in words if word in _KNOWN)
+        if found:
+            return " ".join(found)
+    return ""

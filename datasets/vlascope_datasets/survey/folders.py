@@ -1,6 +1,6 @@
 """Surveys folders of HDF5 and NPZ episodes: one a file, or `data/<name>` groups as robomimic and LIBERO write them.
 
-Knows nothing of LeRobot. No pickle is read.
+No pickle is read.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from vlascope_base.progress import Progress
 
 from vlascope_datasets.errors import DatasetError
-from vlascope_datasets.survey.directions import direction_of
-from vlascope_datasets.survey.episodes import EpisodeFacts, Facts, find_action_key
+from vlascope_datasets.survey.episodes import EpisodeFacts, Facts, direction_of, find_action_key
 
 HDF5, NPZ = (".h5", ".hdf5"), (".npz",)
 _TASK_NAMES = ("language_instruction", "instruction", "language", "task", "task_name", "prompt")
@@ -34,12 +34,12 @@ def find_files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.suffix.lower() in HDF5 + NPZ and file.is_file())
 
 
-def survey_folder(path: Path, on_episode: Callable[[], None]) -> Facts:
+def survey_folder(path: Path, progress: Progress) -> Facts:
     """Reads every episode's numbers.
 
     Args:
         path: a folder, or one file.
-        on_episode: called after each file.
+        progress: called after each file.
 
     Raises:
         DatasetError: there are no such files; what is wrong with one of them is listed, and nothing is raised.
@@ -52,7 +52,7 @@ def survey_folder(path: Path, on_episode: Callable[[], None]) -> Facts:
     kinds = [name for name, group in (("HDF5", HDF5), ("NPZ", NPZ)) if suffixes & set(group)]
     facts = Facts(" and ".join(kinds), str(path), sum(file.stat().st_size for file in files), [])
     shapes: list[dict[str, Any]] = []
-    for file in files:
+    for number, file in enumerate(files, 1):
         name = file.relative_to(root).as_posix()
         read = _hdf5 if file.suffix.lower() in HDF5 else _npz
         begun = len(facts.episodes)
@@ -69,7 +69,7 @@ def survey_folder(path: Path, on_episode: Callable[[], None]) -> Facts:
         for found in members:
             found.nbytes = round(file.stat().st_size / len(members))
             found.direction = direction_of(found.task, file.stem)
-        on_episode()
+        progress("reading files", number, len(files))
     _declare(facts, shapes)
     return facts
 

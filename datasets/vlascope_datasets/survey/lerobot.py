@@ -1,19 +1,18 @@
-"""Surveys a LeRobot dataset, reading every number and a few images of every episode. Knows nothing of other formats."""
+"""Surveys a LeRobot dataset, reading every number and a few images of every episode."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from vlascope_base.progress import Progress
 
 from vlascope_datasets.errors import DatasetError, UnreadError
 from vlascope_datasets.features import INDEX_FEATURES
 from vlascope_datasets.files import folder_bytes, inside, read_json
 from vlascope_datasets.info import INFO
 from vlascope_datasets.reader import LeRobotDataset
-from vlascope_datasets.survey.directions import direction_of
-from vlascope_datasets.survey.episodes import Anomaly, EpisodeFacts, Facts, find_action_key
+from vlascope_datasets.survey.episodes import Anomaly, EpisodeFacts, Facts, direction_of, find_action_key
 from vlascope_datasets.tables import open_table
 from vlascope_datasets.video import TOLERANCE, describe
 
@@ -22,14 +21,12 @@ _TIMESTAMP_TOLERANCE = 1e-4
 _BLANK_STD = 2.0
 
 
-def survey_lerobot(
-    root: Path, on_episode: Callable[[], None], *, images: bool = True, tolerance_s: float = TOLERANCE
-) -> Facts:
+def survey_lerobot(root: Path, progress: Progress, *, images: bool = True, tolerance_s: float = TOLERANCE) -> Facts:
     """Reads a dataset.
 
     Args:
         root: its folder.
-        on_episode: called after each.
+        progress: called after each.
         images: whether to look at the first, middle and last image of every camera.
         tolerance_s: seconds that a video's frame may be off its row's timestamp.
 
@@ -67,7 +64,7 @@ def survey_lerobot(
         if images and not any(anomaly.kind in ("empty", "unreadable", "missing_file") for anomaly in found.anomalies):
             _look(dataset, episode.index, found)
         facts.episodes.append(found)
-        on_episode()
+        progress("reading episodes", len(facts.episodes), len(dataset.episodes))
     facts.anomalies += _whole(dataset, sharing)
     return facts
 

@@ -1,21 +1,17 @@
-"""From facts to `dataset_statistics.json`: totals, lengths, tasks, directions, balance, actions, anomalies.
-
-Knows nothing of formats.
-"""
+"""From facts to `dataset_statistics.json`: totals, lengths, tasks, directions, balance, actions, anomalies."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from vlascope_base.progress import Progress, silent
 
 from vlascope_datasets.errors import DatasetError
 from vlascope_datasets.info import INFO
 from vlascope_datasets.survey.balance import balance
-from vlascope_datasets.survey.episodes import EpisodeFacts, Facts, compare
+from vlascope_datasets.survey.episodes import EpisodeFacts, Facts, Summary, compare
 from vlascope_datasets.survey.folders import survey_folder
 from vlascope_datasets.survey.lerobot import survey_lerobot
 from vlascope_datasets.video import TOLERANCE
@@ -25,7 +21,7 @@ QUANTILES = {"q01": 0.01, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q99": 0.99}
 
 def gather(
     path: str | Path,
-    on_episode: Callable[[], None] = lambda: None,
+    progress: Progress = silent,
     *,
     images: bool = True,
     tolerance_s: float = TOLERANCE,
@@ -34,7 +30,7 @@ def gather(
 
     Args:
         path: the folder, or one HDF5 or NPZ file.
-        on_episode: called after each episode (LeRobot) or file.
+        progress: called after each episode (LeRobot) or file.
         images: whether to look at a few images of every episode, where the format's images can be read one by one.
         tolerance_s: seconds that a video's frame may be off its row's timestamp (LeRobot).
 
@@ -45,15 +41,15 @@ def gather(
     if not root.exists():
         raise DatasetError(f"{root}: no such file or folder")
     facts = (
-        survey_lerobot(root, on_episode, images=images, tolerance_s=tolerance_s)
+        survey_lerobot(root, progress, images=images, tolerance_s=tolerance_s)
         if (root / INFO).is_file()
-        else survey_folder(root, on_episode)
+        else survey_folder(root, progress)
     )
     compare(facts.episodes)
     return facts
 
 
-def summarise(facts: Facts) -> dict[str, Any]:
+def summarise(facts: Facts) -> Summary:
     """What `dataset_statistics.json` holds, but for what it was made with."""
     directions = Counter(episode.direction for episode in facts.episodes if episode.direction)
     tasks = _grouped(facts.episodes)
@@ -105,7 +101,7 @@ def _spread(values: np.ndarray) -> dict[str, float] | None:
     }
 
 
-def _lengths(facts: Facts) -> dict[str, Any] | None:
+def _lengths(facts: Facts) -> Summary | None:
     spread = _spread(np.array([episode.length for episode in facts.episodes]))
     if spread and facts.fps:
         spread["mean_seconds"] = spread["mean"] / facts.fps
@@ -119,7 +115,7 @@ def _grouped(episodes: list[EpisodeFacts]) -> dict[str, dict[str, int]]:
     return {task: {"episodes": count, "frames": frames[task]} for task, count in counts.most_common()}
 
 
-def _actions(facts: Facts) -> dict[str, Any] | None:
+def _actions(facts: Facts) -> Summary | None:
     """Of finite sampled actions, by dimension; None where episodes have none, or not of one width."""
     sampled = [episode.actions for episode in facts.episodes if episode.actions is not None]
     if not sampled or len({actions.shape[1] for actions in sampled}) > 1:
@@ -147,9 +143,9 @@ def _actions(facts: Facts) -> dict[str, Any] | None:
     }
 
 
-def _anomalies(facts: Facts) -> dict[str, Any]:
+def _anomalies(facts: Facts) -> Summary:
     found = facts.all_anomalies()
-    by_file: dict[str, list[dict[str, Any]]] = {}
+    by_file: dict[str, list[Summary]] = {}
     for anomaly in found:
         line = {"kind": anomaly.kind, "detail": anomaly.detail}
         by_file.setdefault(anomaly.file, []).append(line | ({"episode": anomaly.episode} if anomaly.episode else {}))

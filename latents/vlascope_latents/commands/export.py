@@ -1,4 +1,4 @@
-"""`vlascope-latents export`: episodes as NetCDF or NPZ files. Knows nothing of either format."""
+"""`vlascope-latents export`: episodes as NetCDF or NPZ files."""
 
 from __future__ import annotations
 
@@ -7,29 +7,25 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.progress import track
+from vlascope_base.progress import tracked
+from vlascope_base.text import readable_bytes
 
-from vlascope_latents.commands.options import Options
+from vlascope_latents.commands.options import CampaignOptions
 from vlascope_latents.store import LatentStore, StoreError
-from vlascope_latents.store.access import ReadableBy, make_missing_folder
 from vlascope_latents.store.exports import export_netcdf, export_npz
-from vlascope_latents.units import readable_bytes
+from vlascope_latents.store.run_folder import ReadableBy, make_missing_folder
 
 
-@dataclasses.dataclass(kw_only=True)
-class Export(Options):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export(CampaignOptions):
     """Writes one file an episode, as float32; docs/store.md describes the formats."""
 
-    path: Annotated[Path, tyro.conf.Positional]
-    """A run, or a folder of runs."""
     out: Annotated[Path, tyro.conf.Positional]
     """Folder to write to; made where it is missing."""
     format: Literal["netcdf", "npz"] = "netcdf"
     """`netcdf` (needs xarray, h5netcdf and h5py), or `npz` in the nested layout of the reference."""
     episodes: tuple[str, ...] = ()
     """Ids, or names where only one campaign has them; every episode unless given."""
-    campaign: str | None = None
-    """Episodes of one campaign, or `none` for those that are part of no campaign; all unless given."""
     readable_by: ReadableBy = "owner"
     """Who may read the folder, where it is made: its owner alone, its group, or everyone."""
     dry_run: bool = False
@@ -53,7 +49,7 @@ class Export(Options):
             return 0
         write, suffix = {"netcdf": (export_netcdf, ".nc"), "npz": (export_npz, ".npz")}[self.format]
         make_missing_folder(self.out, self.readable_by)
-        for episode in track(chosen, "exporting", transient=True):
+        for episode in tracked(chosen, "exporting"):
             file = self.out / f"{episode.run}-{episode.row.folder}{suffix}"
             try:
                 write(store, episode, file)

@@ -1,4 +1,4 @@
-"""`vlascope-latents import`: the reference's pickles as runs. Knows nothing of pickle."""
+"""`vlascope-latents import`: the reference's pickles as runs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.progress import track
+from vlascope_base.options import CommandOptions
+from vlascope_base.progress import tracked
+from vlascope_base.text import readable_bytes
 
-from vlascope_latents.commands.options import Options
 from vlascope_latents.store import StoreError
-from vlascope_latents.store.access import ReadableBy
-from vlascope_latents.store.layout_on_disk import layout_from_map
 from vlascope_latents.store.reference_import import import_reference
-from vlascope_latents.units import readable_bytes
+from vlascope_latents.store.run_folder import ReadableBy, layout_from_map
 
 
-@dataclasses.dataclass(kw_only=True)
-class Import(Options):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Import(CommandOptions):
     """Makes a run of each of the reference's `task_*.pkl`; nothing in a pickle is run, only numpy arrays are read."""
 
     runs: Annotated[Path, tyro.conf.Positional]
@@ -29,7 +28,7 @@ class Import(Options):
     layout: Path | None = None
     """JSON file like `layout` in a run.json; the reference's own token spans unless given."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """To store."""
+    """How the numbers are stored."""
     readable_by: ReadableBy = "owner"
     """Who may read the runs: its owner alone, its group, or everyone."""
 
@@ -42,6 +41,6 @@ class Import(Options):
         sizes = {file: file.stat().st_size for file in self.files}
         largest = max(sizes.values(), default=0)
         print(f"{len(sizes)} pickles, {readable_bytes(sum(sizes.values()))}; up to {readable_bytes(largest)} in memory")
-        for file in track(self.files, "importing", transient=True):
+        for file in tracked(self.files, "importing"):
             print(import_reference(file, self.runs, layout=layout, dtype=self.dtype, readable_by=self.readable_by))
         return 0

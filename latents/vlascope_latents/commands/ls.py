@@ -1,32 +1,24 @@
-"""`vlascope-latents ls`: runs and episodes as tables. Knows nothing of tensors."""
+"""`vlascope-latents ls`: runs and episodes as tables."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from vlascope_base.text import printable, readable_bytes
 
-from vlascope_latents.commands.options import Options
-from vlascope_latents.printable import printable
+from vlascope_latents.commands.options import CampaignOptions
 from vlascope_latents.store import Episode, LatentStore
-from vlascope_latents.units import readable_bytes
 
 
-@dataclasses.dataclass(kw_only=True)
-class Ls(Options):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ls(CampaignOptions):
     """Lists runs, their episodes, frames, bytes and status."""
 
-    path: Annotated[Path, tyro.conf.Positional]
-    """A run, or a folder of runs."""
     attempts: bool = False
     """Every attempt at an episode, not just the last sealed one."""
-    campaign: str | None = None
-    """Episodes of one campaign, or `none` for those that are part of no campaign; all unless given."""
 
     def run(self) -> int:
         """Prints one table a campaign of each run."""

@@ -1,14 +1,26 @@
-"""Options that every subcommand has. Knows nothing of stores."""
+"""Options that several subcommands take."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from vlascope_base.options import CommandOptions
 
 
-@dataclasses.dataclass(kw_only=True)
-class Options:
-    """What every subcommand takes."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoreOptions(CommandOptions):
+    """What a subcommand takes that reads a store."""
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe messages to show."""
+    path: Annotated[Path, tyro.conf.Positional]
+    """A run, or a folder of runs."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CampaignOptions(StoreOptions):
+    """What a subcommand takes that may look at the episodes of one campaign alone."""
+
+    campaign: str | None = None
+    """Episodes of one campaign, or `none` for those that are part of no campaign; all unless given."""

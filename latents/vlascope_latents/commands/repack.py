@@ -1,27 +1,22 @@
-"""`vlascope-latents repack`: compresses sealed episodes. Knows nothing of the codec."""
+"""`vlascope-latents repack`: compresses sealed episodes."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Annotated
 
-import tyro
-from rich.progress import track
+from vlascope_base.progress import tracked
+from vlascope_base.text import readable_bytes
 
-from vlascope_latents.commands.options import Options
+from vlascope_latents.commands.options import StoreOptions
 from vlascope_latents.store import LatentStore
 from vlascope_latents.store.repack import repack_episode
 from vlascope_latents.store.run_writer import lock_run
-from vlascope_latents.units import readable_bytes
 
 
-@dataclasses.dataclass(kw_only=True)
-class Repack(Options):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Repack(StoreOptions):
     """Compresses the sealed episodes of runs that nobody writes; states the ratio."""
 
-    path: Annotated[Path, tyro.conf.Positional]
-    """A run, or a folder of runs."""
     dry_run: bool = False
     """Say what would be compressed, and stop."""
 
@@ -36,7 +31,7 @@ class Repack(Options):
         for name in dict.fromkeys(episode.run for episode in episodes):
             own = [episode for episode in episodes if episode.run == name]
             with lock_run(own[0].path):
-                for episode in track(own, f"repacking {name}", transient=True):
+                for episode in tracked(own, f"repacking {name}"):
                     plain, packed = repack_episode(episode)
                     before, after = before + plain, after + packed
         if before:

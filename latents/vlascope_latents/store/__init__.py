@@ -1,11 +1,9 @@
-"""The latent store: writes what a policy's captures hold, and reads any slice of it. docs/store.md is its format.
+"""The latent store: writes what a policy's captures hold, and reads any slice of it. docs/store.md is its format."""
 
-Knows nothing of JAX or of the network.
-"""
-
+from vlascope_latents.store.episode import Episode
 from vlascope_latents.store.episode_writer import EpisodeWriter
 from vlascope_latents.store.errors import DamagedError, NotCapturedError, SchemaVersionError, StoreError
-from vlascope_latents.store.reader import Episode, LatentStore
+from vlascope_latents.store.reader import LatentStore
 from vlascope_latents.store.recovery import Recovery
 from vlascope_latents.store.run_writer import RunWriter
 from vlascope_latents.store.selection import Selection

@@ -1,7 +1,6 @@
 """Memory for frames on their way to disk: bounded in bytes, and used again.
 
-Knows nothing of what is in a frame. Reuse matters: fresh buffers of tens of megabytes cost several times the copy into
-them in page faults.
+Reuse matters: fresh buffers of tens of megabytes cost several times the copy into them in page faults.
 """
 
 from __future__ import annotations

@@ -1,86 +1,21 @@
-"""Bytes that survive a kill and a power cut: a Zarr store that syncs, and the same for plain files.
-
-Knows nothing of frames or episodes.
-"""
+"""Zarr stores as a run uses them: what was stored survives a kill and a power cut, and ordinary threads may wait for it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import threading
-import uuid
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from vlascope_base.files import make_folders, replace_file
 from zarr.abc.store import Store
 from zarr.buffer import default_buffer_prototype
 from zarr.buffer.cpu import Buffer as CpuBuffer
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
-PARTIAL = ".partial"
-
 T = TypeVar("T")
-
-
-def write_durably(path: Path, content: Any) -> None:
-    """Puts `content` (bytes, or any contiguous buffer) at `path`: all of it or nothing, on disk when this returns.
-
-    Raises:
-        OSError: it could not; no file is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL}")
-    # the folder is opened first: where descriptors have run out, nothing has been renamed yet
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        try:
-            try:
-                write_all(descriptor, content)
-                sync_data(descriptor)
-            finally:
-                os.close(descriptor)
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_all(descriptor: int, content: Any) -> None:
-    """Writes every byte: `os.write` may write fewer than it is given."""
-    view = memoryview(content).cast("B")
-    done = 0
-    while done < len(view):
-        done += os.write(descriptor, view[done:])
-
-
-sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
-
-
-def sync_folder(path: Path) -> None:
-    """Makes renames and new names in `path` durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def make_folders(path: Path) -> None:
-    """`mkdir -p`, durable."""
-    if path.is_dir():
-        return
-    make_folders(path.parent)
-    with contextlib.suppress(FileExistsError):
-        path.mkdir()
-    sync_folder(path.parent)
 
 
 class DurableStore(LocalStore):
@@ -96,7 +31,7 @@ class DurableStore(LocalStore):
     def _set_durably(self, key: str, value: Buffer) -> None:
         path = self.root / key
         make_folders(path.parent)
-        write_durably(path, value.as_buffer_like())
+        replace_file(path, value.as_buffer_like())
 
 
 class BlockingStore:

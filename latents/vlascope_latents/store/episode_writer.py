@@ -5,7 +5,7 @@
 3. Whoever completes the oldest frame grows the arrays and appends the index lines of all that are complete: committed.
 4. A write that fails fails the episode: what is committed stays, nothing is committed after it.
 
-Knows nothing of the run's other episodes, beyond sharing memory and workers with them.
+The episodes of a run share memory and workers (`RunResources`), and nothing else.
 """
 
 from __future__ import annotations
@@ -25,10 +25,29 @@ from vlascope_latents.store.durable import BlockingStore
 from vlascope_latents.store.errors import StoreError
 from vlascope_latents.store.frame_slot import FrameSlot, check_tensors
 from vlascope_latents.store.index import FrameLine, IndexWriter, encode_values
-from vlascope_latents.store.layout_on_disk import split_folder
+from vlascope_latents.store.run_folder import split_folder
 from vlascope_latents.store.sealing import EPISODES, read_attributes, seal_episode
 from vlascope_latents.store.table import EpisodeRow
 from vlascope_latents.store.tensors import StoredTensor, group_metadata
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResources:
+    """What the episodes of a run share.
+
+    Attributes:
+        path: the run's folder.
+        store: where its arrays go.
+        buffers: memory for frames on their way to disk.
+        workers: threads that write.
+        block: whether a frame waits for room where the queue is full; else it is dropped.
+    """
+
+    path: Path
+    store: BlockingStore
+    buffers: FrameBuffers
+    workers: Executor
+    block: bool
 
 
 class EpisodeWriter:
@@ -47,25 +66,19 @@ class EpisodeWriter:
 
     def __init__(
         self,
-        run: Path,
-        store: BlockingStore,
-        episode_id: str,
+        run: RunResources,
         folder: str,
         tensors: tuple[StoredTensor, ...],
         index: IndexWriter,
-        buffers: FrameBuffers,
-        workers: Executor,
-        *,
-        block: bool,
         on_sealed: Callable[[EpisodeWriter, EpisodeRow | None], None],
     ):
-        self.id, self.folder, self.tensors = episode_id, folder, tensors
-        self.attempt = split_folder(folder)[1]
+        """Takes over `index`, and calls `on_sealed` once it is closed: with its row, or None where it could not be sealed."""
+        self.id, self.attempt = split_folder(folder)
+        self.folder, self.tensors = folder, tensors
         self.state = "open"
         self.committed = self.committed_bytes = 0
         self._dropped_timesteps: list[int] = []
-        self._run, self._store, self._index = run, store, index
-        self._buffers, self._workers, self._block, self._on_sealed = buffers, workers, block, on_sealed
+        self._run, self._index, self._on_sealed = run, index, on_sealed
         self._appending = threading.Lock()
         self._committing = threading.Lock()
         self._changed = threading.Condition()
@@ -87,7 +100,7 @@ class EpisodeWriter:
         return self._pending
 
     def append(
-        self, tensors: Mapping[str, np.ndarray], timestep: int, values: Mapping[str, Any] | None = None
+        self, tensors: Mapping[str, np.ndarray], timestep: int, values: Mapping[str, object] | None = None
     ) -> int | None:
         """Queues one frame; the arrays may be used again when this returns.
 
@@ -122,10 +135,10 @@ class EpisodeWriter:
             StoreError: the episode is closed, or an earlier frame could not be written.
         """
         self._check_open()
-        buffers = self._buffers.acquire(self.tensors, wait=self._block)
+        buffers = self._run.buffers.acquire(self.tensors, wait=self._run.block)
         return None if buffers is None else FrameSlot(self, buffers)
 
-    def describe(self, metadata: Mapping[str, Any]) -> None:
+    def describe(self, metadata: Mapping[str, object]) -> None:
         """Replaces what is kept of the episode: what only its first frame tells, where it was begun before that.
 
         Raises:
@@ -134,9 +147,9 @@ class EpisodeWriter:
         with self._appending:
             self._check_open()
             key = f"{EPISODES}/{self.folder}"
-            attributes = {**(read_attributes(self._store, key) or {}), "metadata": dict(metadata)}
+            attributes = {**(read_attributes(self._run.store, key) or {}), "metadata": dict(metadata)}
             try:
-                self._store.put(f"{key}/zarr.json", group_metadata(attributes))
+                self._run.store.put(f"{key}/zarr.json", group_metadata(attributes))
             except OSError as error:
                 raise self._failure(error) from error
 
@@ -144,7 +157,7 @@ class EpisodeWriter:
         """Counts a frame that found no room."""
         self._dropped_timesteps.append(int(timestep))
 
-    def take_number(self, timestep: int, values: Mapping[str, Any] | None) -> FrameLine:
+    def take_number(self, timestep: int, values: Mapping[str, object] | None) -> FrameLine:
         """The line of the next frame; what `FrameSlot.number` does."""
         encoded = encode_values(values)
         with self._appending:
@@ -158,16 +171,16 @@ class EpisodeWriter:
 
     def queue(self, line: FrameLine, buffers: list[np.ndarray]) -> None:
         """Hands a filled frame to the workers; what `FrameSlot.fill` does."""
-        self._workers.submit(self._write, line, buffers)
+        self._run.workers.submit(self._write, line, buffers)
 
     def give_back(self, buffers: list[np.ndarray]) -> None:
         """Frees the room of a frame that never got a number."""
-        self._buffers.release(self.tensors, buffers)
+        self._run.buffers.release(self.tensors, buffers)
 
     def fail(self, error: BaseException, buffers: list[np.ndarray]) -> None:
         """Ends the episode's writing: a frame that has a number will never come."""
         self._error = self._error or error
-        self._buffers.release(self.tensors, buffers)
+        self._run.buffers.release(self.tensors, buffers)
         with self._changed:
             self._pending -= 1
             self._changed.notify_all()
@@ -200,7 +213,7 @@ class EpisodeWriter:
         try:
             try:
                 row = seal_episode(
-                    self._run, self._store, self.folder, status="interrupted" if error else status,
+                    self._run.path, self._run.store, self.folder, status="interrupted" if error else status,
                     success=None if error else success, total_steps=None if error else total_steps,
                     dropped_timesteps=self._dropped_timesteps,
                 )  # fmt: skip
@@ -221,9 +234,9 @@ class EpisodeWriter:
                 checksums = {}
                 for tensor, buffer in zip(self.tensors, buffers, strict=True):
                     checksums[tensor.path] = xxhash.xxh3_64_hexdigest(buffer[: tensor.nbytes].data)
-                    self._store.put(f"{EPISODES}/{self.folder}/{tensor.path}/{tensor.key(line.frame)}", buffer)
+                    self._run.store.put(f"{EPISODES}/{self.folder}/{tensor.path}/{tensor.key(line.frame)}", buffer)
             finally:
-                self._buffers.release(self.tensors, buffers)
+                self._run.buffers.release(self.tensors, buffers)
             self._commit(dataclasses.replace(line, xxh3=checksums))
         except Exception as error:  # reported by the next append and by seal: a worker has nobody to raise to
             self._error = self._error or error
@@ -243,7 +256,7 @@ class EpisodeWriter:
             count = self.committed + len(complete)
             try:
                 for tensor in self.tensors:
-                    self._store.put(f"{EPISODES}/{self.folder}/{tensor.path}/zarr.json", tensor.metadata(count))
+                    self._run.store.put(f"{EPISODES}/{self.folder}/{tensor.path}/zarr.json", tensor.metadata(count))
                 self._index.append(complete)
             except OSError:
                 self._commit_failed = True
@@ -264,7 +277,7 @@ class EpisodeWriter:
     def _failure(self, error: BaseException) -> StoreError:
         what = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return StoreError(
-            f"{self._run}: episode {self.folder} could not be written ({what}): {self.committed} frames are committed; "
+            f"{self._run.path}: episode {self.folder} could not be written ({what}): {self.committed} frames are committed; "
             "make room or choose another folder, then start a new attempt"
         )
 

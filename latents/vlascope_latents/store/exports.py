@@ -1,6 +1,6 @@
 """Episodes in formats of others: NetCDF through xarray, and NPZ in the nested layout of the reference's pickles.
 
-Knows nothing of runs. The formats are described in docs/store.md.
+The formats are described in docs/store.md.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from vlascope_latents.store.reader import Episode, LatentStore
+from vlascope_latents.store.episode import Episode
+from vlascope_latents.store.reader import LatentStore
 from vlascope_latents.store.sealing import columns_of
 
 
@@ -51,7 +52,7 @@ def export_npz(store: LatentStore, episode: Episode, path: Path) -> None:
     metadata = episode.metadata
     with zipfile.ZipFile(path, "w", allowZip64=True) as file:
 
-        def put(key: str, value: Any) -> None:
+        def put(key: str, value: object) -> None:
             with file.open(f"{key}.npy", "w", force_zip64=True) as target:
                 np.lib.format.write_array(target, np.asarray(value), allow_pickle=False)
 

@@ -3,14 +3,12 @@
 1. `EpisodeWriter.reserve` waits for memory, or finds none.
 2. `number` makes it the episode's next frame: a ticket that can be handed out at once.
 3. `fill` copies the tensors, when they have come from the device, and queues the frame; or `release` gives the room back.
-
-Knows nothing of where the tensors come from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 import ml_dtypes
 import numpy as np
@@ -19,19 +17,44 @@ from vlascope_latents.store.errors import StoreError
 from vlascope_latents.store.index import FrameLine
 from vlascope_latents.store.tensors import StoredTensor
 
-if TYPE_CHECKING:
-    from vlascope_latents.store.episode_writer import EpisodeWriter
+
+class FrameTaker(Protocol):
+    """What a slot asks of the episode that it is a frame of.
+
+    Attributes:
+        id: the episode's id.
+        tensors: the arrays of a frame.
+    """
+
+    id: str
+    tensors: tuple[StoredTensor, ...]
+
+    def take_number(self, timestep: int, values: Mapping[str, object] | None) -> FrameLine:
+        """The line of the next frame, without checksums."""
+        ...
+
+    def queue(self, line: FrameLine, buffers: list[np.ndarray]) -> None:
+        """Takes over a filled frame."""
+        ...
+
+    def give_back(self, buffers: list[np.ndarray]) -> None:
+        """Takes back the room of a frame that never got a number."""
+        ...
+
+    def fail(self, error: BaseException, buffers: list[np.ndarray]) -> None:
+        """Ends the episode's writing: a frame that has a number will never come."""
+        ...
 
 
 class FrameSlot:
     """Made by `EpisodeWriter.reserve`; ends with `fill` or `release`, and is used by one thread at a time."""
 
-    def __init__(self, episode: EpisodeWriter, buffers: list[np.ndarray]):
+    def __init__(self, episode: FrameTaker, buffers: list[np.ndarray]):
         self.episode = episode
         self._buffers: list[np.ndarray] | None = buffers
         self._line: FrameLine | None = None
 
-    def number(self, timestep: int, values: Mapping[str, Any] | None = None) -> int:
+    def number(self, timestep: int, values: Mapping[str, object] | None = None) -> int:
         """Makes this the episode's next frame; from here on it must be filled.
 
         Args:

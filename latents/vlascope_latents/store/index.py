@@ -1,7 +1,4 @@
-"""The list of committed frames: one line of JSON a frame, appended and synced; the line is the commit.
-
-Knows nothing of the arrays that the frames are in.
-"""
+"""The list of committed frames: one line of JSON a frame, appended and synced; the line is the commit."""
 
 from __future__ import annotations
 
@@ -14,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from vlascope_base.files import sync, sync_data, write_all
 
-from vlascope_latents.store.durable import sync_data, sync_folder, write_all
 from vlascope_latents.store.errors import StoreError
-from vlascope_latents.store.layout_on_disk import check_name
+from vlascope_latents.store.run_folder import check_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +60,7 @@ class IndexWriter:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         self._length = 0
         try:
-            sync_folder(path.parent)
+            sync(path.parent)
         except OSError:
             os.close(self._descriptor)
             os.unlink(path)
@@ -123,7 +120,7 @@ def read_index(path: Path) -> tuple[list[FrameLine], int]:
     return lines, start
 
 
-def encode_values(values: Mapping[str, Any] | None) -> dict[str, Any]:
+def encode_values(values: Mapping[str, object] | None) -> dict[str, Any]:
     """Small values of a frame as the index keeps them; a map inside (`annotations`) becomes `annotations/<name>`.
 
     Raises:
@@ -148,7 +145,7 @@ def decode_value(value: Mapping[str, Any]) -> np.ndarray:
     return np.frombuffer(base64.b64decode(value["base64"]), np.dtype(value["dtype"])).reshape(value["shape"])
 
 
-def _encode(name: str, value: Any) -> dict[str, Any]:
+def _encode(name: str, value: object) -> dict[str, Any]:
     try:
         array = np.asarray(value)
     except ValueError as error:

@@ -1,24 +1,25 @@
 """Opens stores to read: which runs, episodes, frames and components there are, and any slice of them.
 
-Knows nothing of how they are written; runs that are still being written open too, and show committed frames only.
+Runs that are still being written open too, and show committed frames only.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from vlascope_base.text import listed
 
 from vlascope_latents.layout import Span
+from vlascope_latents.store.episode import Episode
 from vlascope_latents.store.errors import DamagedError, NotCapturedError, SchemaVersionError, StoreError
-from vlascope_latents.store.index import FrameLine, read_index
-from vlascope_latents.store.layout_on_disk import (
-    INDEX_FOLDER,
+from vlascope_latents.store.index import FrameLine
+from vlascope_latents.store.run_folder import (
     NO_CAMPAIGN,
     TABLE_FILE,
     ZARR_FOLDER,
@@ -26,7 +27,7 @@ from vlascope_latents.store.layout_on_disk import (
     find_runs,
     read_run,
 )
-from vlascope_latents.store.sealing import EPISODES, GROUPS
+from vlascope_latents.store.sealing import EPISODES
 from vlascope_latents.store.selection import FrameRef, Selection, resolve
 from vlascope_latents.store.shard_reader import ShardReader
 from vlascope_latents.store.table import EpisodeRow, read_table
@@ -34,76 +35,6 @@ from vlascope_latents.store.tensors import StoredTensor
 
 _log = logging.getLogger(__name__)
 _RANK = {"open": 0, "interrupted": 1, "sealed": 2}
-
-
-@dataclasses.dataclass(frozen=True)
-class Episode:
-    """One attempt at an episode, as it was when it was listed.
-
-    Attributes:
-        run: name of its run.
-        path: the run's folder.
-        row: its state; see `EpisodeRow`.
-    """
-
-    run: str
-    path: Path = dataclasses.field(repr=False)
-    row: EpisodeRow
-
-    @property
-    def id(self) -> str:
-        """The episode's id, `CAMPAIGN+NAME` or a name; attempts share it."""
-        return self.row.episode
-
-    @property
-    def campaign(self) -> str | None:
-        """The campaign that it is part of; None where it is part of none."""
-        return self.row.campaign
-
-    @property
-    def status(self) -> str:
-        """`open`, `sealed` or `interrupted`."""
-        return self.row.status
-
-    @property
-    def success(self) -> bool | None:
-        """Whether the episode reached its goal; None where nobody said."""
-        return self.row.success
-
-    @property
-    def frames(self) -> int:
-        """Committed frames."""
-        return self.row.frames if self.row.status != "open" else len(self.lines())
-
-    @property
-    def metadata(self) -> Mapping[str, Any]:
-        """What is known of it: suite, task_id, task_name, `instruction` (what the policy was told), `task_instruction`, …"""
-        return self.row.metadata
-
-    @property
-    def folder(self) -> Path:
-        """The Zarr group."""
-        return self.path / ZARR_FOLDER / EPISODES / self.row.folder
-
-    def lines(self) -> list[FrameLine]:
-        """The committed frames, read now."""
-        return read_index(self.path / INDEX_FOLDER / f"{self.row.folder}.jsonl")[0]
-
-    def tensors(self) -> dict[str, StoredTensor]:
-        """By path, the arrays that were captured.
-
-        Raises:
-            DamagedError: an array's metadata is none.
-        """
-        found = {}
-        for group in GROUPS:
-            for file in sorted((self.folder / group).glob("[!.]*/zarr.json")):
-                path = f"{group}/{file.parent.name}"
-                try:
-                    found[path] = StoredTensor.from_metadata(path, json.loads(file.read_bytes()))
-                except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
-                    raise DamagedError(f"{file}: damaged: expected the metadata of a captured array") from error
-        return found
 
 
 class LatentStore:
@@ -172,7 +103,7 @@ class LatentStore:
             campaigns = sorted({episode.campaign for episode in found if episode.campaign})
             if any(episode.campaign is None for episode in found):
                 campaigns.append(f"episodes without one (--campaign {NO_CAMPAIGN})")
-            raise StoreError(f"{self.path}: {what}; found {_listed(campaigns)}")
+            raise StoreError(f"{self.path}: {what}; found {listed(campaigns)}")
         return chosen
 
     def episode(
@@ -251,10 +182,10 @@ class LatentStore:
         if episodes is None:
             chosen = self.episodes(run, campaign=campaign)
         else:
-            listed = [episodes] if isinstance(episodes, str | Episode) else list(episodes)
-            names = [episode for episode in listed if isinstance(episode, str)]
+            asked = [episodes] if isinstance(episodes, str | Episode) else list(episodes)
+            names = [episode for episode in asked if isinstance(episode, str)]
             found = iter(self.chosen(names, run=run, campaign=campaign) if names else ())
-            chosen = [next(found) if isinstance(episode, str) else episode for episode in listed]
+            chosen = [next(found) if isinstance(episode, str) else episode for episode in asked]
         if not chosen:
             raise StoreError(f"{self.path}: no episodes yet: nothing to select from")
         frames: list[FrameRef] = []
@@ -264,7 +195,7 @@ class LatentStore:
             path = f"{expert}/{component}"
             if path not in tensors:
                 raise NotCapturedError(
-                    f"{episode.run}, episode {episode.row.folder}: {path} was not captured; captured: {_listed(tensors)}"
+                    f"{episode.run}, episode {episode.row.folder}: {path} was not captured; captured: {listed(tensors)}"
                 )
             view = resolve(tensors[path], episode, _numbers(layers), _numbers(denoise_steps), span)
             if first is None:
@@ -284,7 +215,7 @@ class LatentStore:
     def _run_name(self, run: str | None) -> str:
         name = run if run is not None else list(self._paths)[-1]
         if name not in self._paths:
-            raise StoreError(f"{self.path}: no run {name!r}; found {_listed(self._paths)}")
+            raise StoreError(f"{self.path}: no run {name!r}; found {listed(self._paths)}")
         return name
 
 
@@ -326,9 +257,9 @@ def _last_of_campaigns(episodes: list[Episode]) -> list[Episode]:
 
 def _not_one(what: str, found: Sequence[Episode], known: Iterable[str]) -> StoreError:
     if not found:
-        return StoreError(f"{what}: not here; found {_listed(known)}")
+        return StoreError(f"{what}: not here; found {listed(known)}")
     if len(ids := dict.fromkeys(episode.id for episode in found)) > 1:
-        return StoreError(f"{what}: several campaigns have it: name one of {_listed(ids)}")
+        return StoreError(f"{what}: several campaigns have it: name one of {listed(ids)}")
     return StoreError(f"{what}: in several runs ({', '.join(episode.run for episode in found)}): name the run")
 
 
@@ -336,8 +267,3 @@ def _numbers(value: int | Iterable[int] | None) -> tuple[int, ...] | None:
     if value is None:
         return None
     return tuple(value) if isinstance(value, Iterable) else (value,)
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:20]) + (f", … ({len(names)})" if len(names) > 20 else "") if names else "none"

@@ -1,6 +1,6 @@
 """Puts right what a killed writer left in a run: the table in docs/store.md, row by row.
 
-Knows nothing of living writers: whoever calls this holds the run's lock.
+Whoever calls this holds the run's lock: no other process writes the run meanwhile.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import shutil
 from collections.abc import Container
 from pathlib import Path
 
-from vlascope_latents.store.durable import PARTIAL, BlockingStore, sync_folder
+from vlascope_base.files import PARTIAL, sync
+
+from vlascope_latents.store.durable import BlockingStore
 from vlascope_latents.store.index import read_index
-from vlascope_latents.store.layout_on_disk import INDEX_FOLDER, TABLE_FILE, ZARR_FOLDER
+from vlascope_latents.store.run_folder import INDEX_FOLDER, TABLE_FILE, ZARR_FOLDER
 from vlascope_latents.store.sealing import EPISODES, GROUPS, read_attributes, seal_episode
 from vlascope_latents.store.table import EpisodeRow, read_table, write_table
 from vlascope_latents.store.tensors import group_metadata
@@ -117,4 +119,4 @@ def finish_repack(group: Path, component: str) -> None:
             copy.rename(original)
     if away.exists():
         shutil.rmtree(away)
-    sync_folder(group)
+    sync(group)

@@ -1,6 +1,6 @@
 """Reads the reference's `task_*.pkl` into a run, trusting nothing in them but numpy arrays.
 
-Knows nothing of the model that made them: token spans are the reference's own, or as told.
+The pickles do not say which model made them: token spans are the reference's own, or as told.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from vlascope_latents.layout import ExpertLayout, LatentLayout, Span
 from vlascope_latents.plan import CapturePlan, plan_capture
 from vlascope_latents.spec import TOKEN_COMPONENTS, CaptureSpec
-from vlascope_latents.store.access import ReadableBy
 from vlascope_latents.store.errors import StoreError
+from vlascope_latents.store.run_folder import ReadableBy
 from vlascope_latents.store.run_writer import RunWriter
 
 _CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")

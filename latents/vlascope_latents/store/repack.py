@@ -1,6 +1,6 @@
 """Compresses sealed episodes in place: the same numbers and checksums in fewer bytes.
 
-Knows nothing of episodes that are open: a policy that serves has no core to spare for this.
+Episodes that are open stay uncompressed: a policy that serves has no core to spare for this.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import xxhash
 from numcodecs import get_codec
+from vlascope_base.files import replace_file, sync
 
-from vlascope_latents.store.durable import sync_folder, write_durably
+from vlascope_latents.store.episode import Episode
 from vlascope_latents.store.errors import DamagedError, StoreError
 from vlascope_latents.store.index import FrameLine
-from vlascope_latents.store.reader import Episode
 from vlascope_latents.store.recovery import REPACK, REPLACED, finish_repack
 from vlascope_latents.store.shard_reader import Part, ShardReader
 from vlascope_latents.store.tensors import StoredTensor, seal_index
@@ -63,12 +63,12 @@ def _repack_array(folder: Path, tensor: StoredTensor, lines: list[FrameLine]) ->
             finish_repack(folder.parent, folder.name)
             raise DamagedError(f"{file}: damaged: its checksum is wrong: verify the run")
         shard = _compressed_shard(content, tensor)
-        write_durably(copy / tensor.key(line.frame), shard)
+        replace_file(copy / tensor.key(line.frame), shard)
         after += len(shard)
-    write_durably(copy / "zarr.json", packed.metadata(len(lines)))
+    replace_file(copy / "zarr.json", packed.metadata(len(lines)))
     # the original goes only once the copy is complete: see `finish_repack`
     folder.rename(folder.with_name(f".{folder.name}{REPLACED}"))
-    sync_folder(folder.parent)
+    sync(folder.parent)
     finish_repack(folder.parent, folder.name)
     return len(lines) * (tensor.nbytes + tensor.index_nbytes), after
 

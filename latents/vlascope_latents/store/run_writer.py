@@ -1,7 +1,4 @@
-"""Writes one run: makes its folder, opens episodes in it, and puts right what a killed process left there.
-
-Knows nothing of policies or of the network.
-"""
+"""Writes one run: makes its folder, opens episodes in it, and puts right what a killed process left there."""
 
 from __future__ import annotations
 
@@ -15,23 +12,24 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TextIO, TypedDict, Unpack
 
 from zarr.abc.store import Store
 
 from vlascope_latents.layout import LatentLayout
 from vlascope_latents.plan import CapturePlan
-from vlascope_latents.store.access import ReadableBy
 from vlascope_latents.store.budget import FrameBuffers
 from vlascope_latents.store.durable import BlockingStore, DurableStore
-from vlascope_latents.store.episode_writer import EpisodeWriter
+from vlascope_latents.store.episode_writer import EpisodeWriter, RunResources
 from vlascope_latents.store.errors import StoreError
 from vlascope_latents.store.index import IndexWriter
-from vlascope_latents.store.layout_on_disk import (
+from vlascope_latents.store.recovery import Recovery, discard_episode, recover_run
+from vlascope_latents.store.run_folder import (
     INDEX_FOLDER,
     LOCK_FILE,
     TABLE_FILE,
     ZARR_FOLDER,
+    ReadableBy,
     RunInfo,
     check_episode_id,
     create_run_folder,
@@ -40,7 +38,6 @@ from vlascope_latents.store.layout_on_disk import (
     split_folder,
     split_id,
 )
-from vlascope_latents.store.recovery import Recovery, discard_episode, recover_run
 from vlascope_latents.store.sealing import EPISODES
 from vlascope_latents.store.table import EpisodeRow, read_table, write_table
 from vlascope_latents.store.tensors import StoredTensor, group_metadata, stored_tensors
@@ -48,6 +45,22 @@ from vlascope_latents.store.tensors import StoredTensor, group_metadata, stored_
 OnFull = Literal["block", "drop"]
 
 _log = logging.getLogger(__name__)
+
+
+class WriterOptions(TypedDict, total=False):
+    """How a run is written; each has a default.
+
+    Attributes:
+        memory_bytes: bound of everything queued; 1 GiB unless told.
+        workers: threads that write; 4.
+        on_full: whether a frame that finds the queue full waits (`block`, the default) or is left out (`drop`).
+        open_store: makes a Zarr store of a path; durable local files.
+    """
+
+    memory_bytes: int
+    workers: int
+    on_full: OnFull
+    open_store: Callable[[Path], Store]
 
 
 class RunWriter:
@@ -73,10 +86,10 @@ class RunWriter:
         self.info: RunInfo = read_run(path)
         self.recovered: Recovery | None = None
         self._lock_file = lock_run(path)
-        self._on_full = on_full
         self._buffers = FrameBuffers(memory_bytes)
         self._store = BlockingStore(open_store(path / ZARR_FOLDER))
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="latent-store-writer")
+        self._resources = RunResources(path, self._store, self._buffers, self._workers, block=on_full == "block")
         self._lock = threading.RLock()
         self._table = threading.Lock()
         self._discarding = threading.Lock()
@@ -91,8 +104,8 @@ class RunWriter:
 
     @classmethod
     def create(
-        cls, root: str | os.PathLike, name: str, layout: LatentLayout, model: Mapping[str, Any] | None = None, *,
-        readable_by: ReadableBy = "owner", **options: Any
+        cls, root: str | os.PathLike, name: str, layout: LatentLayout, model: Mapping[str, object] | None = None, *,
+        readable_by: ReadableBy = "owner", **options: Unpack[WriterOptions]
     ) -> RunWriter:  # fmt: skip
         """Makes a new run `<root>/<time>-<name>`.
 
@@ -102,8 +115,7 @@ class RunWriter:
             layout: of the model: the spans that every episode of this run has.
             model: anything JSON that says which model this was: fingerprint, configuration, git revision.
             readable_by: who may read the run, and `root` where it is made here: its `owner` alone, its `group`, or `everyone`.
-            **options: `memory_bytes` (bound of everything queued; default 1 GiB), `workers` (threads that write; 4), `on_full`
-                (`block` or `drop`), `open_store` (makes a Zarr store of a path; durable local files).
+            **options: see `WriterOptions`.
 
         Raises:
             StoreError: the folder cannot be written, or a name or option is wrong.
@@ -125,7 +137,7 @@ class RunWriter:
         return run
 
     @classmethod
-    def open(cls, path: str | os.PathLike, **options: Any) -> RunWriter:
+    def open(cls, path: str | os.PathLike, **options: Unpack[WriterOptions]) -> RunWriter:
         """Opens an existing run for more episodes; first puts right what a killed process left (`recovered`).
 
         Raises:
@@ -152,7 +164,7 @@ class RunWriter:
             return run.recovered or Recovery()
 
     def open_episode(
-        self, episode_id: str | None, metadata: Mapping[str, Any] | None, plan: CapturePlan
+        self, episode_id: str | None, metadata: Mapping[str, object] | None, plan: CapturePlan
     ) -> EpisodeWriter:
         """Starts an attempt at an episode.
 
@@ -217,7 +229,7 @@ class RunWriter:
         episode_id: str,
         folder: str,
         attempt: int,
-        metadata: Mapping[str, Any] | None,
+        metadata: Mapping[str, object] | None,
         plan: CapturePlan,
         tensors: tuple[StoredTensor, ...],
     ) -> EpisodeWriter:
@@ -245,10 +257,7 @@ class RunWriter:
             raise StoreError(
                 f"{self.path}: cannot open episode {folder} ({error.strerror}): make room or choose another folder"
             ) from error
-        return EpisodeWriter(
-            self.path, self._store, episode_id, folder, tensors, index, self._buffers, self._workers,
-            block=self._on_full == "block", on_sealed=self._sealed,
-        )  # fmt: skip
+        return EpisodeWriter(self._resources, folder, tensors, index, self._sealed)
 
     @property
     def queue(self) -> tuple[int, int]:
@@ -330,7 +339,7 @@ class RunWriter:
                 self._table_behind = False
 
 
-def lock_run(path: Path) -> Any:
+def lock_run(path: Path) -> TextIO:
     """The run's lock, held until the returned file is closed or the process dies.
 
     Raises:

@@ -1,21 +1,21 @@
 """Closes an episode for good: small values become arrays, arrays get exactly the committed length, the group its verdict.
 
-Knows nothing of who closes it: a writer that is done, or a recovery after a kill.
+A writer that is done closes it so, and a recovery after a kill.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from vlascope_base.provenance import now
 
 from vlascope_latents.store.durable import BlockingStore
 from vlascope_latents.store.index import FrameLine, decode_value, read_index
-from vlascope_latents.store.layout_on_disk import INDEX_FOLDER
+from vlascope_latents.store.run_folder import INDEX_FOLDER
 from vlascope_latents.store.table import EpisodeRow
 from vlascope_latents.store.tensors import StoredTensor, column_metadata, group_metadata
 
@@ -60,7 +60,7 @@ def seal_episode(
         "bytes": sum(line.nbytes for line in lines),
         "dropped": dropped,
         "dropped_timesteps": list(dropped_timesteps),
-        "sealed_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "sealed_at": now(),
     }
     store.put(f"{base}/zarr.json", group_metadata(attributes))
     return EpisodeRow.from_attributes(folder, attributes)

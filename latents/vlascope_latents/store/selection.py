@@ -1,12 +1,8 @@
-"""A slice of a store: which part of which frames, with its labels, read when asked.
-
-Knows nothing of runs or of how episodes are found.
-"""
+"""A slice of a store: which part of which frames, with its labels, read when asked."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ml_dtypes
 import numpy as np
 
+from vlascope_latents.store.episode import Episode
 from vlascope_latents.store.errors import NotCapturedError, StoreError
 from vlascope_latents.store.index import FrameLine, decode_value
 from vlascope_latents.store.shard_reader import Part, ShardReader, leading
@@ -22,8 +19,6 @@ from vlascope_latents.store.tensors import StoredTensor
 
 if TYPE_CHECKING:
     import xarray
-
-    from vlascope_latents.store.reader import Episode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +203,7 @@ def resolve(
             if wanted is not None:
                 raise NotCapturedError(f"{where}: has no axis {dim}; axes: {', '.join(tensor.dims)}")
             continue
-        captured = tensor.attributes[f"{dim}s"]
+        captured = tensor.numbers[dim]
         missing = [n for n in wanted or () if n not in captured]
         if missing:
             raise NotCapturedError(f"{where}: {dim} {missing[0]} was not captured; captured: {captured}")
@@ -220,7 +215,7 @@ def resolve(
     inner = sum(stop - start for start, stop in ranges)
     rows = tuple(len(coordinates[dim]) for dim in tensor.dims[:lead])
     shape = (*rows, inner, *tensor.shape[lead + 1 :])
-    if 0 in (math.prod(shape),):
+    if 0 in shape:
         raise StoreError(f"{where}: the slice selects nothing")
     return View(tensor, Part(tuple(positions.tolist()), ranges), tensor.dims, shape, coordinates)
 

@@ -1,6 +1,6 @@
 """Reads the needed bytes of a shard and no others, straight into the array that they are wanted in.
 
-Knows nothing of episodes or of bfloat16: it moves bits.
+It moves bits: bfloat16 becomes float32 elsewhere.
 """
 
 from __future__ import annotations

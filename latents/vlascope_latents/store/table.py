@@ -1,6 +1,6 @@
 """The table of sealed episodes, `episodes.parquet`: ten thousand of them open with one read.
 
-Knows nothing of frames. The attributes of each episode's group are the truth; the table is a copy of them.
+The attributes of each episode's group are the truth; the table is a copy of them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from vlascope_base.files import replace_file
 
-from vlascope_latents.store.durable import write_durably
 from vlascope_latents.store.errors import DamagedError
-from vlascope_latents.store.layout_on_disk import split_id
+from vlascope_latents.store.run_folder import split_id
 
 _SCHEMA = pa.schema(
     [
@@ -120,4 +120,4 @@ def write_table(path: Path, rows: Iterable[EpisodeRow]) -> None:
         records.append(record)
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(records, schema=_SCHEMA), sink)
-    write_durably(path, sink.getbuffer())
+    replace_file(path, sink.getbuffer())

@@ -1,6 +1,6 @@
 """How one captured tensor becomes one Zarr array: its axes, its inner chunks, its metadata.
 
-Knows nothing of files or of when anything is written.
+It touches no files.
 """
 
 from __future__ import annotations
@@ -56,6 +56,11 @@ class StoredTensor:
     def storage_dtype(self) -> np.dtype:
         """The little-endian numpy dtype of the stored bits."""
         return _NUMPY[self.dtype]
+
+    @property
+    def numbers(self) -> dict[str, list[int]]:
+        """By axis (`layer`, `denoise_step`), for those that it has, the model's numbers that were captured along it."""
+        return {dim: list(self.attributes[f"{dim}s"]) for dim in ("denoise_step", "layer") if dim in self.dims}
 
     @functools.cached_property
     def nbytes(self) -> int:
@@ -185,7 +190,7 @@ def column_metadata(column: np.ndarray, dims: tuple[str, ...]) -> bytes:
     return array_metadata(column.shape, chunk, column.dtype.name, dims, _PLAIN, {})
 
 
-def group_metadata(attributes: Mapping[str, Any] | None = None) -> bytes:
+def group_metadata(attributes: Mapping[str, object] | None = None) -> bytes:
     """zarr.json of a group."""
     return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": dict(attributes or {})}).encode()
 

@@ -12,19 +12,17 @@ import dataclasses
 import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xxhash
 
 from vlascope_latents.layout import LatentLayout
 from vlascope_latents.plan import plan_capture
-from vlascope_latents.spec import CaptureSpec, CaptureSpecError
+from vlascope_latents.spec import CaptureSpecError
+from vlascope_latents.store.episode import Episode
 from vlascope_latents.store.errors import DamagedError, StoreError
 from vlascope_latents.store.index import FrameLine
-from vlascope_latents.store.layout_on_disk import read_run
-from vlascope_latents.store.reader import Episode
+from vlascope_latents.store.run_folder import read_run
 from vlascope_latents.store.sealing import GROUPS, column_files
 from vlascope_latents.store.shard_reader import Part, ShardReader
 from vlascope_latents.store.table import EpisodeRow
@@ -69,19 +67,12 @@ def verify(episodes: Iterable[Episode]) -> Iterator[Problem]:
 
 def _expected_arrays(episode: Episode, layout: LatentLayout) -> dict[str, StoredTensor]:
     """The arrays that the episode's capture spec asks for, by path."""
-    file = episode.folder / "zarr.json"
+    spec = episode.capture_spec()
     try:
-        spec = CaptureSpec.from_map(_attributes(file)["capture_spec"])
         return {tensor.path: tensor for tensor in stored_tensors(plan_capture(spec, layout), layout)}
-    except (KeyError, TypeError, CaptureSpecError) as error:
+    except CaptureSpecError as error:
+        file = episode.folder / "zarr.json"
         raise DamagedError(f"{file}: damaged: expected a capture spec that fits the run's layout ({error})") from error
-
-
-def _attributes(file: Path) -> Mapping[str, Any]:
-    try:
-        return json.loads(file.read_bytes())["attributes"]
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{file}: damaged: expected the attributes of an episode") from error
 
 
 def _compare_arrays(expected: Mapping[str, StoredTensor], found: Mapping[str, StoredTensor]) -> Iterator[str]:
@@ -121,7 +112,7 @@ def _compare_attributes(episode: Episode) -> Iterator[str]:
         return
     file = episode.folder / "zarr.json"
     try:
-        said = EpisodeRow.from_attributes(episode.row.folder, _attributes(file))
+        said = EpisodeRow.from_attributes(episode.row.folder, episode.attributes())
     except KeyError as error:
         raise DamagedError(f"{file}: damaged: expected the attributes of an episode, {error} is missing") from error
     for field in dataclasses.fields(EpisodeRow):

@@ -96,7 +96,7 @@ class Serve:
 
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT."""
-        from vlascope_latents.units import parse_bytes
+        from vlascope_base.text import parse_bytes
 
         from vlascope_server.policies import PolicyOptions
         from vlascope_server.serving.application import ServeOptions, serve
@@ -167,7 +167,7 @@ def _spec(text: str | None) -> CaptureSpec:
 
 
 def _print_started(started: Started) -> None:
-    from vlascope_latents.units import readable_bytes
+    from vlascope_base.text import readable_bytes
 
     policy, spec = started.policy, started.policy.pipeline.robot.spec
     model = "pi0.5" if policy.config.pi05 else "pi0"

@@ -123,8 +123,9 @@ class Train:
         from vlascope_server.commands.errors import CommandError
 
         try:
+            from vlascope_base import OptionError
+            from vlascope_base.text import parse_numbers
             from vlascope_datasets import DatasetError
-            from vlascope_datasets.numbers import listed_numbers
 
             from vlascope_server.cache import use_compilation_cache
             from vlascope_server.training import TrainingError, TrainOptions, train
@@ -134,8 +135,10 @@ class Train:
         del given["log_level"]
         use_compilation_cache()  # a step takes a minute to compile, and a run that is resumed would wait for it again
         try:
-            given["episodes"] = None if self.episodes is None else listed_numbers(self.episodes, "--episodes")
+            given["episodes"] = None if self.episodes is None else parse_numbers(self.episodes)
             trained = train(TrainOptions(**given))
+        except OptionError as error:
+            raise CommandError(f"--episodes: {error}") from error
         except (DatasetError, TrainingError) as error:
             raise CommandError(str(error)) from error
         print(trained.checkpoint if trained.finished else f"{trained.checkpoint} (not finished; go on with --resume)")

@@ -19,7 +19,7 @@ from typing import Any, Literal, NoReturn
 import jax
 from vlascope_latents import CapturePlan, CaptureSpec, CaptureSpecError, plan_capture
 from vlascope_latents.store import RunWriter, StoreError
-from vlascope_latents.store.access import ReadableBy, make_missing_folder
+from vlascope_latents.store.run_folder import ReadableBy, make_missing_folder
 
 from vlascope_server.cache import use_compilation_cache
 from vlascope_server.policies import Policy, PolicyOptions, Programs

@@ -16,7 +16,7 @@ from vlascope_client.protocol import OWN_FIELDS, PROMPT_CHARACTERS
 from vlascope_client.wording import short
 from vlascope_latents import CaptureSpec, CaptureSpecError
 from vlascope_latents.store.errors import StoreError
-from vlascope_latents.store.layout_on_disk import check_episode_id, check_name
+from vlascope_latents.store.run_folder import check_episode_id, check_name
 
 from vlascope_server.serving.errors import RequestError
 

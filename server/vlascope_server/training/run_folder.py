@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-from vlascope_datasets.files import replace
+from vlascope_base.files import replace_file
 
 from vlascope_server.checkpoints.layout import TOKENIZER_FILE
 from vlascope_server.training.errors import TrainingError
@@ -79,12 +79,12 @@ class RunFolder:
                 if row["step"] <= self.last:
                     self.rows.append(row)
         if file.is_file():
-            replace(file, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+            replace_file(file, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
 
     def describe(self, options: TrainOptions, facts: dict[str, Any]) -> None:
         """Writes `train.json`: the options, and what follows from them and from the data."""
         content = {"options": dataclasses.asdict(options), **facts}
-        replace(self.path / CONFIGURATION, (json.dumps(content, default=str, indent=2) + "\n").encode())
+        replace_file(self.path / CONFIGURATION, (json.dumps(content, default=str, indent=2) + "\n").encode())
 
     def check_data(self, facts: Mapping[str, Any]) -> None:
         """Whether a run that goes on finds the episodes that it began with.

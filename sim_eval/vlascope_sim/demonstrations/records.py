@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vlascope_datasets.files import replace
+from vlascope_base.files import make_folders, replace_file
 from vlascope_datasets.info import COLLECTIONS
 
 from vlascope_sim.demonstrations.episode import Outcome
@@ -86,7 +86,7 @@ class DemonstrationList:
         self._by_id[row["id"]] = row
 
     def _rewrite(self) -> None:
-        replace(self._path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+        replace_file(self._path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
 
 
 def append_run(folder: Path, provenance: dict[str, Any]) -> int:
@@ -95,7 +95,8 @@ def append_run(folder: Path, provenance: dict[str, Any]) -> int:
     whole = (
         [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
     )
-    replace(path, "".join([*whole, json.dumps(provenance, default=str) + "\n"]).encode())
+    make_folders(folder)
+    replace_file(path, "".join([*whole, json.dumps(provenance, default=str) + "\n"]).encode())
     return len(whole)
 
 

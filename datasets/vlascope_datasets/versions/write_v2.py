@@ -1,4 +1,4 @@
-"""Writes format v2.1: an episode is whole when `meta/info.json` counts it. Knows nothing of frames.
+"""Writes format v2.1: an episode is whole when `meta/info.json` counts it.
 
 Files of an episode are put in place first, lines of metadata appended next, and `info.json` replaced last. What a killed
 writer left beyond that count is cut off and written over when the dataset is opened to be written again.
@@ -10,12 +10,14 @@ import json
 from collections.abc import Mapping, Set
 from pathlib import Path
 
+from vlascope_base.files import append_line, make_folders, replace_file
+
 from vlascope_datasets.errors import DamagedError
-from vlascope_datasets.files import append_line, move, replace, write_json
+from vlascope_datasets.files import move, write_json
 from vlascope_datasets.info import INFO, DatasetInfo, read_info
-from vlascope_datasets.layouts.prepared import Prepared
-from vlascope_datasets.layouts.read_v2 import EPISODE_STATISTICS, EPISODES, TASKS, data_file, video_file
 from vlascope_datasets.statistics import to_lists
+from vlascope_datasets.versions.prepared import Prepared
+from vlascope_datasets.versions.read_v2 import EPISODE_STATISTICS, EPISODES, TASKS, data_file, video_file
 
 
 class WriterV2:
@@ -90,7 +92,7 @@ def _keep_lines(path: Path, key: str, wanted: Set[int]) -> None:
         DamagedError: a number is missing, or another line has none.
     """
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         path.touch()
         return
     content = path.read_bytes()
@@ -110,4 +112,4 @@ def _keep_lines(path: Path, key: str, wanted: Set[int]) -> None:
     if missing := sorted(wanted - found):
         raise DamagedError(f"{path}: {key} {missing[0]} is missing, one of {len(wanted)}")
     if (whole := b"".join(kept)) != content:
-        replace(path, whole)
+        replace_file(path, whole)

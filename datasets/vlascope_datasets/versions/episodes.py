@@ -1,4 +1,4 @@
-"""What a dataset's metadata say of its episodes, whatever the version. Knows nothing of files' contents."""
+"""What a dataset's metadata say of its episodes, whatever the version."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 from vlascope_datasets.info import DatasetInfo
-from vlascope_datasets.layouts.contradictions import Contradiction
 from vlascope_datasets.statistics import Statistics
+from vlascope_datasets.versions.contradictions import Contradiction
 
 
 @dataclasses.dataclass(frozen=True)

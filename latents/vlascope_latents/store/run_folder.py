@@ -1,25 +1,23 @@
-"""Names and versions of the format: which files and folders a run has, and what run.json says.
+"""The folder of a run: which files and folders it has, what they may be called, who may read them, and what run.json says.
 
-Knows nothing of arrays or frames. docs/store.md is the same for people.
+docs/store.md is the same for people.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from vlascope_base.files import replace_file
+from vlascope_base.provenance import now, now_for_names, versions
 
 from vlascope_latents.layout import ExpertLayout, LatentLayout, Span
-from vlascope_latents.store.access import ReadableBy, make_folder, make_missing_folder
-from vlascope_latents.store.durable import write_durably
 from vlascope_latents.store.errors import SchemaVersionError, StoreError
 
 SCHEMA_NAME = "vlascope-latents"
@@ -37,8 +35,15 @@ _PLUS = "+"
 NO_CAMPAIGN = "none"
 """What selects the episodes that are part of no campaign; no campaign is called so."""
 
+ReadableBy = Literal["owner", "group", "everyone"]
+"""Who may read a folder that holds latents: its owner alone, unless somebody says otherwise.
 
-def check_name(what: str, name: Any) -> str:
+Hidden states of a policy that sees a home or a workshop tell of it, as its pictures do.
+"""
+_MODES: dict[ReadableBy, int] = {"owner": 0o700, "group": 0o750, "everyone": 0o755}
+
+
+def check_name(what: str, name: object) -> str:
     """`name`, if it can be a folder of the store.
 
     Raises:
@@ -51,14 +56,16 @@ def check_name(what: str, name: Any) -> str:
     return name
 
 
-def check_episode_id(episode_id: Any) -> str:
+def check_episode_id(episode_id: object) -> str:
     """`episode_id`, if it can be one: a name, or `CAMPAIGN+NAME`.
 
     Raises:
         StoreError: it can't.
     """
-    parts = episode_id.split(_PLUS) if isinstance(episode_id, str) else [episode_id]
-    if len(parts) > 2 or len(str(episode_id)) > _ID_CHARACTERS:
+    if not isinstance(episode_id, str):
+        return check_name("episode", episode_id)
+    parts = episode_id.split(_PLUS)
+    if len(parts) > 2 or len(episode_id) > _ID_CHARACTERS:
         raise StoreError(
             f"episode: {episode_id!r} is no id: expected a name or CAMPAIGN+NAME, of at most {_ID_CHARACTERS} characters"
         )
@@ -109,7 +116,7 @@ class RunInfo:
 
 
 def create_run_folder(
-    root: Path, name: str, layout: LatentLayout, model: Mapping[str, Any], readable_by: ReadableBy = "owner"
+    root: Path, name: str, layout: LatentLayout, model: Mapping[str, object], readable_by: ReadableBy = "owner"
 ) -> Path:
     """Makes `<root>/<time>-<name>` with its run.json and returns it; `root` too where it is missing.
 
@@ -118,8 +125,7 @@ def create_run_folder(
     """
     check_name("run", name)
     made: Path | None = None
-    now = datetime.datetime.now(datetime.UTC)
-    stem = f"{now:%Y%m%dT%H%M%S}-{name}"
+    stem = f"{now_for_names()}-{name}"
     try:
         make_missing_folder(root, readable_by)
         for number in range(1, 1000):
@@ -136,12 +142,12 @@ def create_run_folder(
         content = {
             "schema": {"name": SCHEMA_NAME, "version": SCHEMA_VERSION},
             "name": path.name,
-            "created": now.isoformat(timespec="seconds"),
-            "versions": _versions(),
+            "created": now(),
+            "versions": versions("vlascope-latents", "numpy", "zarr"),
             "model": dict(model),
             "layout": layout_to_map(layout),
         }
-        write_durably(path / RUN_FILE, json.dumps(content, indent=1).encode())
+        replace_file(path / RUN_FILE, json.dumps(content, indent=1))
     except OSError as error:
         if made is not None:
             shutil.rmtree(made, ignore_errors=True)
@@ -220,11 +226,24 @@ def find_runs(path: Path) -> list[Path]:
     return runs
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("vlascope-latents", "numpy", "zarr"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+def make_folder(path: Path, readable_by: ReadableBy) -> None:
+    """Makes a folder that its owner may write, and they may read, and whatever folders are missing above it.
+
+    Raises:
+        FileExistsError: something is there.
+        OSError: it cannot be made.
+    """
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=_MODES["owner"])
+    if readable_by != "owner":
+        path.chmod(_MODES[readable_by])  # whatever the umask: somebody asked for it
+
+
+def make_missing_folder(path: Path, readable_by: ReadableBy) -> None:
+    """`make_folder` where there is none; one that is there stays as it is."""
+    try:
+        make_folder(path, readable_by)
+    except FileExistsError:  # perhaps only just, by somebody else
+        if not path.is_dir():
+            raise

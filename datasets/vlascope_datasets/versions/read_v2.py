@@ -1,7 +1,4 @@
-"""Metadata of formats v2.0 and v2.1: JSON lines, one data file and one video a camera for each episode.
-
-Knows nothing of frames.
-"""
+"""Metadata of formats v2.0 and v2.1: JSON lines, one data file and one video a camera for each episode."""
 
 from __future__ import annotations
 
@@ -10,8 +7,6 @@ from pathlib import Path
 from vlascope_datasets.errors import DamagedError
 from vlascope_datasets.files import read_json, read_lines
 from vlascope_datasets.info import DatasetInfo
-from vlascope_datasets.layouts.contradictions import of_counts
-from vlascope_datasets.layouts.episodes import Episode, Metadata, VideoSpan, counted
 from vlascope_datasets.records import (
     EpisodeRecord,
     EpisodeStatisticsRecord,
@@ -21,6 +16,8 @@ from vlascope_datasets.records import (
     checked_statistics,
 )
 from vlascope_datasets.statistics import Statistics, aggregate
+from vlascope_datasets.versions.contradictions import of_counts
+from vlascope_datasets.versions.episodes import Episode, Metadata, VideoSpan, counted
 
 TASKS, EPISODES = "meta/tasks.jsonl", "meta/episodes.jsonl"
 EPISODE_STATISTICS, STATISTICS = "meta/episodes_stats.jsonl", "meta/stats.json"

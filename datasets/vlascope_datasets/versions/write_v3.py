@@ -1,4 +1,4 @@
-"""Writes format v3.0: episodes wait in a folder of their own and are joined into files at the end. Knows nothing of frames.
+"""Writes format v3.0: episodes wait in a folder of their own and are joined into files at the end.
 
 A file of v3.0 holds many episodes, and neither Parquet nor MP4 can be appended to safely. So an episode is staged as a folder
 (renamed when whole), and `finish` joins all that wait: data, videos, then metadata, and `info.json` last, which is what
@@ -8,6 +8,7 @@ makes them exist. A killed writer leaves the staged folders, and the next one ta
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,16 +19,16 @@ import pyarrow.parquet as pq
 
 from vlascope_datasets.files import move, read_json, write_json
 from vlascope_datasets.info import INFO, DatasetInfo
-from vlascope_datasets.layouts.metadata_v3 import EPISODES_FILE, episodes_table, tasks_table
-from vlascope_datasets.layouts.prepared import FRESH, Prepared
-from vlascope_datasets.layouts.read_v3 import STATISTICS, TASKS, episode_rows, episode_statistics
 from vlascope_datasets.records import checked_statistics
 from vlascope_datasets.statistics import aggregate, to_lists
 from vlascope_datasets.tables import read_table
+from vlascope_datasets.versions.prepared import FRESH, Prepared
+from vlascope_datasets.versions.read_v3 import STATISTICS, TASKS, episode_rows, episode_statistics
 from vlascope_datasets.video import VideoJoiner
 
 _MIB = 2**20
 RECORD = "episode.json"
+EPISODES_FILE = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 
 
 class WriterV3:
@@ -183,3 +184,32 @@ class WriterV3:
         partial = self.staging / "metadata.parquet"
         pq.write_table(table, partial)
         move(partial, self.root / name)
+
+
+def tasks_table(tasks: Mapping[int, str]) -> pa.Table:
+    """The content of `meta/tasks.parquet`: LeRobot reads it with pandas and looks tasks up in its index, so `task` is one."""
+    table = pa.table({"task_index": pa.array(tasks, pa.int64()), "task": pa.array(tasks.values(), pa.string())})
+    described = [
+        {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
+        for name, kind, numpy in (("task_index", "int64", "int64"), ("task", "unicode", "object"))
+    ]
+    labels = {"name": None, "field_name": None, "pandas_type": "unicode", "numpy_type": "object"}
+    pandas = {
+        "index_columns": ["task"],
+        "column_indexes": [labels | {"metadata": {"encoding": "UTF-8"}}],
+        "columns": described,
+        "creator": {"library": "pyarrow", "version": pa.__version__},
+        "pandas_version": "2.0.0",
+    }
+    return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
+
+
+def episodes_table(rows: list[dict[str, Any]], episodes: list[Prepared]) -> pa.Table:
+    """The content of one file of `meta/episodes`: a row an episode, its statistics flattened to `stats/<feature>/<name>`."""
+    table = pa.Table.from_pylist(rows)
+    keys = dict.fromkeys((key, name) for e in episodes for key, values in e.statistics.items() for name in values)
+    for key, name in keys:
+        values = [e.statistics.get(key, {}).get(name) for e in episodes]
+        listed = pa.array([None if value is None else value.tolist() for value in values])
+        table = table.append_column(f"stats/{key}/{name}", listed)
+    return table

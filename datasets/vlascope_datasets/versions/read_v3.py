@@ -1,7 +1,4 @@
-"""Metadata of format v3.0: tables of tasks and episodes; files of data and video that hold many episodes.
-
-Knows nothing of frames.
-"""
+"""Metadata of format v3.0: tables of tasks and episodes; files of data and video that hold many episodes."""
 
 from __future__ import annotations
 
@@ -11,8 +8,6 @@ from typing import Any
 from vlascope_datasets.errors import DamagedError
 from vlascope_datasets.files import read_json
 from vlascope_datasets.info import DatasetInfo
-from vlascope_datasets.layouts.contradictions import Contradiction, Film, of_counts, of_frame_numbers
-from vlascope_datasets.layouts.episodes import Episode, Metadata, VideoSpan, counted
 from vlascope_datasets.records import (
     EpisodeRowRecord,
     TaskRecord,
@@ -22,6 +17,8 @@ from vlascope_datasets.records import (
 )
 from vlascope_datasets.statistics import Statistics, aggregate
 from vlascope_datasets.tables import open_table, read_table
+from vlascope_datasets.versions.contradictions import Contradiction, Film, of_counts, of_frame_numbers
+from vlascope_datasets.versions.episodes import Episode, Metadata, VideoSpan, counted
 
 TASKS, EPISODES, STATISTICS = "meta/tasks.parquet", "meta/episodes", "meta/stats.json"
 _STATISTICS_PREFIX = "stats/"

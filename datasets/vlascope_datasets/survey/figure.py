@@ -1,7 +1,4 @@
-"""`dataset_statistics.png`: six panels, drawn from what `dataset_statistics.json` holds and nothing else.
-
-Knows nothing of datasets.
-"""
+"""`dataset_statistics.png`: six panels, drawn from what `dataset_statistics.json` holds and nothing else."""
 
 from __future__ import annotations
 
@@ -15,8 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
+from vlascope_base.text import readable_bytes
 
-from vlascope_datasets.units import readable_bytes
+from vlascope_datasets.survey.episodes import Summary
 
 INK, MUTED, GRID = "#1f2933", "#6b7785", "#e4e8ec"
 BLUE, SKY, AMBER, RED, GREEN = "#2f6db5", "#a9c8ea", "#e0912f", "#c8413b", "#2f8f6b"
@@ -41,12 +39,12 @@ _STYLE: Any = {
 }
 
 
-def draw(summary: dict[str, Any], path: Path) -> None:
+def draw(summary: Summary, path: Path) -> None:
     """Draws a summary.
 
     Args:
         summary: as `summarise` makes it.
-        path: of the picture; its suffix says which format.
+        path: of the figure; its suffix says which format.
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(16.5, 9.6), facecolor="white")
@@ -61,7 +59,7 @@ def draw(summary: dict[str, Any], path: Path) -> None:
         figure.savefig(path, dpi=110)
 
 
-def _heading(figure: Figure, summary: dict[str, Any]) -> None:
+def _heading(figure: Figure, summary: Summary) -> None:
     name = Path(summary["path"]).resolve().name
     figure.text(0.05, 0.945, _short(name, 60), fontsize=20, fontweight="bold", color=INK)
     said = [summary["format"], summary["robot_type"], f"{summary['fps']:g} frames/s" if summary["fps"] else None]
@@ -80,7 +78,7 @@ def _heading(figure: Figure, summary: dict[str, Any]) -> None:
         figure.text(x, 0.914, label, fontsize=10.5, color=MUTED, ha="right")
 
 
-def _lengths(axis: Axes, summary: dict[str, Any]) -> None:
+def _lengths(axis: Axes, summary: Summary) -> None:
     frames = [episode["frames"] for episode in summary["episodes"]]
     axis.set_title("Length of episodes")
     axis.set_xlabel("frames")
@@ -107,7 +105,7 @@ def _lengths(axis: Axes, summary: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
-def _tasks(axis: Axes, summary: dict[str, Any]) -> None:
+def _tasks(axis: Axes, summary: Summary) -> None:
     counts = {task: each["episodes"] for task, each in summary["tasks"].items()}
     shown = dict(list(counts.items())[:_TASKS_SHOWN])
     rest = len(counts) - len(shown)
@@ -115,7 +113,7 @@ def _tasks(axis: Axes, summary: dict[str, Any]) -> None:
     _bars(axis, title, shown, summary["balance"]["tasks"], BLUE)
 
 
-def _directions(axis: Axes, summary: dict[str, Any]) -> None:
+def _directions(axis: Axes, summary: Summary) -> None:
     counts = dict(list(summary["directions"].items())[:_TASKS_SHOWN])
     if not counts:
         axis.set_title("Directions")
@@ -126,7 +124,7 @@ def _directions(axis: Axes, summary: dict[str, Any]) -> None:
           summary["balance"]["directions"], GREEN)  # fmt: skip
 
 
-def _bars(axis: Axes, title: str, counts: dict[str, int], tested: dict[str, Any], colour: str) -> None:
+def _bars(axis: Axes, title: str, counts: dict[str, int], tested: Summary, colour: str) -> None:
     """Horizontal bars with their labels above them, so that an instruction has the whole width."""
     axis.set_title(title)
     places = range(len(counts))
@@ -152,7 +150,7 @@ def _bars(axis: Axes, title: str, counts: dict[str, int], tested: dict[str, Any]
     axis.set_xlabel(f"{verdict}: χ² = {tested['chi2']:.3g}, {p}{few}  (dashed: equal shares)")
 
 
-def _actions(axis: Axes, summary: dict[str, Any]) -> None:
+def _actions(axis: Axes, summary: Summary) -> None:
     axis.set_title("Actions by dimension")
     if not summary["actions"]:
         _say(axis, "No actions of one width.", MUTED)
@@ -186,7 +184,7 @@ def _actions(axis: Axes, summary: dict[str, Any]) -> None:
     )
 
 
-def _order(axis: Axes, summary: dict[str, Any]) -> None:
+def _order(axis: Axes, summary: Summary) -> None:
     axis.set_title("Episodes in order")
     axis.set_xlabel("episode")
     axis.set_ylabel("frames")
@@ -205,7 +203,7 @@ def _order(axis: Axes, summary: dict[str, Any]) -> None:
         axis.text(1, 1.02, "red: with an anomaly", transform=axis.transAxes, ha="right", fontsize=8.5, color=RED)
 
 
-def _anomalies(axis: Axes, summary: dict[str, Any]) -> None:
+def _anomalies(axis: Axes, summary: Summary) -> None:
     axis.set_title("Anomalies")
     kinds = dict(list(summary["anomalies"]["by_kind"].items())[:_TASKS_SHOWN])
     if not kinds:

@@ -1,4 +1,4 @@
-"""An episode that is written and not yet in its place. Knows nothing of where that is."""
+"""An episode that is written and not yet in its place."""
 
 from __future__ import annotations
 
