@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import scipy.stats
+from vlascope_sim.errors import RolloutError
 from vlascope_sim.rollout.campaign import EpisodeKey
-from vlascope_sim.rollout.errors import RolloutError
 from vlascope_sim.rollout.results import ResultFile, final_rows, write_parquet
-from vlascope_sim.rollout.statistics import percentiles, wilson_interval
 from vlascope_sim.rollout.summary import summarise
+from vlascope_sim.statistics import percentiles, wilson_interval
 
 from tests.sim_eval.campaigns import campaign, row
 
@@ -36,13 +36,11 @@ def test_a_torn_line_is_no_result_and_does_not_spoil_the_next(tmp_path):
     results = ResultFile(path)
     results.append(row(OURS, EpisodeKey(0, 0)))
     results.append(row(OURS, EpisodeKey(0, 1)))
-    results.close()
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     again = ResultFile(path)
     assert [r.key for r in again.rows] == [EpisodeKey(0, 0)]
     again.append(row(OURS, EpisodeKey(0, 1)))
-    again.close()
     assert path.read_bytes() == whole
     assert ResultFile(path).rows == again.rows
 

@@ -14,9 +14,9 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from vlascope_sim.environment.errors import SimulationError
 from vlascope_sim.environment.package import use_assets
 from vlascope_sim.environment.tasks import suite_tasks
+from vlascope_sim.errors import SimulationError
 
 _STYLED = {"texplane": "floor", "tex-wall": "wall"}
 """Textures of a scene whose file the arena's class replaces by a style's."""

@@ -11,8 +11,8 @@ from typing import Any
 from vlascope_datasets import DatasetWriter
 
 from vlascope_sim.demonstrations.episode import Frames
-from vlascope_sim.environment.errors import SimulationError
 from vlascope_sim.environment.libero import CONTROL_HZ
+from vlascope_sim.errors import SimulationError
 
 
 def features(image_size: int) -> dict[str, dict[str, Any]]:

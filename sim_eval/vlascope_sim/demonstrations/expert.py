@@ -11,8 +11,8 @@ from collections.abc import Callable, Generator
 
 import numpy as np
 
-from vlascope_sim.demonstrations.goals import Goal
 from vlascope_sim.demonstrations.grasps import Grasp, choose_grasp, clear_height
+from vlascope_sim.environment.goals import Goal
 from vlascope_sim.perturb.scene import Scene
 
 Actions = Generator[np.ndarray, None, bool]

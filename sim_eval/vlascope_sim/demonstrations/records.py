@@ -1,4 +1,4 @@
-"""The list of demonstrations that were tried, beside the dataset: one line each. Knows nothing of simulators.
+"""The list of demonstrations that were tried, beside the dataset: one line each.
 
 A line is written before the episode that it announces: where a process died in between, the dataset has fewer episodes than
 the list says, and such lines are taken back when the list is opened again.
@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vlascope_datasets.files import replace
+from vlascope_base.files import append_line, replace_file
 from vlascope_datasets.info import COLLECTIONS
 
 from vlascope_sim.demonstrations.episode import Outcome
 from vlascope_sim.demonstrations.plan import Demonstration
-from vlascope_sim.environment.errors import SimulationError
-from vlascope_sim.rollout.statistics import wilson_interval
+from vlascope_sim.errors import SimulationError
+from vlascope_sim.statistics import wilson_interval
 
 LIST_FILE, SUMMARY_FILE = "demonstrations.jsonl", "summary.json"
 
@@ -34,7 +33,7 @@ class DemonstrationList:
     def __init__(self, folder: Path, episodes: int):
         """Opens the list of a dataset that has so many episodes."""
         self._path = folder / LIST_FILE
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        lines = self._path.read_bytes().splitlines() if self._path.exists() else []
         self._by_id: dict[str, dict[str, Any]] = {}
         for number, line in enumerate(lines, 1):
             try:
@@ -86,25 +85,17 @@ class DemonstrationList:
         self._by_id[row["id"]] = row
 
     def _rewrite(self) -> None:
-        replace(self._path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+        replace_file(self._path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
 
 def append_run(folder: Path, provenance: dict[str, Any]) -> int:
     """Notes how a collection is made; its line, from 0. Half a line that a full disk left is taken back."""
     path = folder / COLLECTIONS
     whole = (
-        [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
+        [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")] if path.exists() else []
     )
-    replace(path, "".join([*whole, json.dumps(provenance, default=str) + "\n"]).encode())
+    replace_file(path, b"".join([*whole, json.dumps(provenance).encode() + b"\n"]))
     return len(whole)
-
-
-def append_line(path: Path, content: Any) -> None:
-    """Appends one JSON line and syncs it."""
-    with path.open("a") as file:
-        file.write(json.dumps(content, default=str) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -116,10 +107,10 @@ def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
         name = f"{made['suite']} {made['task']}: {made['goal']['instruction']}"
         groups.setdefault(name, []).append(row["outcome"] | {"target": made["goal"]["target"]})
     everything = [outcome for outcomes in groups.values() for outcome in outcomes]
-    return {"goals": {name: _figures(outcomes) for name, outcomes in groups.items()}, "all": _figures(everything)}
+    return {"goals": {name: _metrics(outcomes) for name, outcomes in groups.items()}, "all": _metrics(everything)}
 
 
-def _figures(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
+def _metrics(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
     tried = [outcome for outcome in outcomes if outcome["problem"] is None]
     won = [outcome for outcome in tried if outcome["success"]]
     return {

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vlascope_sim.environment.errors import SimulationError
+from vlascope_sim.errors import SimulationError
 
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # pyright: ignore[reportAttributeAccessIssue]

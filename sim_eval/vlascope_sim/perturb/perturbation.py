@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from vlascope_sim.environment.errors import SimulationError
+from vlascope_sim.errors import SimulationError
 
 Kind = Literal["none", "move", "shuffle", "both"]
 KINDS: tuple[Kind, ...] = ("none", "move", "shuffle", "both")

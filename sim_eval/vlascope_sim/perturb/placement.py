@@ -1,4 +1,4 @@
-"""Layouts drawn at random on a plane: discs that change places or move, and stay clear of each other. Pure functions.
+"""Placements drawn at random on a plane: discs that change places or move, and stay clear of each other. Pure functions.
 
 Knows nothing of simulators. All lengths in metres; x and y in the world's frame.
 """

@@ -1,15 +1,13 @@
-"""Success rates by task and suite, with intervals, out of results. Knows nothing of files but the one it writes."""
+"""Success rates by task and suite, with intervals, out of results."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from vlascope_sim.rollout.campaign import Campaign
 from vlascope_sim.rollout.results import EpisodeResult, final_rows
-from vlascope_sim.rollout.statistics import percentiles, wilson_interval
+from vlascope_sim.statistics import percentiles, wilson_interval
 
 
 def summarise(campaign: Campaign, rows: Iterable[EpisodeResult]) -> dict[str, Any]:
@@ -32,9 +30,9 @@ def summarise(campaign: Campaign, rows: Iterable[EpisodeResult]) -> dict[str, An
         "perturb": campaign.perturb,
         "prompt_mode": campaign.prompt_mode,
         "conditions": campaign.conditions,
-        "suite": _figures(final, len(planned)),
+        "suite": _metrics(final, len(planned)),
         "tasks": {
-            str(task): _figures([row for row in final if row.task_id == task], sum(key.task == task for key in planned))
+            str(task): _metrics([row for row in final if row.task_id == task], sum(key.task == task for key in planned))
             for task in campaign.tasks
         },
     }
@@ -50,14 +48,7 @@ def headline(suite: str, rows: Iterable[EpisodeResult]) -> str:
     return f"{suite}: {wins} of {len(done)} episodes succeeded ({wins / len(done):.0%}, 95% interval {low:.0%} to {high:.0%})"
 
 
-def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    """Replaces the file whole."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(summary, indent=2) + "\n")
-    partial.replace(path)
-
-
-def _figures(rows: list[EpisodeResult], planned: int) -> dict[str, Any]:
+def _metrics(rows: list[EpisodeResult], planned: int) -> dict[str, Any]:
     done = [row for row in rows if row.status == "done"]
     wins = [row for row in done if row.success]
     told = [row for row in done if row.told_object is not None]

@@ -28,13 +28,12 @@ from vlascope_client import (
     SpecMismatchError,
 )
 
-from vlascope_sim.environment.errors import SimulationError
 from vlascope_sim.environment.libero import LiberoEnvironment
 from vlascope_sim.environment.tasks import load_task
+from vlascope_sim.errors import RolloutError, SimulationError
 from vlascope_sim.processes import leave_with_parent
 from vlascope_sim.rollout.campaign import Campaign
 from vlascope_sim.rollout.episode import AssetsUsed, blank_result, run_episode
-from vlascope_sim.rollout.errors import RolloutError
 from vlascope_sim.rollout.session import TEMPORARY, open_client
 from vlascope_sim.rollout.workers import Event, Finished, Job, Lost, Refused
 
