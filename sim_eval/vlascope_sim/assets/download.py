@@ -1,7 +1,4 @@
-"""Official LIBERO assets from the Hugging Face hub, at one revision, to where hf-libero looks for them.
-
-Knows nothing of stand-ins.
-"""
+"""Official LIBERO assets from the Hugging Face hub, at one revision, to where hf-libero looks for them."""
 
 from __future__ import annotations
 

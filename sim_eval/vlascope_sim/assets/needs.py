@@ -1,4 +1,4 @@
-"""Which asset files a suite needs, asked of hf-libero's own classes. Knows nothing of where assets come from.
+"""Which asset files a suite needs, asked of hf-libero's own classes.
 
 Every category of object is a class that reads its file when it is made: made in an empty folder, it says which file it lacks.
 Every kind of problem names its scene, floor and wall to the base class that it extends.

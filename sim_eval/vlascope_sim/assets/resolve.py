@@ -1,7 +1,4 @@
-"""Which assets LIBERO takes its models from: a folder that was asked for, official ones on disk, or stand-ins.
-
-Knows nothing of how stand-ins are made or official ones downloaded.
-"""
+"""Which assets LIBERO takes its models from: a folder that was asked for, official ones on disk, or stand-ins."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from vlascope_sim.demonstrations.records import (
     LIST_FILE,
     SUMMARY_FILE,
     DemonstrationList,
+    DemonstrationSummary,
     append_run,
     summarise,
 )
@@ -103,10 +104,10 @@ def _collect(options: DemonstrationOptions, wanted: tuple[Demonstration, ...], a
                     won = sum(row["outcome"]["success"] for row in listed.rows[-number:])
                     bar.update(shown, advance=1, metrics=f"{won}/{number} succeeded")
         finally:
-            summary = summarise(listed.rows) | {"last_run": made_with}
-            replace_json(folder / SUMMARY_FILE, summary)
+            summary = summarise(listed.rows)
+            replace_json(folder / SUMMARY_FILE, {**summary, "last_run": made_with})
         kept = 0 if writer is None else len(writer)
-    _print_summary(summary, options)
+    _print_summary(summary, options, assets)
     minutes = (time.monotonic() - begun) / 60
     print(f"{len(missing)} demonstrations, {frames_made} frames in {minutes:.1f} minutes")
     print(f"{kept} episodes in {folder}" if options.record else f"results {folder / LIST_FILE}")
@@ -147,10 +148,8 @@ def _provenance(options: DemonstrationOptions, assets: AssetSet) -> dict[str, An
     }
 
 
-def _print_summary(summary: dict[str, Any], options: DemonstrationOptions) -> None:
-    table = Table(
-        title=f"{summary['last_run']['assets']['kind']} assets, perturbation {options.perturb}, noise {options.noise}"
-    )
+def _print_summary(summary: DemonstrationSummary, options: DemonstrationOptions, assets: AssetSet) -> None:
+    table = Table(title=f"{assets.kind} assets, perturbation {options.perturb}, noise {options.noise}")
     table.add_column("goal", min_width=34)
     for column in ("tried", "succeeded", "95%", "lifted first", "steps", "grasped again", "no room"):
         table.add_column(column, justify="right")

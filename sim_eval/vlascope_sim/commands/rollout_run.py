@@ -20,6 +20,7 @@ from vlascope_sim.rollout.progress import CampaignProgress
 from vlascope_sim.rollout.results import final_rows
 from vlascope_sim.rollout.runner import CampaignFolder, run_campaign
 from vlascope_sim.rollout.spawned import SpawnedWorkers
+from vlascope_sim.rollout.summary import LiftCounts, Metrics, Summary
 from vlascope_sim.rollout.worker import WorkerSetup
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def _warn_of_training(campaign: Campaign, assets: AssetsUsed, policy: dict[str, 
         log.warning("assets: %s; results say nothing of LIBERO's published scores", assets.kind)
 
 
-def _print_summary(summary: dict[str, Any], output: Path, campaign: Campaign) -> None:
+def _print_summary(summary: Summary, output: Path, campaign: Campaign) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -143,7 +144,7 @@ def _print_summary(summary: dict[str, Any], output: Path, campaign: Campaign) ->
         print(f"seen    {output}/observations/")
 
 
-def _cells(metrics: dict[str, Any]) -> tuple[str, ...]:
+def _cells(metrics: Metrics) -> tuple[str, ...]:
     interval, latency, steps = metrics["wilson_95"], metrics["latency_ms"], metrics["mean_steps"]
     return (
         str(metrics["episodes"]),
@@ -156,5 +157,5 @@ def _cells(metrics: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _told_cell(told: dict[str, Any]) -> str:
+def _told_cell(told: LiftCounts) -> str:
     return f"{told['count']} of {told['of']} ({told['count'] / told['of']:.0%})" if told["of"] else "-"

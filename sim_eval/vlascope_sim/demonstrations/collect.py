@@ -1,4 +1,4 @@
-"""Makes many demonstrations in spawned processes, and hands them on in their order. Knows nothing of datasets.
+"""Makes many demonstrations in spawned processes, and hands them on in their order.
 
 Each process keeps the environment of its last task. Work is handed out a little ahead of what is taken, so that finished
 demonstrations, 10 MB each, do not pile up.

@@ -1,7 +1,4 @@
-"""Demonstrations as a LeRobot dataset, with the names that openpi's LIBERO dataset gives its columns.
-
-Knows nothing of how demonstrations are made.
-"""
+"""Demonstrations as a LeRobot dataset, with the names that openpi's LIBERO dataset gives its columns."""
 
 from __future__ import annotations
 

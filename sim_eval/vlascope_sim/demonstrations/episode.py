@@ -1,4 +1,4 @@
-"""Makes one demonstration in an environment: reset, perturb, act, keep what was seen. Knows nothing of files or processes."""
+"""Makes one demonstration in an environment: reset, perturb, act, keep what was seen."""
 
 from __future__ import annotations
 

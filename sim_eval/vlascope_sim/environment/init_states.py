@@ -1,4 +1,4 @@
-"""LIBERO's initial states without torch and without running a pickle's code. Knows nothing of tasks.
+"""LIBERO's initial states without torch and without running a pickle's code.
 
 The files are what `torch.save` makes of one NumPy array: a zip with one pickle, which may name four harmless things here
 and nothing else.

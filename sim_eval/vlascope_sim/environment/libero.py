@@ -1,4 +1,4 @@
-"""A LIBERO task as an environment: reset, step, observe. Knows nothing of policies, episodes or videos.
+"""A LIBERO task as an environment: reset, step, observe.
 
 What LIBERO and robosuite do that nobody expects, and what happens here:
 
@@ -57,7 +57,7 @@ _PLACEMENT_TRIES = 100
 
 @dataclasses.dataclass(frozen=True)
 class SensorReadings:
-    """What a policy sees.
+    """What the cameras and the robot report at a timestep; a policy sees it.
 
     Attributes:
         image: the scene, uint8 [size, size, 3], as policies are trained on it; None where it was not asked for.
@@ -191,7 +191,7 @@ class LiberoEnvironment:
             self._wanted = render and step == settle_steps - 1
             values = self._control.step(DUMMY_ACTION)[0]
         self.mark_start()
-        return self._observation(values)
+        return self._readings(values)
 
     def step(self, action: np.ndarray, *, render: bool = True) -> tuple[SensorReadings, bool]:
         """One control period (50 ms).
@@ -213,7 +213,7 @@ class LiberoEnvironment:
         self._wanted = render
         values, _, success, _ = self._control.step(action)
         self._lifts.look()
-        return self._observation(values), bool(success)
+        return self._readings(values), bool(success)
 
     def seen_at(self, point: np.ndarray) -> dict[str, tuple[float, float] | None]:
         """Where the pictures of this moment show a point (m, the world's frame), in front of other things or behind.
@@ -282,7 +282,7 @@ class LiberoEnvironment:
         for camera in _PICTURES.values():
             self._domain.add_observable(Observable(camera, drawing(camera), sampling_rate=CONTROL_HZ))
 
-    def _observation(self, values: dict[str, np.ndarray]) -> SensorReadings:
+    def _readings(self, values: dict[str, np.ndarray]) -> SensorReadings:
         pictures = {
             field: np.ascontiguousarray(values[camera][:, ::-1]) if self._wanted else None
             for field, camera in _PICTURES.items()

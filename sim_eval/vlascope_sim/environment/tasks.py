@@ -1,4 +1,4 @@
-"""LIBERO's suites and tasks, read from the files that hf-libero ships. Knows nothing of the simulator.
+"""LIBERO's suites and tasks, read from the files that hf-libero ships. The simulator is not imported.
 
 Step limits are those of openpi's LIBERO client (examples/libero/main.py): the longest demonstration of a suite, rounded up.
 """

@@ -1,7 +1,7 @@
 """Does a perturbation to an environment that has just been reset, and sees to it that everything stands again.
 
-Knows nothing of policies or experts. Free to go elsewhere is an object that stands on the floor or the table alone and
-carries nothing; what others are put into (the basket) stays where it is.
+An object is free to go elsewhere where it stands on the floor or the table alone and carries nothing; what others are put
+into (the basket) stays where it is.
 """
 
 from __future__ import annotations

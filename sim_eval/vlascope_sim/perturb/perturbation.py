@@ -1,4 +1,4 @@
-"""What is done to a scene, and what became of it, as values that go into an episode's metadata. Knows nothing of simulators."""
+"""What is done to a scene, and what became of it, as values that go into an episode's metadata."""
 
 from __future__ import annotations
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import filelock
 from vlascope_base.files import make_folders, replace_file, replace_json
@@ -24,7 +23,7 @@ from vlascope_sim.rollout.campaign_file import CAMPAIGN_FILE, write_campaign
 from vlascope_sim.rollout.episode import AssetsUsed, blank_result
 from vlascope_sim.rollout.progress import CampaignProgress
 from vlascope_sim.rollout.results import RESULT_FILE, ResultFile, final_rows, write_parquet
-from vlascope_sim.rollout.summary import headline, summarise
+from vlascope_sim.rollout.summary import Summary, headline, summarise
 from vlascope_sim.rollout.workers import Beat, Finished, Job, Lost, Refused, Workers
 
 _POLL_SECONDS = 0.5
@@ -94,8 +93,8 @@ def run_campaign(
     assets: AssetsUsed,
     make_workers: Callable[[], Workers],
     progress: CampaignProgress,
-    server: dict[str, Any],
-) -> dict[str, Any]:
+    server: Mapping[str, object],
+) -> Summary:
     """Runs what is missing.
 
     Args:
@@ -167,7 +166,7 @@ def _run_jobs(prepared: Prepared, assets: AssetsUsed, workers: Workers, progress
                     raise RolloutError(f"{losses} attempts in a row were lost, the last because: {event.reason}")
 
 
-def _write_figure(prepared: Prepared, assets: AssetsUsed, server: dict[str, Any]) -> None:
+def _write_figure(prepared: Prepared, assets: AssetsUsed, server: Mapping[str, object]) -> None:
     from vlascope_sim.rollout.figures import results_figure, save_figure
 
     campaign, rows = prepared.campaign, final_rows(prepared.results.rows)
@@ -186,7 +185,7 @@ def _write_figure(prepared: Prepared, assets: AssetsUsed, server: dict[str, Any]
     save_figure(figure, prepared.output / "summary.png")
 
 
-def _check_same(prepared: Prepared, assets: AssetsUsed, server: dict[str, Any]) -> None:
+def _check_same(prepared: Prepared, assets: AssetsUsed, server: Mapping[str, object]) -> None:
     """One folder holds results of one policy with one set of assets."""
     rows = prepared.results.rows
     for what, found, now in (
@@ -200,7 +199,7 @@ def _check_same(prepared: Prepared, assets: AssetsUsed, server: dict[str, Any]) 
             )
 
 
-def _write_provenance(output: Path, assets: AssetsUsed, server: dict[str, Any]) -> None:
+def _write_provenance(output: Path, assets: AssetsUsed, server: Mapping[str, object]) -> None:
     made_with = provenance(*DECIDING_PACKAGES)
     record = {
         "versions": made_with["versions"],

@@ -1,7 +1,6 @@
 """One episode's conversation with a policy: when to ask, what to send, which action comes next.
 
-Knows nothing of simulators, videos or processes. Captures happen at inferences, and inferences every `replan_steps` steps
-from timestep 0.
+Captures happen at inferences, and inferences every `replan_steps` steps from timestep 0.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What an episode's policy is told: the words, the object that they are about, and what success means then.
 
-Knows nothing of campaigns or simulations; scenes are read from the tasks' files.
+Scenes are read from the tasks' files; nothing is simulated.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What happens inside one worker process: an environment, a connection, one job after the other.
 
-Knows nothing of other workers. The environment stays for the next episode of its task. The process leaves by `os._exit`, so
-that no graphics library has its say at the end, and at once where its parent is gone, so that no episode of a campaign that
-was killed keeps a server's episode open.
+The environment stays for the next episode of its task. The process leaves by `os._exit`, so that no graphics library can
+crash or hang it at the end; and it leaves at once where its parent is gone, so that a campaign that was killed keeps no
+episode of a server open.
 """
 
 from __future__ import annotations
