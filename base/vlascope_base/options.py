@@ -71,6 +71,16 @@ def _shown_bytes(count: int) -> str:
 Numbers = Annotated[tuple[int, ...], _written("0-9|0,3,5", parse_numbers, _shown_numbers)]
 """Whole numbers, written such as `0-9` (inclusive), `0,3,5` or `0-2,7`."""
 
+NumbersOrAll = Annotated[
+    tuple[int, ...] | None,
+    _written(
+        "all|0-9|0,3,5",
+        lambda text: None if text == "all" else parse_numbers(text),
+        lambda numbers: "all" if numbers is None else _shown_numbers(numbers),
+    ),
+]
+"""The same, or `all`, which is None."""
+
 Bytes = Annotated[int, _written("BYTES", parse_bytes, _shown_bytes)]
 """A number of bytes, written such as `500MB`, `2GB` or `1GiB`."""
 

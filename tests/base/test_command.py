@@ -9,7 +9,7 @@ import pytest
 import tyro
 from vlascope_base import OptionError, VlascopeError
 from vlascope_base.command import run_command
-from vlascope_base.options import Bytes, CommandOptions, Numbers, read_fields, word_of
+from vlascope_base.options import Bytes, CommandOptions, Numbers, NumbersOrAll, read_fields, word_of
 
 
 class ForeignError(Exception):
@@ -132,8 +132,8 @@ class Configured(CommandOptions):
 
     config: Path | None = None
     """JSON file with any of the options."""
-    numbers: Numbers | None = None
-    """Which; all unless given."""
+    numbers: NumbersOrAll = None
+    """Which."""
     rate: float = 0.5
     """How fast."""
     switch: bool = False
@@ -168,7 +168,7 @@ def test_a_files_values_are_the_defaults_and_the_command_line_wins(tmp_path, cap
     file.write_text('{"numbers": [4, 5], "rate": 2, "switch": true, "mode": "b", "name": "n"}')
     assert configured("--config", file) == 0
     assert capsys.readouterr().out == "(4, 5) 2.0 True b n\n"
-    assert configured(f"--config={file}", "--numbers", "None", "--no-switch", "--rate", "0.5", "--mode", "a") == 0
+    assert configured(f"--config={file}", "--numbers", "all", "--no-switch", "--rate", "0.5", "--mode", "a") == 0
     assert capsys.readouterr().out == "None 0.5 False a n\n"
     assert configured("--name", "x") == 0
     assert capsys.readouterr().out == "None 0.5 False a x\n"
@@ -191,7 +191,10 @@ def test_help_shows_the_files_values_and_a_file_that_is_wrong_is_one_line(tmp_pa
     file.write_text('{"numbers": [4, 5, 6], "name": "n"}')
     with pytest.raises(SystemExit):
         configured("--config", file, "--help")
-    assert "4-6" in capsys.readouterr().out
+    assert "(default: 4-6)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        configured("--help")
+    assert "(default: all)" in capsys.readouterr().out
     file.write_text('{"rat": 1}')
     assert configured("--config", file) == 2
     assert capsys.readouterr().err.startswith("vlascope-base: field 'rat' is unknown; the fields are ")

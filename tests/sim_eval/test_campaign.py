@@ -362,6 +362,32 @@ def test_resume_takes_what_agrees_with_the_campaign_and_other_patience(tmp_path)
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--tasks", "9-2"), "'9-2': 9-2 runs backwards; write 2-9"),
+        (("--episodes", "0:3"), "'0:3': expected numbers such as 0-9 (inclusive) or 0,3,5"),
+    ],
+)
+def test_what_is_no_range_is_named_with_its_option(capsys, words, said):
+    with pytest.raises(SystemExit) as end:
+        main(["rollout", *words])
+    assert end.value.code == 2
+    written = capsys.readouterr()
+    shown = " ".join((written.out + written.err).replace("│", " ").split())
+    assert words[0] in shown
+    assert said in shown
+
+
+def test_all_tasks_unless_told(tmp_path):
+    write_campaign(tmp_path / "c.yaml", campaign(tasks=(4,)))
+    given = ("--server", "ws://a:1", "--suite", "libero_goal", "--output", tmp_path / "o")
+    assert asked(*given)[0].tasks == tuple(range(10))
+    assert asked(*given)[0].episodes == tuple(range(10))
+    assert asked("--campaign", tmp_path / "c.yaml")[0].tasks == (4,)
+    assert asked("--campaign", tmp_path / "c.yaml", "--tasks", "all")[0].tasks == tuple(range(10))
+
+
 def test_a_campaigns_file_that_cannot_be_read_is_one_line(tmp_path, capsys):
     for words in (["--campaign", str(tmp_path / "none.yaml")], [f"--resume={tmp_path / 'nowhere'}"]):
         assert main(["rollout", *words]) == 2

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlascope_base import OptionError
-from vlascope_base.options import CommandOptions, Numbers, word_of
+from vlascope_base.options import CommandOptions, Numbers, NumbersOrAll, word_of
 from vlascope_base.provenance import now_for_names
 from vlascope_base.text import parse_numbers
 
@@ -38,7 +38,7 @@ class _Episodes:
     """Addresses such as ws://localhost:8000; workers spread over several, and go to another where theirs is gone."""
     suite: Suite | None = None
     """Suite of tasks."""
-    tasks: Numbers | None = None
+    tasks: NumbersOrAll = None
     """Tasks of the suite, such as 0-9 (inclusive) or 0,3,5; all unless given."""
     episodes: Numbers = tuple(range(10))
     """Episodes of each task, the same way; episode k starts from initial state k modulo their number."""

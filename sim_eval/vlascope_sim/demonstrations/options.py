@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from vlascope_base.options import Numbers
+from vlascope_base.options import Numbers, NumbersOrAll
 
 from vlascope_sim.environment.cameras import RenderMode
 from vlascope_sim.environment.goals import DemonstratedSuite, Targets
@@ -19,7 +19,7 @@ class PlanOptions:
 
     suite: DemonstratedSuite = "libero_object"
     """Suite of tasks."""
-    tasks: Numbers | None = None
+    tasks: NumbersOrAll = None
     """Tasks of the suite, such as 0-9 (inclusive) or 0,3,5; all unless given. Opening, pushing and turning is passed over."""
     episodes: Numbers = tuple(range(10))
     """Episodes of each goal, the same way; episode k starts from initial state k modulo their number."""
