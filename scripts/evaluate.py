@@ -154,7 +154,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def describe(condition: Condition, folder: Path) -> dict[str, Any]:
-    """Figures, configuration and episodes of a campaign that is done."""
+    """Metrics, configuration and episodes of a campaign that is done."""
     rows = [dataclasses.asdict(row) for row in final_rows(read_results(folder / RESULT_FILE))]
     done = [row for row in rows if row["status"] == "done"]
     scored = [counts(condition.score, row) for row in done]
@@ -205,7 +205,7 @@ def _chance(rows: list[dict[str, Any]]) -> float:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The figures as Markdown."""
+    """The metrics as Markdown."""
     lines = ["| condition | episodes | score | 95% interval | goal |", "| --- | --- | --- | --- | --- |"]
     for one in found["conditions"].values():
         goal = f"{one['goal']:.0%}" if one["goal"] is not None else f"near {one['chance']:.0%}"

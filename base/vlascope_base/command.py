@@ -87,10 +87,10 @@ def parse_command(name: str, description: str, subcommands: Mapping[str, type], 
     choices = []
     for word, of in subcommands.items():
         default = None
-        if list(args[:1]) == [word] and hasattr(of, "defaults"):
-            default = of.defaults(args[1:])
-        of_file = {} if default is None else {"default": default}
-        choices.append(Annotated[of, tyro.conf.subcommand(word, **of_file)])
+        if list(args[:1]) == [word] and callable(of_file := getattr(of, "defaults", None)):
+            default = of_file(args[1:])
+        named = tyro.conf.subcommand(word) if default is None else tyro.conf.subcommand(word, default=default)
+        choices.append(Annotated[of, named])
     # a Union of run-time values cannot be written with `|`
     choice: Any = Union[tuple(choices)]  # noqa: UP007
     return tyro.cli(choice, prog=name, description=description, args=list(args))

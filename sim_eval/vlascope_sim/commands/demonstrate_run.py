@@ -7,7 +7,6 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import filelock
 from rich.console import Console
@@ -135,7 +134,7 @@ def _writer(options: DemonstrationOptions) -> Iterator[DatasetWriter | None]:
         raise SimulationError(f"{folder}: another process works in it; wait for it to end") from None
 
 
-def _provenance(options: DemonstrationOptions, assets: AssetSet) -> dict[str, Any]:
+def _provenance(options: DemonstrationOptions, assets: AssetSet) -> dict[str, object]:
     made_with = provenance(*DECIDING_PACKAGES)
     given = dataclasses.asdict(options)
     return {
