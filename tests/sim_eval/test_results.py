@@ -86,6 +86,7 @@ def test_errors_are_in_no_rate():
     assert (suite["episodes"], suite["successes"], suite["success_rate"]) == (2, 1, 0.5)
     assert (suite["errors"], suite["missing"]) == (1, 1)
     assert (suite["mean_steps"], suite["mean_steps_of_successes"]) == (20, 10)
+    assert suite["latency_ms"] is not None
     assert suite["latency_ms"]["p50"] == 3.0
     assert suite["wilson_95"] == list(wilson_interval(1, 2))
     assert summary["tasks"]["1"]["success_rate"] is None

@@ -53,7 +53,7 @@ class Perturbation:
         """Whether objects change places."""
         return self.kind in ("shuffle", "both")
 
-    def to_map(self) -> dict[str, Any]:
+    def to_map(self) -> dict[str, object]:
         """For JSON."""
         return dataclasses.asdict(self)
 
@@ -89,6 +89,6 @@ class PerturbationRecord:
     took_place_of: dict[str, str]
     layouts: int
 
-    def to_map(self) -> dict[str, Any]:
+    def to_map(self) -> dict[str, object]:
         """For JSON."""
         return dataclasses.asdict(self)

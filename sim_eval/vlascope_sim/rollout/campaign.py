@@ -223,13 +223,13 @@ def new_campaign_id(label: str = "") -> str:
     return f"{label}-{now}" if label else now
 
 
-def prompts_from_map(found: Mapping[Any, Any], suite: str) -> dict[int, str]:
+def prompts_from_map(found: Mapping[object, object], suite: str) -> dict[int, str]:
     """A file's prompts: keys are task numbers or names.
 
     Raises:
         RolloutError: a key is neither, or a value is no text.
     """
-    names = {task.name: task.id for task in suite_tasks(suite)}
+    names: dict[object, int] = {task.name: task.id for task in suite_tasks(suite)}
     prompts = {}
     for key, text in found.items():
         number = names.get(key, key)

@@ -73,7 +73,7 @@ class EpisodeResult:
     told_goal: str | None = None
     lifted_first: str | None = None
     perturb: str = "none"
-    perturbation: dict[str, Any] | None = None
+    perturbation: dict[str, object] | None = None
     episode_index: int
     noise_index: int
     init_state: int
@@ -197,7 +197,7 @@ def _schema():
     kinds = {
         "str": pa.string(), "str | None": pa.string(), "Status": pa.string(), "int": pa.int64(), "int | None": pa.int64(),
         "float": pa.float64(), "float | None": pa.float64(), "bool | None": pa.bool_(), "dict[str, str]": pa.string(),
-        "dict[str, Any] | None": pa.string(),
+        "dict[str, object] | None": pa.string(),
         "tuple[float, ...]": pa.list_(pa.float64()),
         "tuple[str, ...]": pa.list_(pa.string()),
     }  # fmt: skip
