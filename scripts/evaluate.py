@@ -19,9 +19,9 @@ from commands import StepError, ends_with_one_line, run, server
 from vlascope_base.files import replace_json
 from vlascope_client import PolicyClient
 from vlascope_sim.environment import load_task
-from vlascope_sim.rollout.results import ResultFile, final_rows
-from vlascope_sim.rollout.statistics import wilson_interval
+from vlascope_sim.rollout.results import RESULT_FILE, final_rows, read_results
 from vlascope_sim.rollout.told import own_object
+from vlascope_sim.statistics import wilson_interval
 
 SEED = "1007"
 """Not that of the demonstrations: scenes that are perturbed here were never trained on, nor were initial states from 40 on."""
@@ -156,9 +156,7 @@ def _is_whole(folder: Path) -> bool:
 
 def describe(condition: Condition, folder: Path) -> dict[str, Any]:
     """Metrics, configuration and episodes of a campaign that is done."""
-    results = ResultFile(folder / "episodes.jsonl")
-    results.close()
-    rows = [dataclasses.asdict(row) for row in final_rows(results.rows)]
+    rows = [dataclasses.asdict(row) for row in final_rows(read_results(folder / RESULT_FILE))]
     done = [row for row in rows if row["status"] == "done"]
     scored = [counts(condition.score, row) for row in done]
     low, high = wilson_interval(sum(scored), len(scored))
@@ -201,7 +199,7 @@ def counts(score: str, row: dict[str, Any]) -> bool:
 
 def _chance(rows: list[dict[str, Any]]) -> float:
     """How often somebody who knows nothing lifts the task's own object first: 1 / objects that can be grasped."""
-    from vlascope_sim.demonstrations.goals import goals_of
+    from vlascope_sim.environment.goals import goals_of
 
     sizes = [len({goal.target for goal in goals_of(load_task(row["suite"], row["task_id"]), "all")}) for row in rows]
     return sum(1 / size for size in sizes) / max(1, len(sizes))

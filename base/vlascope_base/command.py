@@ -3,7 +3,10 @@
 1. A subcommand is a frozen dataclass of its options with a method `run`, which returns None or an exit code.
 2. The exit code is 0; what `run` returns (1: it ran, and something was found or failed); 2 after an error in what was asked,
    which is one line on stderr; 130 after Ctrl-C.
-3. An exception that is neither a `VlascopeError` nor an `OSError` is a fault of ours, and ends with its traceback.
+3. A subcommand whose options may be read from a file has a class method `defaults` too. It gets the words of the command
+   line behind the subcommand's name, finds the file among them (`options.word_of`), and returns an instance whose values
+   are the defaults of this call (`options.read_fields`), or None. What is given on the command line wins over them.
+4. An exception that is neither a `VlascopeError` nor an `OSError` is a fault of ours, and ends with its traceback.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ def run_command(
     Args:
         name: of the command, and of the package that it comes with, such as `vlascope-latents`.
         description: one sentence for `--help`.
-        subcommands: by name; each a dataclass with `log_level` (see `CommandOptions`) and `run`.
+        subcommands: by name; each a dataclass with `log_level` (see `CommandOptions`) and `run`, and perhaps `defaults`.
         args: of the command line, without the program's name; None takes the process's own.
         errors: classes that are printed as one line too, from packages that do not know `VlascopeError`.
         quiet: loggers of libraries that say less than a warning to nobody.
@@ -52,14 +55,12 @@ def run_command(
     if args == ["--version"]:
         print(version_line(name))
         return 0
-    # a Union of run-time values cannot be written with `|`
-    choice: Any = Union[tuple(Annotated[of, tyro.conf.subcommand(word)] for word, of in subcommands.items())]  # noqa: UP007
-    command: Any = tyro.cli(choice, prog=name, description=description, args=args)
-    logging.basicConfig(level=command.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr)
-    for library in quiet:
-        logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
-    print(json.dumps({type(command).__name__.lower(): _shown(command)}, default=str), file=sys.stderr)
     try:
+        command = parse_command(name, description, subcommands, args)
+        logging.basicConfig(level=command.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr)
+        for library in quiet:
+            logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
+        print(json.dumps({type(command).__name__.lower(): _shown(command)}, default=str), file=sys.stderr)
         return command.run() or 0
     except VlascopeError as error:
         _say(name, error.for_command())
@@ -74,6 +75,25 @@ def run_command(
     except OSError as error:  # a folder that cannot be made, a full disk
         _say(name, f"{error.filename or 'disk'}: {error.strerror or error}")
     return 2
+
+
+def parse_command(name: str, description: str, subcommands: Mapping[str, type], args: Sequence[str]) -> Any:
+    """The subcommand that a command line asks for, with its options; see `run_command`.
+
+    Raises:
+        SystemExit: the command line cannot be read, or asks for help; tyro has said what there is to say.
+        VlascopeError: the file that the defaults come from cannot be read.
+    """
+    choices = []
+    for word, of in subcommands.items():
+        default = None
+        if list(args[:1]) == [word] and callable(of_file := getattr(of, "defaults", None)):
+            default = of_file(args[1:])
+        named = tyro.conf.subcommand(word) if default is None else tyro.conf.subcommand(word, default=default)
+        choices.append(Annotated[of, named])
+    # a Union of run-time values cannot be written with `|`
+    choice: Any = Union[tuple(choices)]  # noqa: UP007
+    return tyro.cli(choice, prog=name, description=description, args=list(args))
 
 
 def version_line(name: str) -> str:

@@ -59,7 +59,8 @@ def replace_json(path: Path, content: object, *, indent: int | None = 2) -> None
         ValueError: it holds a number that is not finite.
         OSError: it could not be written.
     """
-    replace_file(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    replace_file(path, text.encode(errors="backslashreplace"))
 
 
 @contextlib.contextmanager
@@ -89,10 +90,11 @@ def partial_path(path: Path) -> Path:
 
 def append_line(path: Path, content: object) -> None:
     """Appends one line of JSON and syncs it. A process that is killed meanwhile leaves at most a last line cut short."""
-    line = json.dumps(content, ensure_ascii=False) + "\n"
+    # half a surrogate pair, which a name of a file may hold, is written as JSON's own escape
+    line = (json.dumps(content, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        write_all(descriptor, line.encode())
+        write_all(descriptor, line)
         sync_data(descriptor)
     finally:
         os.close(descriptor)

@@ -1,13 +1,17 @@
 """Fields and types that options of several commands share.
 
 The options of a command are one frozen dataclass, which the code runs on and tyro reads: the string below a field is its help.
-Modules that define options import no JAX, so that `--help` stays quick.
+Modules that define options import no JAX, so that `--help` stays quick. `word_of` and `read_fields` are for options whose
+defaults come from a file (see `command.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from tyro.constructors import PrimitiveConstructorSpec
@@ -67,5 +71,67 @@ def _shown_bytes(count: int) -> str:
 Numbers = Annotated[tuple[int, ...], _written("0-9|0,3,5", parse_numbers, _shown_numbers)]
 """Whole numbers, written such as `0-9` (inclusive), `0,3,5` or `0-2,7`."""
 
+NumbersOrAll = Annotated[
+    tuple[int, ...] | None,
+    _written(
+        "all|0-9|0,3,5",
+        lambda text: None if text == "all" else parse_numbers(text),
+        lambda numbers: "all" if numbers is None else _shown_numbers(numbers),
+    ),
+]
+"""The same, or `all`, which is None."""
+
 Bytes = Annotated[int, _written("BYTES", parse_bytes, _shown_bytes)]
 """A number of bytes, written such as `500MB`, `2GB` or `1GiB`."""
+
+
+def word_of(option: str, args: Sequence[str]) -> str | None:
+    """The word that a command line gives to an option.
+
+    Args:
+        option: as it is written, such as `--config`.
+        args: of the command line; `--config FILE` and `--config=FILE` are both read, and the last one counts.
+    """
+    found = None
+    for number, word in enumerate(args):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == option:
+            found = value if equals else next(iter(args[number + 1 :]), None)
+    return found
+
+
+def read_fields(options: type, found: Mapping[str, object]) -> dict[str, Any]:
+    """The values that a file gives to the fields of a dataclass, which need not be all of them.
+
+    Args:
+        options: the dataclass.
+        found: what JSON or YAML made of the file: lists stand for tuples, whole numbers for floats, text for paths.
+
+    Raises:
+        OptionError: a field is unknown, or a value is of the wrong type; the message names it and what is allowed.
+    """
+    kinds = typing.get_type_hints(options)
+    for name in found:
+        if name not in kinds:
+            raise OptionError(f"field {name!r} is unknown; the fields are {', '.join(kinds)}")
+    return {name: _typed(name, value, kinds[name]) for name, value in found.items()}
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _typed(name, value, args[0])
+    if origin is tuple and isinstance(value, list):
+        return tuple(_typed(f"{name}[{k}]", entry, args[0]) for k, entry in enumerate(value))
+    if origin is dict and isinstance(value, dict):
+        return {_typed(name, k, args[0]): _typed(f"{name}.{k}", entry, args[1]) for k, entry in value.items()}
+    if origin is Literal and value in args:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind is Any or (isinstance(kind, type) and type(value) is kind):
+        return value
+    allowed = ", ".join(map(str, args)) if origin is Literal else getattr(kind, "__name__", str(kind))
+    raise OptionError(f"{name}: expected {allowed}, found {value!r}")

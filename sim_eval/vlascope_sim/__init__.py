@@ -1,4 +1,1 @@
-"""LIBERO environments and rollouts against a policy server.
-
-Knows nothing of JAX, of checkpoints or of stores.
-"""
+"""LIBERO environments, demonstrations, and rollouts against a policy server; JAX, checkpoints and stores are the server's."""

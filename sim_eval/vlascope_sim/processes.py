@@ -1,4 +1,4 @@
-"""What every process of simulations needs: to leave with its parent, and one thread. Knows nothing of what it does."""
+"""What every process of simulations needs: to leave with its parent, and one thread."""
 
 from __future__ import annotations
 

@@ -3,11 +3,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
-from vlascope_base import VlascopeError
+import tyro
+from vlascope_base import OptionError, VlascopeError
 from vlascope_base.command import run_command
-from vlascope_base.options import Bytes, CommandOptions, Numbers
+from vlascope_base.options import Bytes, CommandOptions, Numbers, NumbersOrAll, read_fields, word_of
 
 
 class ForeignError(Exception):
@@ -122,3 +124,132 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     )
     assert shown.stdout.split()[-1] == "0"
     assert "Traceback" not in shown.stderr
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Configured(CommandOptions):
+    """Takes its defaults from a file."""
+
+    config: Path | None = None
+    """JSON file with any of the options."""
+    numbers: NumbersOrAll = None
+    """Which."""
+    rate: float = 0.5
+    """How fast."""
+    switch: bool = False
+    """Whether."""
+    mode: Literal["a", "b"] = "a"
+    """How."""
+    name: str
+    """Must be given, here or in the file."""
+
+    @classmethod
+    def defaults(cls, args):
+        file = word_of("--config", args)
+        if file is None:
+            return None
+        try:
+            found = json.loads(Path(file).read_text())
+        except OSError as error:
+            raise VlascopeError(f"{file}: {error.strerror}") from error
+        return cls(**{"name": tyro.MISSING, **read_fields(cls, found)})
+
+    def run(self):
+        print(self.numbers, self.rate, self.switch, self.mode, self.name)
+
+
+def configured(*args):
+    subcommands = {"go": Configured, "act": Act}
+    return run_command("vlascope-base", "A command.", subcommands, ["go", *map(str, args)])
+
+
+def test_a_files_values_are_the_defaults_and_the_command_line_wins(tmp_path, capsys):
+    file = tmp_path / "c.json"
+    file.write_text('{"numbers": [4, 5], "rate": 2, "switch": true, "mode": "b", "name": "n"}')
+    assert configured("--config", file) == 0
+    assert capsys.readouterr().out == "(4, 5) 2.0 True b n\n"
+    assert configured(f"--config={file}", "--numbers", "all", "--no-switch", "--rate", "0.5", "--mode", "a") == 0
+    assert capsys.readouterr().out == "None 0.5 False a n\n"
+    assert configured("--name", "x") == 0
+    assert capsys.readouterr().out == "None 0.5 False a x\n"
+
+
+def test_what_neither_the_file_nor_the_command_line_gives_is_still_required(tmp_path, capsys):
+    file = tmp_path / "c.json"
+    file.write_text('{"rate": 2}')
+    assert configured("--config", file, "--name", "x") == 0
+    assert capsys.readouterr().out == "None 2.0 False a x\n"
+    with pytest.raises(SystemExit) as end:
+        configured("--config", file)
+    assert end.value.code == 2
+    written = capsys.readouterr()
+    assert "--name" in written.out + written.err
+
+
+def test_help_shows_the_files_values_and_a_file_that_is_wrong_is_one_line(tmp_path, capsys):
+    file = tmp_path / "c.json"
+    file.write_text('{"numbers": [4, 5, 6], "name": "n"}')
+    with pytest.raises(SystemExit):
+        configured("--config", file, "--help")
+    assert "(default: 4-6)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        configured("--help")
+    assert "(default: all)" in capsys.readouterr().out
+    file.write_text('{"rat": 1}')
+    assert configured("--config", file) == 2
+    assert capsys.readouterr().err.startswith("vlascope-base: field 'rat' is unknown; the fields are ")
+    assert configured("--config", tmp_path / "none") == 2
+    assert capsys.readouterr().err == f"vlascope-base: {tmp_path / 'none'}: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["--config", "a"], "a"),
+        (["--config=a"], "a"),
+        (["--config="], ""),
+        (["--x", "1", "--config", "a", "--config=b"], "b"),
+        (["--config"], None),
+        (["--configs", "a"], None),
+        (["config", "a"], None),
+        ([], None),
+    ],
+)
+def test_the_word_of_an_option(args, word):
+    assert word_of("--config", args) == word
+    assert word_of("--retry-errors", ["--retry_errors", "x"]) == "x"
+
+
+@dataclasses.dataclass
+class Fields:
+    words: tuple[str, ...] = ()
+    texts: dict[int, str] = dataclasses.field(default_factory=dict)
+    folder: Path | None = None
+    rate: float = 0
+    count: int = 0
+    numbers: Numbers = ()
+
+
+def test_fields_of_a_file_get_their_types():
+    found = {"words": ["a"], "texts": {1: "x"}, "folder": "a/b", "rate": 1, "numbers": [1, 2]}
+    assert read_fields(Fields, found) == {
+        "words": ("a",), "texts": {1: "x"}, "folder": Path("a/b"), "rate": 1.0, "numbers": (1, 2),
+    }  # fmt: skip
+    assert read_fields(Fields, {"folder": None}) == {"folder": None}
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"word": []}, "field 'word' is unknown; the fields are words, texts, folder, rate, count, numbers"),
+        ({"words": ["a", 1]}, "words[1]: expected str, found 1"),
+        ({"texts": {"1": "x"}}, "texts: expected int, found '1'"),
+        ({"texts": {1: 2}}, "texts.1: expected str, found 2"),
+        ({"count": True}, "count: expected int, found True"),
+        ({"rate": "1"}, "rate: expected float, found '1'"),
+    ],
+)
+def test_fields_of_the_wrong_type_are_named(found, said):
+    with pytest.raises(OptionError) as error:
+        read_fields(Fields, found)
+    assert str(error.value) == said

@@ -99,3 +99,12 @@ def test_all_bytes_are_written_where_the_system_takes_a_few_at_a_time(tmp_path, 
     monkeypatch.setattr(os, "write", lambda descriptor, view: write(descriptor, view[:3]))
     replace_file(Path(tmp_path / "file"), b"0123456789")
     assert (tmp_path / "file").read_bytes() == b"0123456789"
+
+
+def test_names_of_files_that_are_no_text_are_kept_in_json(tmp_path):
+    name = os.fsdecode(b"bad \xff ") + "ü"
+    append_line(tmp_path / "lines", {"name": name})
+    replace_json(tmp_path / "file", {"name": name})
+    for file in ("lines", "file"):
+        assert json.loads((tmp_path / file).read_text()) == {"name": name}
+        assert "ü" in (tmp_path / file).read_text()

@@ -19,7 +19,7 @@ OWN = "pick up the alphabet soup and place it in the basket"
 def rollout(server: LiveServer, output: Path, *options: str) -> list[dict]:
     """Runs the command; the rows of its results."""
     command = [
-        sys.executable, "-m", "vlascope_sim.commands", "rollout", "--server", server.url, "--suite", "libero_object",
+        sys.executable, "-m", "vlascope_sim", "rollout", "--server", server.url, "--suite", "libero_object",
         "--tasks", "0", "--max-steps", "5", "--collect-latents", "--experts", "vlm", "--spans", "text", "--render", "fast",
         "--video", "none", "--workers", "1", "--output", str(output), *options,
     ]  # fmt: skip
@@ -75,7 +75,7 @@ def test_campaigns_with_equal_options_hide_nothing_of_each_other(server, tmp_pat
     rollout(server, second, *options)
     results = first / "episodes.jsonl"
     results.write_text(json.dumps(kept[0]) + "\n")  # as a kill before the last line leaves it
-    command = [sys.executable, "-m", "vlascope_sim.commands", "rollout", "--resume", str(first)]
+    command = [sys.executable, "-m", "vlascope_sim", "rollout", "--resume", str(first)]
     subprocess.run(command, capture_output=True, timeout=200, check=True)
     by_name = {}
     for folder in (first, second):

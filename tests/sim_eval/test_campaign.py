@@ -4,45 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from vlascope_base.command import parse_command
 from vlascope_latents.store.run_folder import check_episode_id
-from vlascope_sim.commands import main
-from vlascope_sim.commands.campaign_options import campaign_of
-from vlascope_sim.commands.ranges import parse_numbers
-from vlascope_sim.commands.rollout import Rollout
+from vlascope_sim.commands import SUBCOMMANDS, main
+from vlascope_sim.commands.rollout import Rollout, campaign_of
+from vlascope_sim.errors import RolloutError
 from vlascope_sim.perturb import Perturbation
-from vlascope_sim.rollout.campaign import EpisodeKey, new_campaign_id
-from vlascope_sim.rollout.campaign_file import read_campaign, write_campaign
+from vlascope_sim.rollout.campaign import Campaign, EpisodeKey, new_campaign_id
+from vlascope_sim.rollout.campaign_file import CAMPAIGN_FILE, read_campaign, write_campaign
 from vlascope_sim.rollout.cost import estimate
-from vlascope_sim.rollout.errors import RolloutError
-from vlascope_sim.rollout.results import ResultFile
-from vlascope_sim.rollout.runner import CAMPAIGN_FILE, RESULT_FILE
-from vlascope_sim.rollout.seeds import derive_seed, environment_seed, inference_seed, noise_seed, perturbation_seed
+from vlascope_sim.rollout.results import RESULT_FILE, ResultFile
 from vlascope_sim.rollout.told import Told
+from vlascope_sim.seeds import derive_seed, environment_seed, inference_seed, noise_seed, perturbation_seed
 
 from tests.sim_eval.campaigns import campaign, row
 
 
-@pytest.mark.parametrize(
-    ("text", "numbers"),
-    [("0-3", (0, 1, 2, 3)), ("7", (7,)), ("0,3,5", (0, 3, 5)), ("0-2, 7", (0, 1, 2, 7)), ("3,1,3", (3, 1))],
-)
-def test_ranges_are_inclusive(text, numbers):
-    assert parse_numbers(text, "tasks") == numbers
-
-
-@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1--2", "0:3", "1,,2"])
-def test_what_is_no_range_is_named_with_its_option(text):
-    with pytest.raises(RolloutError, match="tasks"):
-        parse_numbers(text, "tasks")
-
-
-def test_a_backward_range_is_turned_round_in_the_message():
-    with pytest.raises(RolloutError, match="write 2-9"):
-        parse_numbers("9-2", "tasks")
+def asked(*words: object) -> tuple[Campaign, Path]:
+    """What `vlascope-sim rollout` makes of a command line."""
+    return campaign_of(parse_command("vlascope-sim", "", SUBCOMMANDS, ["rollout", *map(str, words)]))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +84,7 @@ def test_a_campaign_survives_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"stide": 5}, "field 'stide' is none of a campaign's"),
+        ({"stide": 5}, "field 'stide' is unknown; the fields are .*replan_steps"),
         ({"tasks": ["0"]}, r"tasks\[0\]: expected int, found '0'"),
         ({"workers": True}, "workers: expected int, found True"),
         ({"render": "quick"}, "render: expected full, fast, found 'quick'"),
@@ -137,9 +124,9 @@ def test_equal_options_are_another_campaign_and_a_resumed_one_is_the_same(tmp_pa
     assert dataclasses.replace(again, id=first.id) == first
     (tmp_path / "a").mkdir()
     write_campaign(tmp_path / "a" / CAMPAIGN_FILE, first)
-    resumed, _ = campaign_of(Rollout(resume=tmp_path / "a", workers=1))
+    resumed, _ = asked("--resume", tmp_path / "a", "--workers", 1)
     assert resumed.id == first.id
-    copied, _ = campaign_of(Rollout(campaign=tmp_path / "a" / CAMPAIGN_FILE, output=tmp_path / "c"))
+    copied, _ = asked("--campaign", tmp_path / "a" / CAMPAIGN_FILE, "--output", tmp_path / "c")
     assert copied.id.startswith("told-")
     assert copied.id not in (first.id, again.id)
     longest = campaign(
@@ -218,7 +205,7 @@ def test_cost_counts_what_is_left():
     assert ours.frames == 2 * 5
     cost = estimate(ours, 1, 1_000_000)
     assert (cost.episodes, cost.steps, cost.frames, cost.nbytes) == (1, 45, 5, 5_000_000)
-    assert "5.0 MB" in str(cost)
+    assert "5 MB" in str(cost)
     assert "of a size that is not known" in str(estimate(ours, 2, None))
     assert "the policy's time, which is not known" in str(cost)
     timed = estimate(dataclasses.replace(ours, workers=2), 2, None, latency_ms=60e3)
@@ -234,9 +221,8 @@ BASE = {"server": ("ws://a:1",), "suite": "libero_object"}
 
 def test_options_override_the_file(tmp_path):
     write_campaign(tmp_path / "c.yaml", campaign(seed=3, replan_steps=2, tasks=(4,)))
-    ours, output = campaign_of(
-        Rollout(campaign=tmp_path / "c.yaml", output=tmp_path / "o", replan_steps=10, episodes="0-2")
-    )
+    file, folder = tmp_path / "c.yaml", tmp_path / "o"
+    ours, output = asked("--campaign", file, "--output", folder, "--replan-steps", 10, "--episodes", "0-2")
     assert (ours.seed, ours.replan_steps, ours.tasks, ours.episodes, output) == (3, 10, (4,), (0, 1, 2), tmp_path / "o")
 
 
@@ -255,18 +241,16 @@ def test_a_spec_is_put_together_from_options_or_read(tmp_path):
 
 
 def test_displaced_scenes_and_other_objects_from_options(tmp_path):
-    asked = {"perturb": "move", "move_cm": 2.5, "prompt_mode": "other", "build_seconds": 9.0}
-    ours, _ = campaign_of(Rollout(**BASE, **asked, output=tmp_path))
-    assert {name: getattr(ours, name) for name in asked} == asked
+    given = {"perturb": "move", "move_cm": 2.5, "prompt_mode": "other", "build_seconds": 9.0}
+    ours, _ = campaign_of(Rollout(**BASE, **given, output=tmp_path))
+    assert {name: getattr(ours, name) for name in given} == given
     write_campaign(tmp_path / CAMPAIGN_FILE, ours)
-    resumed, _ = campaign_of(Rollout(resume=tmp_path, build_seconds=5.0))
+    resumed, _ = asked("--resume", tmp_path, "--build-seconds", 5)
     assert resumed == dataclasses.replace(ours, build_seconds=5.0)
-    with pytest.raises(RolloutError, match="perturb: cannot be given with `resume`"):
-        campaign_of(Rollout(resume=tmp_path, perturb="both"))
 
 
 def test_prompts_from_options(tmp_path):
-    ours, _ = campaign_of(Rollout(**BASE, tasks="0-1", prompt="wave", output=tmp_path))
+    ours, _ = campaign_of(Rollout(**BASE, tasks=(0, 1), prompt="wave", output=tmp_path))
     assert ours.prompts == {0: "wave", 1: "wave"}
     name = "pick_up_the_cream_cheese_and_place_it_in_the_basket"
     (tmp_path / "p.yaml").write_text(f"0: a\n'2': b\n{name}: c\n")
@@ -283,13 +267,14 @@ def test_prompts_from_options(tmp_path):
         ({**BASE, "output": ".", "experts": "vlm"}, "without collect_latents"),
         ({**BASE, "stride": 10}, "stride: without collect_latents"),
         ({**BASE, "hang_seconds": 0.0}, "hang_seconds: expected more than 0"),
-        ({"resume": "nowhere", "seed": 1}, "seed: cannot be given with `resume`"),
+        (
+            {**BASE, "output": ".", "collect_latents": True, "layers": "9-2"},
+            "layers '9-2': 9-2 runs backwards; write 2-9",
+        ),
         ({"resume": "nowhere"}, "nowhere"),
     ],
 )
 def test_options_that_do_not_go_together(options, message):
-    from pathlib import Path
-
     paths = {name: Path(value) for name, value in options.items() if name in ("output", "resume", "prompt_file")}
     with pytest.raises(RolloutError, match=message):
         campaign_of(Rollout(**{**options, **paths}))
@@ -315,7 +300,6 @@ def test_only_what_can_be_resumed_is_advised(tmp_path):
     write_campaign(tmp_path / CAMPAIGN_FILE, ours)
     results = ResultFile(tmp_path / RESULT_FILE)
     results.append(row(ours, EpisodeKey(0, 0)))
-    results.close()
     content = (tmp_path / RESULT_FILE).read_bytes() + b'{"torn'
     (tmp_path / RESULT_FILE).write_bytes(content)
     with pytest.raises(RolloutError, match=r"holds results already; `--resume \S+` continues them$"):
@@ -332,6 +316,112 @@ def test_only_what_can_be_resumed_is_advised(tmp_path):
 def test_resume_takes_the_folders_campaign_with_new_servers(tmp_path):
     ours = campaign(seed=99)
     write_campaign(tmp_path / CAMPAIGN_FILE, ours)
-    resumed, output = campaign_of(Rollout(resume=tmp_path, server=("ws://new:9",), workers=2))
+    resumed, output = asked("--resume", tmp_path, "--server", "ws://new:9", "--workers", 2)
     assert resumed == dataclasses.replace(ours, servers=("ws://new:9",), workers=2)
     assert output == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--seed", 7), "seed: 7 was given, and the campaign of {file} has 99; leave the option out"),
+        (("--tasks", "0-1"), "tasks: (0, 1) was given, and the campaign of {file} has (0,);"),
+        (("--perturb", "both"), "perturb: 'both' was given, and the campaign of {file} has 'move';"),
+        (("--no-collect-latents",), "collect_latents: False was given, and the campaign of {file} has True;"),
+        (
+            ("--layers", "3"),
+            "capture_spec: {{'layers': [3]}} was given, and the campaign of {file} has {{'layers': [5]}};",
+        ),
+        (("--prompt", "b"), "prompts: {{0: 'b'}} was given, and the campaign of {file} has {{0: 'a'}};"),
+        (("--max-steps", "None"), "max_steps: None was given, and the campaign of {file} has 40;"),
+        (("--campaign", "c.yaml"), "campaign: cannot be given with `resume`: the campaign is that of {file}"),
+        (("--output", "o"), "output: cannot be given with `resume`: the campaign is that of {file}"),
+    ],
+)
+def test_resume_refuses_what_contradicts_the_campaign(tmp_path, capsys, given, said):
+    ours = campaign(
+        seed=99, perturb="move", max_steps=40, collect_latents=True, capture_spec={"layers": [5]}, prompts={0: "a"}
+    )
+    file = tmp_path / CAMPAIGN_FILE
+    write_campaign(file, ours)
+    assert main(["rollout", "--resume", str(tmp_path), *map(str, given)]) == 2
+    assert said.format(file=file) in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_resume_takes_what_agrees_with_the_campaign_and_other_patience(tmp_path):
+    ours = campaign(
+        seed=99, perturb="move", max_steps=40, collect_latents=True, capture_spec={"layers": [5]}, prompts={0: "a"}
+    )
+    write_campaign(tmp_path / CAMPAIGN_FILE, ours)
+    same = {"seed": 99, "tasks": 0, "perturb": "move", "layers": 5, "prompt": "a", "max-steps": 40}
+    how = {"workers": 5, "attempts": 7, "hang-seconds": 1.5, "build-seconds": 2.5, "reconnect-seconds": 3.5}
+    words = [word for name, value in (same | how).items() for word in (f"--{name}", value)]
+    resumed, _ = asked("--resume", tmp_path, "--collect-latents", *words)
+    assert resumed == dataclasses.replace(
+        ours, workers=5, attempts=7, hang_seconds=1.5, build_seconds=2.5, reconnect_seconds=3.5
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--tasks", "9-2"), "'9-2': 9-2 runs backwards; write 2-9"),
+        (("--episodes", "0:3"), "'0:3': expected numbers such as 0-9 (inclusive) or 0,3,5"),
+    ],
+)
+def test_what_is_no_range_is_named_with_its_option(capsys, words, said):
+    with pytest.raises(SystemExit) as end:
+        main(["rollout", *words])
+    assert end.value.code == 2
+    written = capsys.readouterr()
+    shown = " ".join((written.out + written.err).replace("│", " ").split())
+    assert words[0] in shown
+    assert said in shown
+
+
+def test_all_tasks_unless_told(tmp_path):
+    write_campaign(tmp_path / "c.yaml", campaign(tasks=(4,)))
+    given = ("--server", "ws://a:1", "--suite", "libero_goal", "--output", tmp_path / "o")
+    assert asked(*given)[0].tasks == tuple(range(10))
+    assert asked(*given)[0].episodes == tuple(range(10))
+    assert asked("--campaign", tmp_path / "c.yaml")[0].tasks == (4,)
+    assert asked("--campaign", tmp_path / "c.yaml", "--tasks", "all")[0].tasks == tuple(range(10))
+
+
+def test_a_campaigns_file_that_cannot_be_read_is_one_line(tmp_path, capsys):
+    for words in (["--campaign", str(tmp_path / "none.yaml")], [f"--resume={tmp_path / 'nowhere'}"]):
+        assert main(["rollout", *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"vlascope-sim: {tmp_path}/")
+        assert "expected YAML or JSON" in line
+
+
+def test_a_switch_of_the_file_can_be_switched_off(tmp_path):
+    write_campaign(tmp_path / "c.yaml", campaign(collect_latents=True, annotations=False, save_observations=True))
+    ours, _ = asked(
+        "--campaign", tmp_path / "c.yaml", "--no-collect-latents", "--annotations", "--suite", "libero_goal"
+    )
+    assert (ours.collect_latents, ours.annotations, ours.save_observations) == (False, True, True)
+    assert ours.suite == "libero_goal"
+
+
+def test_help_shows_a_files_values_as_defaults(tmp_path, capsys):
+    write_campaign(tmp_path / "c.yaml", campaign(seed=12345, tasks=(2, 3, 4, 7)))
+    with pytest.raises(SystemExit):
+        main(["rollout", "--campaign", str(tmp_path / "c.yaml"), "--help"])
+    shown = capsys.readouterr().out
+    assert "12345" in shown
+    assert "2-4,7" in shown
+
+
+@pytest.mark.parametrize("words", [["--help"], ["rollout", "--help"], ["demonstrate", "--help"], ["assets", "--help"]])
+def test_help_imports_no_simulator_and_no_jax(words):
+    program = (
+        "import sys; from vlascope_sim.commands import main\n"
+        f"try: main({words})\n"
+        "except SystemExit: print(*sys.modules, file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "usage: vlascope-sim" in run.stdout
+    loaded = {name.partition(".")[0] for name in run.stderr.split()}
+    assert not loaded & {"mujoco", "robosuite", "libero", "jax", "torch", "pyarrow", "pandas", "matplotlib", "av"}

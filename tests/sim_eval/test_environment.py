@@ -8,17 +8,18 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from vlascope_sim.environment import DUMMY_ACTION, LiberoEnvironment, Observation, SimulationError, load_task
+from vlascope_sim.environment import DUMMY_ACTION, LiberoEnvironment, SensorReadings, load_task
+from vlascope_sim.errors import SimulationError
 
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (6, 7))
 
 
-def roll(environment: LiberoEnvironment, init_state: int, seed: int) -> list[Observation]:
+def roll(environment: LiberoEnvironment, init_state: int, seed: int) -> list[SensorReadings]:
     seen = [environment.reset(init_state, seed)]
     return seen + [environment.step(action)[0] for action in ACTIONS]
 
 
-def assert_same(left: list[Observation], right: list[Observation]) -> None:
+def assert_same(left: list[SensorReadings], right: list[SensorReadings]) -> None:
     for a, b in zip(left, right, strict=True):
         np.testing.assert_array_equal(a.state, b.state)
         np.testing.assert_array_equal(a.image, b.image)

@@ -9,9 +9,9 @@ import pytest
 from vlascope_client import PolicyClient, SpecMismatchError
 from vlascope_latents.store import LatentStore
 from vlascope_sim.environment import LiberoEnvironment, load_task
+from vlascope_sim.errors import RolloutError
 from vlascope_sim.rollout.campaign import EpisodeKey
 from vlascope_sim.rollout.episode import blank_result, run_episode
-from vlascope_sim.rollout.errors import RolloutError
 from vlascope_sim.rollout.results import ResultFile
 from vlascope_sim.rollout.session import PolicySession, open_client
 
@@ -106,7 +106,6 @@ def test_a_prompt_that_was_cut_is_said_once_and_is_in_each_result(environment, a
         assert warning in said[0]
     results = ResultFile(tmp_path / "episodes.jsonl")
     results.append(rows[0])
-    results.close()
     assert ResultFile(tmp_path / "episodes.jsonl").rows == rows[:1]
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 from vlascope_sim.rollout.campaign import Campaign
 from vlascope_sim.rollout.figures import results_figure, save_figure
 from vlascope_sim.rollout.results import EpisodeResult
-from vlascope_sim.rollout.statistics import wilson_interval
 from vlascope_sim.rollout.summary import headline
+from vlascope_sim.statistics import wilson_interval
 
 from tests.sim_eval.campaigns import campaign, row
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from vlascope_client import PolicyClient
 from vlascope_latents.store import LatentStore
-from vlascope_sim.environment import LiberoEnvironment, SimulationError, load_task
+from vlascope_sim.environment import LiberoEnvironment, load_task
+from vlascope_sim.errors import SimulationError
 from vlascope_sim.perturb import PerturbationError
 from vlascope_sim.rollout.campaign import Campaign, EpisodeKey
 from vlascope_sim.rollout.episode import blank_result, run_episode
@@ -84,7 +85,6 @@ def test_a_perturbed_episode_repeats_and_differs_from_the_plain_one(run, policy_
     assert kept == json.loads(json.dumps(moved.perturbation))
     results = ResultFile(tmp_path / "episodes.jsonl")
     results.append(moved)
-    results.close()
     (read,) = ResultFile(tmp_path / "episodes.jsonl").rows
     assert read.perturbation == kept
 
@@ -123,7 +123,7 @@ def test_a_scene_without_room_is_an_error_and_no_failed_episode(run, monkeypatch
     def full(*_):
         raise PerturbationError("no room")
 
-    monkeypatch.setattr("vlascope_sim.rollout.episode.apply", full)
+    monkeypatch.setattr("vlascope_sim.perturb.displace.apply", full)
     _, row = run(perturb="move")
     assert (row.status, row.reason, row.success) == ("error", "no room", None)
     assert dataclasses.replace(row, status="done").key == KEY

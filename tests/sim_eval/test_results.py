@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import scipy.stats
+from vlascope_sim.errors import RolloutError
 from vlascope_sim.rollout.campaign import EpisodeKey
-from vlascope_sim.rollout.errors import RolloutError
 from vlascope_sim.rollout.results import ResultFile, final_rows, write_parquet
-from vlascope_sim.rollout.statistics import percentiles, wilson_interval
 from vlascope_sim.rollout.summary import summarise
+from vlascope_sim.statistics import percentiles, wilson_interval
 
 from tests.sim_eval.campaigns import campaign, row
 
@@ -36,13 +36,11 @@ def test_a_torn_line_is_no_result_and_does_not_spoil_the_next(tmp_path):
     results = ResultFile(path)
     results.append(row(OURS, EpisodeKey(0, 0)))
     results.append(row(OURS, EpisodeKey(0, 1)))
-    results.close()
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     again = ResultFile(path)
     assert [r.key for r in again.rows] == [EpisodeKey(0, 0)]
     again.append(row(OURS, EpisodeKey(0, 1)))
-    again.close()
     assert path.read_bytes() == whole
     assert ResultFile(path).rows == again.rows
 
@@ -88,6 +86,7 @@ def test_errors_are_in_no_rate():
     assert (suite["episodes"], suite["successes"], suite["success_rate"]) == (2, 1, 0.5)
     assert (suite["errors"], suite["missing"]) == (1, 1)
     assert (suite["mean_steps"], suite["mean_steps_of_successes"]) == (20, 10)
+    assert suite["latency_ms"] is not None
     assert suite["latency_ms"]["p50"] == 3.0
     assert suite["wilson_95"] == list(wilson_interval(1, 2))
     assert summary["tasks"]["1"]["success_rate"] is None

@@ -29,7 +29,7 @@ CAMPAIGN = (
 
 
 def start(*options: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "vlascope_sim.commands", "rollout", *options]
+    command = [sys.executable, "-m", "vlascope_sim", "rollout", *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -164,10 +164,10 @@ def test_a_runner_that_was_killed_is_resumed_to_the_same_results(unbroken, polic
     assert trajectories(tmp_path) == trajectories(unbroken)
 
 
-def test_a_dead_worker_a_hung_one_and_a_full_disk(unbroken, policy_server, tmp_path):
+def test_a_dead_worker_a_hung_one_and_a_video_that_cannot_be_written(unbroken, policy_server, tmp_path):
     videos = tmp_path / "videos"
     videos.mkdir()
-    (videos / "libero_object-task00-episode000.partial").symlink_to("/dev/full")
+    (videos / "libero_object-task00-episode000.mp4" / "in the way").mkdir(parents=True)
     before = frames(policy_server.url)
     runner = start("--server", policy_server.url, *CAMPAIGN, "--output", str(tmp_path), "--hang-seconds", "4")
 
@@ -187,7 +187,7 @@ def test_a_dead_worker_a_hung_one_and_a_full_disk(unbroken, policy_server, tmp_p
     assert dead == "worker died with exit code -9"
     assert hung.startswith("worker hung: no sign of life for 4 s")
     full, fine = done(tmp_path)[0], done(tmp_path)[1]
-    assert (full["video"], full["files_error"]) == (None, "video: No space left on device")
+    assert (full["video"], full["files_error"]) == (None, "video: Is a directory")
     assert (tmp_path / fine["video"]).stat().st_size > 1000
 
 

@@ -9,8 +9,8 @@ import json
 
 import pytest
 from rich.console import Console
+from vlascope_sim.errors import RolloutError
 from vlascope_sim.rollout.campaign import EpisodeKey
-from vlascope_sim.rollout.errors import RolloutError
 from vlascope_sim.rollout.progress import CampaignProgress
 from vlascope_sim.rollout.runner import CampaignFolder, run_campaign
 from vlascope_sim.rollout.workers import Beat, Event, Finished, Job, Lost, Refused

@@ -10,8 +10,9 @@ import zipfile
 
 import numpy as np
 import pytest
-from vlascope_sim.environment import STEP_LIMITS, SimulationError, load_task, suite_tasks
+from vlascope_sim.environment import STEP_LIMITS, load_task, suite_tasks
 from vlascope_sim.environment.init_states import read_init_states
+from vlascope_sim.errors import SimulationError
 
 
 @pytest.mark.parametrize(("suite", "count"), [(s, 90 if s == "libero_90" else 10) for s in STEP_LIMITS])

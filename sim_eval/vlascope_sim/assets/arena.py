@@ -1,4 +1,4 @@
-"""The rooms: floor, walls, lights, cameras, and the table that tasks happen on. Knows nothing of objects.
+"""The rooms: floor, walls, lights, cameras, and the table that tasks happen on.
 
 What LIBERO's arena classes expect: textures `texplane` and `tex-wall` with a file in `../textures`, whose name they replace by
 the style's; a floor arena with a body `floor` that holds the geom `floor`; table arenas with a geom `floor` in the world and

@@ -1,4 +1,4 @@
-"""What a study holds: books, the caddy they go into, the shelf. Knows nothing of files.
+"""What a study holds: books, the caddy they go into, the shelf.
 
 Compartments are named as the agent's camera sees them: front is nearest to it. The caddy stands turned by half a turn.
 """

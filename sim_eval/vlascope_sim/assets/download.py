@@ -1,7 +1,4 @@
-"""Official LIBERO assets from the Hugging Face hub, at one revision, to where hf-libero looks for them.
-
-Knows nothing of stand-ins.
-"""
+"""Official LIBERO assets from the Hugging Face hub, at one revision, to where hf-libero looks for them."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlascope_sim.assets.resolve import official_places
-from vlascope_sim.environment.errors import SimulationError
+from vlascope_sim.errors import SimulationError
 
 REPOSITORY = "lerobot/libero-assets"
 """The dataset that hf-libero 0.1.4 downloads (`download_utils.HF_ASSETS_REPO_ID`)."""

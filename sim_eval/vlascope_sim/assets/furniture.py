@@ -1,4 +1,4 @@
-"""What stands fixed on a kitchen table: cabinets, stove, microwave, wine rack. Knows nothing of files.
+"""What stands fixed on a kitchen table: cabinets, stove, microwave, wine rack.
 
 Fixtures stand with their origin on the table (`bottom` of -4 cm puts it there) and open towards -y. Travel of drawers, doors
 and knobs is what LIBERO's classes take for open, closed and on.

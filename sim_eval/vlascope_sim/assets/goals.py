@@ -1,5 +1,5 @@
 """Whether a task's goal can come true in a scene: puts joints and objects where the goal wants them, lets them settle, and
-asks the environment's own predicates. Knows nothing of policies, and nothing of how the scene was made.
+asks the environment's own predicates.
 """
 
 from __future__ import annotations

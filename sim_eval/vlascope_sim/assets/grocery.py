@@ -1,4 +1,4 @@
-"""Groceries: cans, cartons, bottles and boxes a Panda's gripper (8 cm) can close on. Knows nothing of files.
+"""Groceries: cans, cartons, bottles and boxes a Panda's gripper (8 cm) can close on.
 
 A grocery's origin is where its initial states on the floor put it when it just touches: 2.5 cm less than its `bottom` above
 its base. On tables, which those heights were not drawn for, it drops 3.5 cm.

@@ -1,4 +1,4 @@
-"""How a shape becomes an MJCF file that LIBERO's classes accept. Knows nothing of particular objects.
+"""How a shape becomes an MJCF file that LIBERO's classes accept.
 
 What LIBERO and robosuite expect of a file:
 

@@ -1,4 +1,4 @@
-"""Which asset files a suite needs, asked of hf-libero's own classes. Knows nothing of where assets come from.
+"""Which asset files a suite needs, asked of hf-libero's own classes.
 
 Every category of object is a class that reads its file when it is made: made in an empty folder, it says which file it lacks.
 Every kind of problem names its scene, floor and wall to the base class that it extends.
@@ -14,9 +14,9 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from vlascope_sim.environment.errors import SimulationError
 from vlascope_sim.environment.package import use_assets
 from vlascope_sim.environment.tasks import suite_tasks
+from vlascope_sim.errors import SimulationError
 
 _STYLED = {"texplane": "floor", "tex-wall": "wall"}
 """Textures of a scene whose file the arena's class replaces by a style's."""

@@ -1,7 +1,4 @@
-"""Which assets LIBERO takes its models from: a folder that was asked for, official ones on disk, or stand-ins.
-
-Knows nothing of how stand-ins are made or official ones downloaded.
-"""
+"""Which assets LIBERO takes its models from: a folder that was asked for, official ones on disk, or stand-ins."""
 
 from __future__ import annotations
 
@@ -10,11 +7,11 @@ import hashlib
 from pathlib import Path
 from typing import Literal
 
-from vlascope_sim.assets.checked import failures
+from vlascope_sim.assets.check import failures
 from vlascope_sim.assets.needs import missing_files
 from vlascope_sim.assets.standin import standin_files, standin_hash, write_standins
-from vlascope_sim.environment.errors import SimulationError
 from vlascope_sim.environment.package import libero_folder
+from vlascope_sim.errors import SimulationError
 
 _SCENES = "scenes"
 

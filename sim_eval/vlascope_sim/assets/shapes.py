@@ -1,4 +1,4 @@
-"""Shapes that several objects are made of: bowls, walls, boxes. Knows nothing of particular objects.
+"""Shapes that several objects are made of: bowls, walls, boxes.
 
 All in world axes, standing on z = 0 unless `at` says otherwise, metres. The open gripper spans y.
 """

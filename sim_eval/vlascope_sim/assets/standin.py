@@ -1,4 +1,4 @@
-"""Stand-in LIBERO assets, generated from shapes: their files, their hash, their folder. Knows nothing of official ones.
+"""Stand-in LIBERO assets, generated from shapes: their files, their hash, their folder.
 
 They hold MuJoCo primitives and drawn textures only. Results obtained with them say nothing about official LIBERO scores.
 """
@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
+from vlascope_base.cache import cache_folder
+from vlascope_base.files import make_folders, remove, replacing
+
 from vlascope_sim.assets.arena import arenas
-from vlascope_sim.assets.cache import cache_folder
 from vlascope_sim.assets.desk import desk
 from vlascope_sim.assets.furniture import furniture
 from vlascope_sim.assets.grocery import groceries
@@ -55,7 +54,7 @@ def write_standins() -> Path:
     folder = cache_folder() / "assets" / standin_hash()
     if _intact(folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(folder.parent)
     with filelock.FileLock(folder.parent / f"{folder.name}.lock"):
         if not _intact(folder):
             _write(folder)
@@ -63,18 +62,12 @@ def write_standins() -> Path:
 
 
 def _write(folder: Path) -> None:
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
-    try:
-        partial.chmod(0o755)
+    with replacing(folder) as partial:
         for name, content in standin_files().items():
             file = partial / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(folder)  # one that somebody changed
 
 
 def _intact(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Plates, bowls, mugs, pans, and what things are put into: basket and tray. Knows nothing of files.
+"""Plates, bowls, mugs, pans, and what things are put into: basket and tray.
 
 Origins lie on the base, but for the wine bottle, whose initial states drop it least so. Bowls and mugs are held by their
 rim, which the gripper straddles at +y or -y.

@@ -1,4 +1,4 @@
-"""Small seamless textures drawn from integers, as PNG files equal to the byte on every machine. Knows nothing of scenes.
+"""Small seamless textures drawn from integers, as PNG files equal to the byte on every machine.
 
 No noise is drawn from a library and nothing is compressed: another version of either would change the assets' hash.
 """

@@ -1,12 +1,15 @@
-"""`vlascope-sim assets`: which LIBERO assets are in use, and whether they serve each suite. Knows nothing of shapes."""
+"""`vlascope-sim assets`: which LIBERO assets are in use, and whether they serve each suite."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from vlascope_sim.commands.options import LogLevel
+from vlascope_base.options import CommandOptions
+
+from vlascope_sim.environment.tasks import Suite
+from vlascope_sim.errors import SimulationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,12 +17,11 @@ if TYPE_CHECKING:
     from vlascope_sim.assets import AssetSet
     from vlascope_sim.environment import Task
 
-Suite = Literal["libero_object", "libero_spatial", "libero_goal", "libero_10", "libero_90"]
 ALL_SUITES: tuple[Suite, ...] = ("libero_object", "libero_spatial", "libero_goal", "libero_10", "libero_90")
 
 
-@dataclasses.dataclass(frozen=True)
-class Assets:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Assets(CommandOptions):
     """Shows which LIBERO assets are in use and which suites they serve; downloads official ones, checks stand-ins.
 
     Without official assets, stand-ins made of primitive shapes are generated: tasks run, but their success rates say nothing
@@ -39,8 +41,6 @@ class Assets:
     vlascope is replaced, the other suites' rows being kept where they are of the same assets."""
     contact_sheet: Path | None = None
     """Write a PNG with a labelled picture of every task of the suites."""
-    log_level: LogLevel = "info"
-    """Least severe messages to show, on stderr."""
 
     def run(self) -> int:
         """Prints to stdout.
@@ -50,7 +50,6 @@ class Assets:
         """
         from vlascope_sim.assets import resolve_assets
         from vlascope_sim.assets.download import download_assets
-        from vlascope_sim.environment.errors import SimulationError
 
         if self.revision is not None and not self.download:
             raise SimulationError("--revision: without --download nothing is taken from the hub; give both, or neither")
@@ -69,8 +68,7 @@ def _check(found: AssetSet, suites: tuple[Suite, ...]) -> list[str]:
     """The tasks that failed, one line each; they are printed too."""
     import importlib.metadata
 
-    from vlascope_sim.assets.check import check_task
-    from vlascope_sim.assets.checked import read_checks, write_checks
+    from vlascope_sim.assets.check import check_task, read_checks, write_checks
 
     checks = [check_task(task, found.path) for task in _tracked(suites, "checking")]
     failed = [f"{check.suite} {check.task}: {check.failure}" for check in checks if check.failure]
@@ -88,7 +86,7 @@ def _print_suites(found: AssetSet, suites: tuple[Suite, ...]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from vlascope_sim.assets.checked import failures
+    from vlascope_sim.assets.check import failures
     from vlascope_sim.environment import suite_tasks
 
     console = Console()

@@ -1,4 +1,4 @@
-"""What a policy server says of itself before a campaign begins, and how fast it answers. Knows nothing of simulations."""
+"""What a policy server says of itself before a campaign begins, and how fast it answers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from vlascope_client import PolicyClient
 
+from vlascope_sim.errors import RolloutError
 from vlascope_sim.rollout.campaign import Campaign
-from vlascope_sim.rollout.errors import RolloutError
 from vlascope_sim.rollout.session import open_client
 
 _FIRST_CONTACT_SECONDS = 5.0
@@ -18,8 +18,8 @@ _MEASURED = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Policy:
-    """A policy as its server shows it.
+class ServedPolicy:
+    """What a server said of its policy, and how fast it answered.
 
     Attributes:
         metadata: the server's, as it came.
@@ -32,7 +32,7 @@ class Policy:
     frame_bytes: int | None
 
 
-def ask_policies(campaign: Campaign, api_key: str | None, *, deterministic_check: bool) -> Policy:
+def ask_policies(campaign: Campaign, api_key: str | None, *, deterministic_check: bool) -> ServedPolicy:
     """Asks every server of a campaign.
 
     Args:
@@ -55,10 +55,10 @@ def ask_policies(campaign: Campaign, api_key: str | None, *, deterministic_check
                 f"{server}: serves policy {policy.metadata['fingerprint']}, {campaign.servers[0]} serves "
                 f"{first['fingerprint']}; one campaign has one policy"
             )
-    return Policy(first, max(policy.latency_ms for policy in policies), policies[0].frame_bytes)
+    return ServedPolicy(first, max(policy.latency_ms for policy in policies), policies[0].frame_bytes)
 
 
-def _ask(server: str, campaign: Campaign, api_key: str | None, deterministic_check: bool) -> Policy:
+def _ask(server: str, campaign: Campaign, api_key: str | None, deterministic_check: bool) -> ServedPolicy:
     with open_client(server, campaign, api_key, patience=_FIRST_CONTACT_SECONDS) as client:
         spec = client.metadata
         if campaign.replan_steps > spec.action_horizon:
@@ -76,7 +76,7 @@ def _ask(server: str, campaign: Campaign, api_key: str | None, deterministic_che
         if deterministic_check and any(other.tobytes() != first.tobytes() for other in others):
             furthest = max(float(np.abs(first - other).max()) for other in others)
             raise RolloutError(f"{server}: the same request twice gave actions that differ by up to {furthest:g}")
-        return Policy(dict(client.raw_metadata), min(latencies), frame_bytes)
+        return ServedPolicy(dict(client.raw_metadata), min(latencies), frame_bytes)
 
 
 def _infer_same(client: PolicyClient, image_size: int) -> tuple[list[float], list[np.ndarray]]:

@@ -1,4 +1,4 @@
-"""What `vlascope-sim rollout` does with a campaign: checks, cost, workers, the last words. Knows nothing of options."""
+"""What `vlascope-sim rollout` does with a campaign: checks, cost, workers, the last words."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vlascope_sim.assets import resolve_assets
-from vlascope_sim.assets.checked import failures
-from vlascope_sim.commands.policy_check import Policy, ask_policies
-from vlascope_sim.environment.errors import SimulationError
+from vlascope_sim.assets.check import failures
+from vlascope_sim.commands.policy_check import ServedPolicy, ask_policies
+from vlascope_sim.errors import SimulationError
 from vlascope_sim.rollout.campaign import Campaign
 from vlascope_sim.rollout.cost import Cost, estimate
 from vlascope_sim.rollout.episode import AssetsUsed
@@ -20,6 +20,7 @@ from vlascope_sim.rollout.progress import CampaignProgress
 from vlascope_sim.rollout.results import final_rows
 from vlascope_sim.rollout.runner import CampaignFolder, run_campaign
 from vlascope_sim.rollout.spawned import SpawnedWorkers
+from vlascope_sim.rollout.summary import LiftCounts, Metrics, Summary
 from vlascope_sim.rollout.worker import WorkerSetup
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def run_rollout(
     Raises:
         SimulationError, RolloutError, vlascope_client.PolicyClientError: it cannot run.
     """
-    print(json.dumps({"campaign": dataclasses.asdict(campaign)}), file=sys.stderr)
+    print(json.dumps({"campaign": dataclasses.asdict(campaign)}, default=str), file=sys.stderr)
     assets = usable_assets(campaign)
     policy = ask_policies(campaign, api_key, deterministic_check=deterministic_check)
     _warn_of_training(campaign, assets, policy.metadata)
@@ -77,7 +78,7 @@ def usable_assets(campaign: Campaign) -> AssetsUsed:
     Raises:
         SimulationError: there are none, or files are missing; the message names them.
     """
-    found = resolve_assets(Path(campaign.assets) if campaign.assets else None)
+    found = resolve_assets(campaign.assets)
     if found.kind == "stand-in":  # whole by their making, and checked task by task
         unfit = failures(campaign.suite, found.hash)
         for line in unfit[:3]:
@@ -99,7 +100,7 @@ def _workers(campaign: Campaign, assets: AssetsUsed, output: Path, api_key: str 
     return SpawnedWorkers(setups, hang_seconds=campaign.hang_seconds, build_seconds=campaign.build_seconds)
 
 
-def _cost(campaign: Campaign, episodes: int, policy: Policy) -> Cost:
+def _cost(campaign: Campaign, episodes: int, policy: ServedPolicy) -> Cost:
     return estimate(
         campaign,
         episodes,
@@ -119,7 +120,7 @@ def _warn_of_training(campaign: Campaign, assets: AssetsUsed, policy: dict[str, 
         log.warning("assets: %s; results say nothing of LIBERO's published scores", assets.kind)
 
 
-def _print_summary(summary: dict[str, Any], output: Path, campaign: Campaign) -> None:
+def _print_summary(summary: Summary, output: Path, campaign: Campaign) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -130,8 +131,8 @@ def _print_summary(summary: dict[str, Any], output: Path, campaign: Campaign) ->
     shows_told = bool(campaign.conditions) and summary["suite"]["told_lifted_first"]["of"]
     for column in columns + (["told object lifted first"] if shows_told else []):
         table.add_column(column, justify="left" if column == "task" else "right")
-    for name, figures in [*summary["tasks"].items(), ("all", summary["suite"])]:
-        table.add_row(name, *_cells(figures), *([_told_cell(figures["told_lifted_first"])] if shows_told else []))
+    for name, metrics in [*summary["tasks"].items(), ("all", summary["suite"])]:
+        table.add_row(name, *_cells(metrics), *([_told_cell(metrics["told_lifted_first"])] if shows_told else []))
     Console().print(table)
     if summary["suite"]["frames"]:
         print(f"stored  as campaign {campaign.id}")
@@ -143,18 +144,18 @@ def _print_summary(summary: dict[str, Any], output: Path, campaign: Campaign) ->
         print(f"seen    {output}/observations/")
 
 
-def _cells(figures: dict[str, Any]) -> tuple[str, ...]:
-    interval, latency, steps = figures["wilson_95"], figures["latency_ms"], figures["mean_steps"]
+def _cells(metrics: Metrics) -> tuple[str, ...]:
+    interval, latency, steps = metrics["wilson_95"], metrics["latency_ms"], metrics["mean_steps"]
     return (
-        str(figures["episodes"]),
-        "-" if figures["success_rate"] is None else f"{figures['successes']} ({figures['success_rate']:.0%})",
+        str(metrics["episodes"]),
+        "-" if metrics["success_rate"] is None else f"{metrics['successes']} ({metrics['success_rate']:.0%})",
         f"{interval[0]:.0%} to {interval[1]:.0%}" if interval else "-",
         "-" if steps is None else f"{steps:.0f}",
         f"{latency['p50']:.0f} / {latency['p95']:.0f}" if latency else "-",
-        str(figures["frames"]),
-        str(figures["errors"]),
+        str(metrics["frames"]),
+        str(metrics["errors"]),
     )
 
 
-def _told_cell(told: dict[str, Any]) -> str:
+def _told_cell(told: LiftCounts) -> str:
     return f"{told['count']} of {told['of']} ({told['count'] / told['of']:.0%})" if told["of"] else "-"

@@ -1,4 +1,4 @@
-"""Makes many demonstrations in spawned processes, and hands them on in their order. Knows nothing of datasets.
+"""Makes many demonstrations in spawned processes, and hands them on in their order.
 
 Each process keeps the environment of its last task. Work is handed out a little ahead of what is taken, so that finished
 demonstrations, 10 MB each, do not pile up.
@@ -16,7 +16,8 @@ from pathlib import Path
 
 from vlascope_sim.demonstrations.episode import Frames, Outcome, demonstrate
 from vlascope_sim.demonstrations.plan import Demonstration
-from vlascope_sim.environment import LiberoEnvironment, RenderMode, SimulationError, load_task
+from vlascope_sim.environment import LiberoEnvironment, RenderMode, load_task
+from vlascope_sim.errors import SimulationError
 from vlascope_sim.processes import leave_with_parent, one_thread
 
 Made = tuple[Demonstration, Outcome, Frames | None]

@@ -1,7 +1,4 @@
-"""Demonstrations as a LeRobot dataset, with the names that openpi's LIBERO dataset gives its columns.
-
-Knows nothing of how demonstrations are made.
-"""
+"""Demonstrations as a LeRobot dataset, with the names that openpi's LIBERO dataset gives its columns."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ from typing import Any
 from vlascope_datasets import DatasetWriter
 
 from vlascope_sim.demonstrations.episode import Frames
-from vlascope_sim.environment.errors import SimulationError
 from vlascope_sim.environment.libero import CONTROL_HZ
+from vlascope_sim.errors import SimulationError
 
 
 def features(image_size: int) -> dict[str, dict[str, Any]]:

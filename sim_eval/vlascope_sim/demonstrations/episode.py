@@ -1,4 +1,4 @@
-"""Makes one demonstration in an environment: reset, perturb, act, keep what was seen. Knows nothing of files or processes."""
+"""Makes one demonstration in an environment: reset, perturb, act, keep what was seen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 from vlascope_sim.demonstrations.expert import Expert
 from vlascope_sim.demonstrations.noise import Noise
 from vlascope_sim.demonstrations.plan import Demonstration
-from vlascope_sim.demonstrations.success import Watch
 from vlascope_sim.environment import LiberoEnvironment
 from vlascope_sim.perturb import PerturbationError, PerturbationRecord, reset_perturbed
 from vlascope_sim.perturb.scene import Scene
@@ -26,7 +25,7 @@ class Frames:
     """What a policy is trained on, one row a step.
 
     Attributes:
-        image, wrist_image: before the step, uint8 [n, size, size, 3], as `Observation` holds them.
+        image, wrist_image: before the step, uint8 [n, size, size, 3], as `SensorReadings` holds them.
         state: before the step, float32 [n, 8].
         actions: the expert's answer, float32 [n, 7].
         image_target, wrist_image_target: before the step, float32 [n, 2]: where the middle of the told object is seen, as
@@ -102,7 +101,7 @@ def demonstrate(
     except PerturbationError as error:
         return Outcome(success=False, problem=str(error), seconds=round(time.perf_counter() - begun, 3)), None
     scene = Scene(environment)
-    expert, watch = Expert(scene, demonstration.goal), Watch(scene, demonstration.goal)
+    expert = Expert(scene, demonstration.goal)
     noise = Noise(demonstration.noise, demonstration.noise_seed)
     rows, limit, steps = [], environment.task.step_limit, 0
     if demonstration.max_steps is not None:
@@ -118,14 +117,14 @@ def demonstrate(
             rows.append((seen.image, seen.wrist_image, seen.state, label, followed, *seen_at))
         seen, _ = environment.step(action, render=record)
         steps += 1
-        if watch.look() and reached is None:
+        if reached is None and scene.holds(demonstration.goal.condition):
             reached, last = steps, min(limit, steps + AFTERWARDS)
     outcome = Outcome(
-        success=watch.reached,
+        success=reached is not None,
         steps=steps if reached is None else reached,
         frames=steps,
         grasps=expert.grasps,
-        lifted_first=watch.lifted_first,
+        lifted_first=environment.lifted_first,
         sigma=noise.sigma,
         bursts=len(noise.bursts),
         perturbation=perturbed,

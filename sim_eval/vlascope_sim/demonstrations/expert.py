@@ -1,7 +1,7 @@
 """A scripted expert: picks an object up and puts it where a goal wants it, and starts over where that went wrong.
 
-It sees the simulation, not pictures, and answers each moment with the action for that moment: pushed aside, it comes back.
-Knows nothing of noise, episodes or datasets.
+It sees the simulation, not pictures, and decides each action from the present moment alone: where it is pushed aside, it
+comes back.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Generator
 
 import numpy as np
 
-from vlascope_sim.demonstrations.goals import Goal
 from vlascope_sim.demonstrations.grasps import Grasp, choose_grasp, clear_height
+from vlascope_sim.environment.goals import Goal
 from vlascope_sim.perturb.scene import Scene
 
 Actions = Generator[np.ndarray, None, bool]

@@ -1,4 +1,4 @@
-"""How an object is grasped, and how high the gripper must go to pass what is in its way. Knows nothing of the expert's plan.
+"""How an object is grasped, and how high the gripper must go to pass what is in its way.
 
 The Panda's fingers open along y to 8 cm; its hand is 20 cm wide that way, and begins 3.4 cm above the point between the
 fingertips.

@@ -1,7 +1,7 @@
 """Noise on an expert's actions: what is done differs from what is written down. Pure functions of a seed.
 
-The labels are always the expert's: a policy trained on them sees states beside the straight way, and what leads back from
-there. Knows nothing of simulators or of the expert.
+The labels are always the expert's: a policy trained on them sees states beside the straight way, and the actions that lead
+back from there.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
-"""Which demonstrations are to be made, each with the seeds that decide it. Knows nothing of how they are made."""
+"""Which demonstrations are to be made, each with the seeds that decide it."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from vlascope_sim.demonstrations.goals import Goal, Targets, goals_of
 from vlascope_sim.demonstrations.noise import NO_NOISE, NoiseOptions
-from vlascope_sim.environment.errors import SimulationError
-from vlascope_sim.environment.tasks import load_task
-from vlascope_sim.perturb import Kind, Perturbation
-from vlascope_sim.rollout.seeds import derive_seed, environment_seed
+from vlascope_sim.demonstrations.options import PlanOptions
+from vlascope_sim.environment.goals import Goal, goals_of
+from vlascope_sim.environment.tasks import load_task, suite_tasks
+from vlascope_sim.errors import SimulationError
+from vlascope_sim.perturb import Perturbation
+from vlascope_sim.seeds import derive_seed, environment_seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,34 +50,28 @@ class Demonstration:
         return f"{self.suite}.task{self.task}.{goal}.episode{self.episode}.{shift}{noisy}{start}.seed{self.seed}"
 
 
-def plan(
-    suite: str,
-    tasks: tuple[int, ...],
-    episodes: tuple[int, ...],
-    *,
-    targets: Targets = "told",
-    perturb: Kind = "none",
-    move_cm: float = 0.0,
-    noise: NoiseOptions = NO_NOISE,
-    max_steps: int | None = None,
-    seed: int = 7,
-) -> tuple[Demonstration, ...]:
-    """All demonstrations of the tasks that have goals for the expert, task by task.
+def plan(options: PlanOptions) -> tuple[Demonstration, ...]:
+    """All demonstrations that are asked for of the tasks that have goals for the expert, task by task.
 
     An episode's scene is the same for every goal: nothing but the instruction tells them apart.
 
     Raises:
-        SimulationError: a suite, task or perturbation that does not exist, or nothing to demonstrate.
+        SimulationError: a suite, task, noise or perturbation that does not exist, or nothing to demonstrate.
     """
+    suite, perturb, seed = options.suite, options.perturb, options.seed
     if suite == "libero_spatial" and perturb in ("shuffle", "both"):
         raise SimulationError(
             f"perturb {perturb!r}: libero_spatial tells its bowls apart by where they stand; use none or move"
         )
-    found = []
+    if options.max_steps is not None and options.max_steps < 1:
+        raise SimulationError(f"max_steps {options.max_steps}: expected at least 1")
+    tasks = tuple(range(len(suite_tasks(suite)))) if options.tasks is None else options.tasks
+    move_cm = options.move_cm if perturb in ("move", "both") else 0.0
+    noise, found = _noise(options), []
     for number in tasks:
         task = load_task(suite, number)
-        for goal in goals_of(task, targets):
-            for episode in episodes:
+        for goal in goals_of(task, options.targets):
+            for episode in options.episodes:
                 parts = (seed, suite, number, goal.target, goal.place, episode)
                 drawn = 0 if perturb == "none" else derive_seed("scene", seed, suite, number, episode, bits=32)
                 found.append(
@@ -90,10 +85,18 @@ def plan(
                         perturbation=Perturbation(kind=perturb, move_cm=move_cm, seed=drawn),
                         noise=noise,
                         noise_seed=derive_seed("expert noise", *parts, bits=32),
-                        max_steps=max_steps,
+                        max_steps=options.max_steps,
                         seed=seed,
                     )
                 )
     if not found:
         raise SimulationError(f"tasks {', '.join(map(str, tasks))} of {suite}: none is of picking up and placing")
     return tuple(found)
+
+
+def _noise(options: PlanOptions) -> NoiseOptions:
+    if options.noise_bursts < 0:
+        raise SimulationError(f"noise_bursts {options.noise_bursts}: expected at least 0")
+    if not options.noise_sigmas or not all(sigma >= 0 for sigma in options.noise_sigmas):
+        raise SimulationError(f"noise_sigmas {options.noise_sigmas}: expected one or more, each at least 0")
+    return NoiseOptions(options.noise_sigmas, options.noise_bursts) if options.noise else NO_NOISE

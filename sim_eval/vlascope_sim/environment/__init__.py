@@ -1,18 +1,17 @@
-"""LIBERO tasks and environments. Knows nothing of policies or rollouts."""
+"""LIBERO's tasks, what can be asked for in their scenes, and their environments; no policy and no rollout."""
 
 from vlascope_sim.environment.cameras import RenderMode
-from vlascope_sim.environment.errors import SimulationError
-from vlascope_sim.environment.libero import DUMMY_ACTION, SETTLE_STEPS, LiberoEnvironment, Observation
-from vlascope_sim.environment.tasks import STEP_LIMITS, Task, load_task, suite_tasks
+from vlascope_sim.environment.libero import DUMMY_ACTION, SETTLE_STEPS, LiberoEnvironment, SensorReadings
+from vlascope_sim.environment.tasks import STEP_LIMITS, Suite, Task, load_task, suite_tasks
 
 __all__ = [
     "DUMMY_ACTION",
     "SETTLE_STEPS",
     "STEP_LIMITS",
     "LiberoEnvironment",
-    "Observation",
     "RenderMode",
-    "SimulationError",
+    "SensorReadings",
+    "Suite",
     "Task",
     "load_task",
     "suite_tasks",

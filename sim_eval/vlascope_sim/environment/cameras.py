@@ -1,4 +1,4 @@
-"""Pictures of a simulated scene, drawn when asked for. Knows nothing of robosuite's observables or of LIBERO.
+"""Pictures of a simulated scene, drawn when asked for.
 
 `full` draws what robosuite draws, pixel for pixel. `fast` leaves out multisampling and shows the robot's collision meshes
 (some thousand faces) where robosuite shows its visual ones (150,000): the same scene and the same poses, four times sooner.

@@ -1,4 +1,4 @@
-"""LIBERO's initial states without torch and without running a pickle's code. Knows nothing of tasks.
+"""LIBERO's initial states without torch and without running a pickle's code.
 
 The files are what `torch.save` makes of one NumPy array: a zip with one pickle, which may name four harmless things here
 and nothing else.
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vlascope_sim.environment.errors import SimulationError
+from vlascope_sim.errors import SimulationError
 
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # pyright: ignore[reportAttributeAccessIssue]

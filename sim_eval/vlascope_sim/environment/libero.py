@@ -1,9 +1,9 @@
-"""A LIBERO task as an environment: reset, step, observe. Knows nothing of policies, episodes or videos.
+"""A LIBERO task as an environment: reset, step, observe.
 
 What LIBERO and robosuite do that nobody expects, and what happens here:
 
 1. Camera buffers come bottom row first. Policies are trained on them turned by 180 degrees, both cameras: upright, and
-   mirrored left to right. `Observation` holds them so.
+   mirrored left to right. `SensorReadings` holds them so.
 2. Objects drop some centimetres after a reset. Ten steps of the dummy action (no motion, gripper open) settle them; they
    count as no step of the policy.
 3. The gripper's command is -1 to open and +1 to close.
@@ -39,12 +39,11 @@ from typing import Any
 
 import numpy as np
 
-from vlascope_sim.environment.annotations import annotate
+from vlascope_sim.environment.annotations import LiftWatch, annotate
 from vlascope_sim.environment.cameras import Cameras, RenderMode
-from vlascope_sim.environment.errors import SimulationError
-from vlascope_sim.environment.lifts import LiftWatch
 from vlascope_sim.environment.package import use_assets
 from vlascope_sim.environment.tasks import Task
+from vlascope_sim.errors import SimulationError
 
 SETTLE_STEPS = 10
 CONTROL_HZ = 20
@@ -57,8 +56,8 @@ _PLACEMENT_TRIES = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Observation:
-    """What a policy sees.
+class SensorReadings:
+    """What the cameras and the robot report at a timestep; a policy sees it.
 
     Attributes:
         image: the scene, uint8 [size, size, 3], as policies are trained on it; None where it was not asked for.
@@ -160,7 +159,7 @@ class LiberoEnvironment:
 
     def reset(
         self, init_state_index: int, seed: int, *, settle_steps: int = SETTLE_STEPS, render: bool = True
-    ) -> Observation:
+    ) -> SensorReadings:
         """Starts an episode and settles it.
 
         Args:
@@ -192,9 +191,9 @@ class LiberoEnvironment:
             self._wanted = render and step == settle_steps - 1
             values = self._control.step(DUMMY_ACTION)[0]
         self.mark_start()
-        return self._observation(values)
+        return self._readings(values)
 
-    def step(self, action: np.ndarray, *, render: bool = True) -> tuple[Observation, bool]:
+    def step(self, action: np.ndarray, *, render: bool = True) -> tuple[SensorReadings, bool]:
         """One control period (50 ms).
 
         Args:
@@ -214,13 +213,13 @@ class LiberoEnvironment:
         self._wanted = render
         values, _, success, _ = self._control.step(action)
         self._lifts.look()
-        return self._observation(values), bool(success)
+        return self._readings(values), bool(success)
 
     def seen_at(self, point: np.ndarray) -> dict[str, tuple[float, float] | None]:
         """Where the pictures of this moment show a point (m, the world's frame), in front of other things or behind.
 
         Returns:
-            `image` and `wrist_image` -> shares of the picture's side from its left and top, as `Observation` holds the
+            `image` and `wrist_image` -> shares of the picture's side from its left and top, as `SensorReadings` holds the
             picture, in [0, 1); None where the point is out of it.
         """
         self._check_open()
@@ -283,13 +282,13 @@ class LiberoEnvironment:
         for camera in _PICTURES.values():
             self._domain.add_observable(Observable(camera, drawing(camera), sampling_rate=CONTROL_HZ))
 
-    def _observation(self, values: dict[str, np.ndarray]) -> Observation:
+    def _readings(self, values: dict[str, np.ndarray]) -> SensorReadings:
         pictures = {
             field: np.ascontiguousarray(values[camera][:, ::-1]) if self._wanted else None
             for field, camera in _PICTURES.items()
         }
         position, quaternion, fingers = (values[name] for name in _PROPRIOCEPTION)
-        return Observation(**pictures, state=np.concatenate([position, axis_angle(quaternion), fingers]))
+        return SensorReadings(**pictures, state=np.concatenate([position, axis_angle(quaternion), fingers]))
 
     def _object_speed(self) -> float:
         data = self._domain.sim.data

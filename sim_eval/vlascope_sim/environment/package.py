@@ -1,7 +1,4 @@
-"""The installed LIBERO package: where its files lie, and how it is imported without a question or a download.
-
-Knows nothing of tasks or of environments.
-"""
+"""The installed LIBERO package: where its files lie, and how it is imported without a question or a download."""
 
 from __future__ import annotations
 
@@ -13,7 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from vlascope_sim.environment.errors import SimulationError
+from vlascope_sim.errors import SimulationError
+
+DECIDING_PACKAGES = ("vlascope-sim", "vlascope-client", "hf-libero", "robosuite", "mujoco", "numpy")
+"""Packages whose versions decide what a simulation does; they are written beside every result."""
 
 
 @functools.cache

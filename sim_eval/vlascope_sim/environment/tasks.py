@@ -1,4 +1,4 @@
-"""LIBERO's suites and tasks, read from the files that hf-libero ships. Knows nothing of the simulator.
+"""LIBERO's suites and tasks, read from the files that hf-libero ships. The simulator is not imported.
 
 Step limits are those of openpi's LIBERO client (examples/libero/main.py): the longest demonstration of a suite, rounded up.
 """
@@ -10,14 +10,23 @@ import functools
 import re
 import runpy
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from vlascope_sim.environment.errors import SimulationError
 from vlascope_sim.environment.init_states import read_init_states
 from vlascope_sim.environment.package import libero_folder
+from vlascope_sim.errors import SimulationError
 
-STEP_LIMITS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
+Suite = Literal["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"]
+
+STEP_LIMITS: dict[str, int] = {
+    "libero_spatial": 220,
+    "libero_object": 280,
+    "libero_goal": 300,
+    "libero_10": 520,
+    "libero_90": 400,
+}
 """Suite → environment steps that a policy gets, settling not counted."""
 
 

@@ -1,4 +1,4 @@
-"""Scenes with their objects moved or shuffled, the same way each time. Knows nothing of policies or experts."""
+"""Scenes with their objects moved or shuffled, the same way each time."""
 
 from vlascope_sim.perturb.displace import apply, reset_perturbed
 from vlascope_sim.perturb.perturbation import KINDS, Kind, Perturbation, PerturbationError, PerturbationRecord

@@ -1,7 +1,7 @@
 """Does a perturbation to an environment that has just been reset, and sees to it that everything stands again.
 
-Knows nothing of policies or experts. Free to go elsewhere is an object that stands on the floor or the table alone and
-carries nothing; what others are put into (the basket) stays where it is.
+An object is free to go elsewhere where it stands on the floor or the table alone and carries nothing; what others are put
+into (the basket) stays where it is.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlascope_sim.environment.libero import DUMMY_ACTION, SETTLE_STEPS
-from vlascope_sim.perturb.layout import Place, Surroundings, clear, moved, shuffled
 from vlascope_sim.perturb.perturbation import Perturbation, PerturbationError, PerturbationRecord
+from vlascope_sim.perturb.placement import Place, Surroundings, clear, moved, shuffled
 from vlascope_sim.perturb.scene import Scene
 
 if TYPE_CHECKING:
-    from vlascope_sim.environment import LiberoEnvironment, Observation
+    from vlascope_sim.environment import LiberoEnvironment, SensorReadings
 
 _LIFT = 0.003
 _REACH = (0.32, 0.80)
-_LAYOUTS_DRAWN, _LAYOUTS_SETTLED = 400, 10
+_PLACEMENTS_DRAWN, _PLACEMENTS_SETTLED = 400, 10
 _MOST_MOVED, _MOST_SUNK, _MOST_TILTED, _MOST_SPEED = 0.012, 0.006, math.radians(5), 0.03
 """By which a settled object may differ from where and how it was put: m, m, rad, m/s."""
 
@@ -54,7 +54,7 @@ def apply(environment: LiberoEnvironment, perturbation: Perturbation) -> Perturb
     around = _surroundings(scene, free)
     start, upright = scene.sim.get_state(), {name: scene.orientation(name) for name in scene.objects}
     heights = {name: scene.position(name)[2] for name in scene.objects}
-    for tried in range(1, _LAYOUTS_SETTLED + 1):
+    for tried in range(1, _PLACEMENTS_SETTLED + 1):
         drawn = _draw(before, radii, around, perturbation, rng)
         if drawn is None:
             break
@@ -76,20 +76,29 @@ def apply(environment: LiberoEnvironment, perturbation: Perturbation) -> Perturb
 
 
 def reset_perturbed(
-    environment: LiberoEnvironment, init_state_index: int, seed: int, perturbation: Perturbation, *, render: bool = True
-) -> tuple[Observation, PerturbationRecord]:
-    """`environment.reset`, then the perturbation, then an observation. With kind `none` it is the reset alone.
+    environment: LiberoEnvironment,
+    init_state_index: int,
+    seed: int,
+    perturbation: Perturbation,
+    *,
+    settle_steps: int = SETTLE_STEPS,
+    render: bool = True,
+) -> tuple[SensorReadings, PerturbationRecord]:
+    """`environment.reset`, then the perturbation, then readings: the episode starts from there.
+
+    With kind `none` it is the reset alone.
 
     Raises:
         SimulationError: no such initial state.
         PerturbationError: the scene has no room.
     """
     none = perturbation.kind == "none"
-    observation = environment.reset(init_state_index, seed, render=render and none)
+    seen = environment.reset(init_state_index, seed, settle_steps=settle_steps, render=render and none)
     record = apply(environment, perturbation)
     if not none:
-        observation, _ = environment.step(np.array(DUMMY_ACTION), render=render)
-    return observation, record
+        seen, _ = environment.step(np.array(DUMMY_ACTION), render=render)
+        environment.mark_start()
+    return seen, record
 
 
 def _free_objects(scene: Scene) -> list[str]:
@@ -114,7 +123,7 @@ def _draw(
     rng: np.random.Generator,
 ) -> tuple[dict[str, str], dict[str, Place]] | None:
     """Who takes whose place, and where everything goes; None where nothing was found."""
-    for _ in range(_LAYOUTS_DRAWN):
+    for _ in range(_PLACEMENTS_DRAWN):
         took = shuffled(list(before), rng) if perturbation.shuffles else {name: name for name in before}
         places = {name: before[other] for name, other in took.items()}
         if perturbation.moves:

@@ -1,4 +1,4 @@
-"""What is done to a scene, and what became of it, as values that go into an episode's metadata. Knows nothing of simulators."""
+"""What is done to a scene, and what became of it, as values that go into an episode's metadata."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from vlascope_sim.environment.errors import SimulationError
+from vlascope_sim.errors import SimulationError
 
 Kind = Literal["none", "move", "shuffle", "both"]
 KINDS: tuple[Kind, ...] = ("none", "move", "shuffle", "both")
@@ -53,7 +53,7 @@ class Perturbation:
         """Whether objects change places."""
         return self.kind in ("shuffle", "both")
 
-    def to_map(self) -> dict[str, Any]:
+    def to_map(self) -> dict[str, object]:
         """For JSON."""
         return dataclasses.asdict(self)
 
@@ -89,6 +89,6 @@ class PerturbationRecord:
     took_place_of: dict[str, str]
     layouts: int
 
-    def to_map(self) -> dict[str, Any]:
+    def to_map(self) -> dict[str, object]:
         """For JSON."""
         return dataclasses.asdict(self)

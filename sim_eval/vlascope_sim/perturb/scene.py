@@ -1,4 +1,4 @@
-"""Where the things of a scene are, and how far they reach: read from the simulation. Knows nothing of what is done to them."""
+"""Where the things of a scene are, and how far they reach: read from the simulation."""
 
 from __future__ import annotations
 

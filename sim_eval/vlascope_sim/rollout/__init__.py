@@ -1,1 +1,1 @@
-"""Rollouts of a policy over campaigns of episodes. Knows nothing of command lines."""
+"""Rollouts of a policy over campaigns of episodes."""

@@ -1,24 +1,24 @@
-"""Everything that decides what a set of rollouts is, in one value that a YAML file can hold.
-
-Knows nothing of processes, and of the simulator only its suites and tasks.
-"""
+"""Everything that decides what a set of rollouts is, in one value that a YAML file can hold."""
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import math
 import re
 import secrets
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
+from vlascope_base.provenance import now_for_names
+
+from vlascope_sim.environment.cameras import RenderMode
 from vlascope_sim.environment.libero import SETTLE_STEPS
-from vlascope_sim.environment.tasks import STEP_LIMITS, load_task, suite_tasks
-from vlascope_sim.perturb import Perturbation
-from vlascope_sim.rollout.errors import RolloutError
-from vlascope_sim.rollout.seeds import environment_seed, noise_seed, perturbation_seed
+from vlascope_sim.environment.tasks import STEP_LIMITS, Suite, load_task, suite_tasks
+from vlascope_sim.errors import RolloutError
+from vlascope_sim.perturb import Kind, Perturbation
 from vlascope_sim.rollout.told import Told, check_others, other_object, own_object
+from vlascope_sim.seeds import environment_seed, noise_seed, perturbation_seed
 
 PromptMode = Literal["task", "blank", "swapped", "other"]
 _MOVE_CM = 5.0
@@ -41,71 +41,76 @@ class EpisodeKey:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Campaign:
-    """A set of rollouts.
+class CampaignOptions:
+    """How episodes are run: the part of a campaign that `vlascope-sim rollout` takes as options just as it is."""
 
-    Attributes:
-        id: its own, and no other's (`new_campaign_id`), whatever else they share: stores keep episodes of different campaigns
-            apart by it.
-        servers: websocket addresses; workers spread over them.
-        suite, tasks, episodes: which episodes, in this order.
-        noise_seeds: how often each is run, with other noise.
-        seed: from which every other seed follows.
-        replan_steps: actions of a chunk that are executed before the next inference.
-        settle_steps: dummy actions before timestep 0.
-        max_steps: environment steps an episode; the suite's own limit unless given.
-        collect_latents: ask the server to keep hidden states.
-        stride: environment steps between two captures, a multiple of `replan_steps`; every inference unless given.
-        capture_spec: what to keep; the server's default spec unless given. Passed on as it is.
-        annotations: send poses and distances with every captured frame.
-        render: `full` draws what robosuite draws; `fast` is sooner (see `environment/cameras.py`).
-        image_size: pixels a side.
-        assets: folder of LIBERO's assets; what is found unless given.
-        perturb: what is done to the scene before timestep 0: `move` shifts each object that stands free, `shuffle` lets them
-            change places, `both` does both; the same for all repeats of an episode with other noise.
-        move_cm: how far an object is moved at most; 5 unless given.
-        prompt_mode: `task` sends the task's instruction, `blank` an empty one, `swapped` the next task's of the suite. `other`
-            tells each episode to take another object of its scene, and judges success by that.
-        prompts: task → text that is sent instead; wins over `prompt_mode`.
-        label: for people, the first part of the id.
-        video: frames of the videos: those of inferences (no cost), of all steps, or no videos.
-        save_observations: keep what the policy saw.
-        workers: processes.
-        attempts: how often an episode is tried where its worker died or hung, or the server went away.
-        hang_seconds: without a sign of life from a worker, until it is replaced.
-        build_seconds: that a worker may take to start and build a scene, signs of life or not.
-        reconnect_seconds: how long a lost server is waited for, and the others are tried.
-    """
+    noise_seeds: int = 1
+    """How often every episode is run, each time with other noise."""
+    seed: int = 7
+    """The seed from which every other seed follows."""
+    replan_steps: int = 5
+    """Actions of a chunk that are executed before the next inference."""
+    settle_steps: int = SETTLE_STEPS
+    """Dummy actions before timestep 0."""
+    max_steps: int | None = None
+    """Environment steps an episode; the suite's own limit unless given."""
+    collect_latents: bool = False
+    """Ask the server to keep hidden states."""
+    stride: int | None = None
+    """Environment steps between captures, a multiple of the replan steps; every inference unless given."""
+    annotations: bool = True
+    """Send poses and distances with captured frames."""
+    render: RenderMode = "full"
+    """`full` draws what robosuite draws, `fast` is four times sooner; recorded with every result."""
+    image_size: int = 256
+    """Pixels a side of an image."""
+    assets: Path | None = None
+    """Folder of LIBERO's assets; what is found unless given."""
+    prompt_mode: PromptMode = "task"
+    """The task's instruction, none, that of the next task in the suite, or `other`: each episode is told to take another object
+    of its scene, and success is judged by that (libero_object and libero_goal)."""
+    perturb: Kind = "none"
+    """Displace the objects that stand free before timestep 0: `move` each on its own, `shuffle` them, or `both`; the same for
+    all repeats of an episode with other noise."""
+    move_cm: float | None = None
+    """How far an object is moved at most; 5 unless given."""
+    label: str = ""
+    """Names the campaign for people: the first part of its id."""
+    video: Literal["none", "inferences", "steps"] = "inferences"
+    """Frames of the videos: those that the policy saw (no cost), all, or no videos."""
+    save_observations: bool = False
+    """Keep what the policy saw, as NPZ files."""
+    workers: int = 2
+    """Processes that simulate."""
+    attempts: int = 3
+    """How often an episode is tried where its worker dies or hangs, or its server is lost."""
+    hang_seconds: float = 60.0
+    """Time without a sign of life after which a worker is replaced."""
+    build_seconds: float = 300.0
+    """Time that a worker may take to start and build a scene, signs of life or not."""
+    reconnect_seconds: float = 300.0
+    """How long a lost server is waited for, and the others are tried."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Campaign(CampaignOptions):
+    """A set of rollouts."""
 
     id: str
+    """Its own, and no other campaign's (`new_campaign_id`), whatever else they share: stores keep episodes of different
+    campaigns apart by it."""
     servers: tuple[str, ...]
-    suite: str
+    """Websocket addresses; workers spread over them."""
+    suite: Suite
+    """Suite of tasks."""
     tasks: tuple[int, ...]
+    """Tasks of the suite, in the order in which they are run."""
     episodes: tuple[int, ...]
-    noise_seeds: int = 1
-    seed: int = 7
-    replan_steps: int = 5
-    settle_steps: int = SETTLE_STEPS
-    max_steps: int | None = None
-    collect_latents: bool = False
-    stride: int | None = None
+    """Episodes of each task."""
     capture_spec: dict[str, Any] | None = None
-    annotations: bool = True
-    render: Literal["full", "fast"] = "full"
-    image_size: int = 256
-    assets: str | None = None
-    perturb: Literal["none", "move", "shuffle", "both"] = "none"
-    move_cm: float | None = None
-    prompt_mode: PromptMode = "task"
+    """What to keep, passed on to the server as it is; the server's default spec unless given."""
     prompts: dict[int, str] = dataclasses.field(default_factory=dict)
-    label: str = ""
-    video: Literal["none", "inferences", "steps"] = "inferences"
-    save_observations: bool = False
-    workers: int = 2
-    attempts: int = 3
-    hang_seconds: float = 60.0
-    build_seconds: float = 300.0
-    reconnect_seconds: float = 300.0
+    """Task → text that is sent in place of its instruction; wins over `prompt_mode`."""
 
     def __post_init__(self):
         for name in ("servers", "tasks", "episodes"):
@@ -214,17 +219,17 @@ class Campaign:
 
 def new_campaign_id(label: str = "") -> str:
     """The id of a campaign that begins now: its label, the time (UTC), and something that two which begin at once differ in."""
-    now = f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    now = f"{now_for_names()}-{secrets.token_hex(3)}"
     return f"{label}-{now}" if label else now
 
 
-def prompts_from_map(found: Mapping[Any, Any], suite: str) -> dict[int, str]:
+def prompts_from_map(found: Mapping[object, object], suite: str) -> dict[int, str]:
     """A file's prompts: keys are task numbers or names.
 
     Raises:
         RolloutError: a key is neither, or a value is no text.
     """
-    names = {task.name: task.id for task in suite_tasks(suite)}
+    names: dict[object, int] = {task.name: task.id for task in suite_tasks(suite)}
     prompts = {}
     for key, text in found.items():
         number = names.get(key, key)

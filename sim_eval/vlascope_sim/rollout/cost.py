@@ -1,9 +1,11 @@
-"""What a campaign takes, before it starts. Knows nothing of how it is run."""
+"""What a campaign takes, before it starts."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+
+from vlascope_base.text import readable_bytes
 
 from vlascope_sim.rollout.campaign import Campaign
 
@@ -83,12 +85,3 @@ def estimate(
 
 def _readable_minutes(minutes: float) -> str:
     return f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
-
-
-def readable_bytes(count: float) -> str:
-    """Such as `4.9 GB`; decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -1,9 +1,8 @@
-"""Runs one episode: settle, ask, act, record, tell how it ended. Knows nothing of processes or of other episodes."""
+"""Runs one episode: settle, ask, act, record, tell how it ended."""
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import hashlib
 import logging
 import time
@@ -12,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from vlascope_base.provenance import git_revision, now, versions
 from vlascope_client import PolicyClient
 
-from vlascope_sim.environment.libero import CONTROL_HZ, DUMMY_ACTION, LiberoEnvironment, Observation
+from vlascope_sim.environment.libero import CONTROL_HZ, LiberoEnvironment, SensorReadings
+from vlascope_sim.environment.package import DECIDING_PACKAGES
 from vlascope_sim.environment.tasks import load_task
-from vlascope_sim.perturb import PerturbationError, PerturbationRecord, apply
+from vlascope_sim.perturb import PerturbationError, PerturbationRecord, reset_perturbed
 from vlascope_sim.rollout.campaign import Campaign, EpisodeKey
-from vlascope_sim.rollout.observations_file import ObservationsFile
-from vlascope_sim.rollout.provenance import git_revision, versions
-from vlascope_sim.rollout.recorder import VideoRecorder
+from vlascope_sim.rollout.recorder import ObservationsFile, VideoRecorder
 from vlascope_sim.rollout.results import EpisodeResult
 from vlascope_sim.rollout.session import PolicySession
 
@@ -67,9 +66,9 @@ def blank_result(campaign: Campaign, assets: AssetsUsed, key: EpisodeKey, attemp
         assets=assets.kind,
         assets_hash=assets.hash,
         render=campaign.render,
-        versions=versions(),
+        versions=versions(*DECIDING_PACKAGES),
         git=git_revision(),
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        started=now(),
     )
 
 
@@ -159,19 +158,14 @@ def run_episode(
 
 def _start(
     environment: LiberoEnvironment, campaign: Campaign, blank: EpisodeResult
-) -> tuple[Observation, PerturbationRecord | None]:
+) -> tuple[SensorReadings, PerturbationRecord | None]:
     """The scene at timestep 0, and what was done to it."""
     goal = campaign.told(blank.key).goal
     environment.pursue([goal] if goal else None)
-    plain = campaign.perturb == "none"
-    settle = campaign.settle_steps
-    seen = environment.reset(blank.init_state, blank.environment_seed, settle_steps=settle, render=plain)
-    if plain:
-        return seen, None
-    record = apply(environment, campaign.perturbation(blank.key))
-    seen, _ = environment.step(np.array(DUMMY_ACTION))
-    environment.mark_start()
-    return seen, record
+    start, settle = (blank.init_state, blank.environment_seed), campaign.settle_steps
+    if campaign.perturb == "none":
+        return environment.reset(*start, settle_steps=settle), None
+    return reset_perturbed(environment, *start, campaign.perturbation(blank.key), settle_steps=settle)
 
 
 def _metadata(campaign: Campaign, blank: EpisodeResult) -> dict[str, Any]:
@@ -212,7 +206,12 @@ def _fps(campaign: Campaign) -> int:
 
 
 def _record(
-    recorder: VideoRecorder | None, observations: ObservationsFile | None, seen: Observation, step: int, *, asked: bool
+    recorder: VideoRecorder | None,
+    observations: ObservationsFile | None,
+    seen: SensorReadings,
+    step: int,
+    *,
+    asked: bool,
 ) -> None:
     if seen.image is None or seen.wrist_image is None:
         return

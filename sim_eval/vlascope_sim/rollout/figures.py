@@ -1,7 +1,4 @@
-"""A campaign's results as one figure: success by task, policy latency, steps of successes. Drawn without a display.
-
-Knows nothing of how the rows came to be, or of files but the one it writes.
-"""
+"""A campaign's results as one figure: success by task, policy latency, steps of successes. Drawn without a display."""
 
 from __future__ import annotations
 
@@ -15,9 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from vlascope_base.files import replacing
 
 from vlascope_sim.rollout.results import EpisodeResult
-from vlascope_sim.rollout.statistics import percentiles, wilson_interval
+from vlascope_sim.statistics import percentiles, wilson_interval
 
 INK, QUIET, GRID = "#1b2430", "#667085", "#e4e7ec"
 FIRST, LIGHT, SECOND, ALERT = "#1f5fa8", "#c6dbea", "#d9772b", "#b42318"
@@ -67,9 +65,8 @@ def results_figure(rows: Sequence[EpisodeResult], title: str, subtitle: str = ""
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a PNG; replaces the file whole."""
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, dpi=160, format="png")
-    partial.replace(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=160, format="png")
 
 
 def _panels(tasks: int) -> tuple[Figure, Axes, Axes, Axes]:
@@ -167,20 +164,20 @@ def _interval(axes: Axes, place: float, count: int, trials: int, colour: str) ->
 
 def _draw_latency(axes: Axes, milliseconds: list[float]) -> None:
     axes.set_title(f"policy latency, {len(milliseconds)} inferences", loc="left", size=10, color=INK)
-    figures = percentiles(milliseconds)
-    if figures is None:
+    latency = percentiles(milliseconds)
+    if latency is None:
         _empty(axes, "nothing was asked")
         return
     # A few cold inferences would squeeze all others into one bin; what lies beyond is counted in words.
-    low, tail = min(milliseconds), figures["p99"] + 0.35 * (figures["p99"] - min(milliseconds))
-    high = max(min(tail, low + 3 * (figures["p95"] - low)), low + 1e-3)
+    low, tail = min(milliseconds), latency["p99"] + 0.35 * (latency["p99"] - min(milliseconds))
+    high = max(min(tail, low + 3 * (latency["p95"] - low)), low + 1e-3)
     beyond = sum(ms > high for ms in milliseconds)
     axes.hist(milliseconds, bins=_BINS, range=(low, high), color=LIGHT, edgecolor="white", lw=0.6)
     top = axes.get_ylim()[1]
     axes.set_ylim(0, top * 1.25)
     for name, colour in (("p50", FIRST), ("p95", SECOND), ("p99", ALERT)):
-        shown = [figures[name]] * 2 if figures[name] <= high else [np.nan] * 2
-        axes.plot(shown, [0, top], color=colour, lw=1.6, label=f"{name}  {_readable(figures[name])}")
+        shown = [latency[name]] * 2 if latency[name] <= high else [np.nan] * 2
+        axes.plot(shown, [0, top], color=colour, lw=1.6, label=f"{name}  {_readable(latency[name])}")
     axes.legend(
         frameon=False, fontsize=8.5, labelcolor="linecolor", ncols=3, loc="upper left", handlelength=0.9, borderpad=0.1,
         columnspacing=1.2, handletextpad=0.5,

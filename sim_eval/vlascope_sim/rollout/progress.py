@@ -1,7 +1,4 @@
-"""A campaign's progress for people: episodes, success with its interval, steps a second, policy latency, time left.
-
-Knows nothing of how episodes are run.
-"""
+"""A campaign's progress for people: episodes, success with its interval, steps a second, policy latency, time left."""
 
 from __future__ import annotations
 
@@ -10,11 +7,11 @@ import time
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from vlascope_base.progress import progress_bars
 
 from vlascope_sim.rollout.results import EpisodeResult
-from vlascope_sim.rollout.statistics import wilson_interval
 from vlascope_sim.rollout.workers import Beat, Job
+from vlascope_sim.statistics import wilson_interval
 
 _LATENCIES = 500
 
@@ -32,17 +29,9 @@ class CampaignProgress(contextlib.AbstractContextManager):
     def __init__(self, total: int, done: list[EpisodeResult], console: Console | None = None, *, conditions: str = ""):
         self._console = console or Console(stderr=True)
         self._conditions = conditions
-        self._bar = Progress(
-            TextColumn("[progress.description]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=self._console,
-        )
+        self._bar = progress_bars(self._console, field="metrics")
         self._task = self._bar.add_task(
-            f"episodes ({conditions})" if conditions else "episodes", total=total, completed=len(done), figures=""
+            f"episodes ({conditions})" if conditions else "episodes", total=total, completed=len(done), metrics=""
         )
         self._rows = [row for row in done if row.status == "done"]
         self._errors = len(done) - len(self._rows)
@@ -80,7 +69,7 @@ class CampaignProgress(contextlib.AbstractContextManager):
         if not self._console.is_terminal:
             outcome = row.reason if row.status == "error" else "success" if row.success else "failure"
             self._console.print(
-                f"{row.name}: {outcome}, {row.steps} steps; {self._figures()}", highlight=False, soft_wrap=True
+                f"{row.name}: {outcome}, {row.steps} steps; {self._metrics()}", highlight=False, soft_wrap=True
             )
 
     def note(self, text: str) -> None:
@@ -88,9 +77,9 @@ class CampaignProgress(contextlib.AbstractContextManager):
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _show(self) -> None:
-        self._bar.update(self._task, figures=self._figures())
+        self._bar.update(self._task, metrics=self._metrics())
 
-    def _figures(self) -> str:
+    def _metrics(self) -> str:
         wins, total = sum(bool(row.success) for row in self._rows), len(self._rows)
         low, high = wilson_interval(wins, total)
         parts = [f"{wins}/{total} succeeded ({low:.0%} to {high:.0%})"] if total else []

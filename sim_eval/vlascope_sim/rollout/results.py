@@ -1,4 +1,4 @@
-"""Results of episodes: one line each, safe on disk before the next begins. Knows nothing of how they came about.
+"""Results of episodes: one line each, safe on disk before the next begins.
 
 `episodes.jsonl` gets a line for every attempt that ended: `done`, `lost` (its worker died or hung, or its server went away;
 it is tried again), or `error` (lost for the last time: neither a success nor a failure). A torn last line, from a process
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from vlascope_sim.rollout.campaign import EpisodeKey
-from vlascope_sim.rollout.errors import RolloutError
+from vlascope_base.files import append_line, replacing
 
+from vlascope_sim.errors import RolloutError
+from vlascope_sim.rollout.campaign import EpisodeKey
+
+RESULT_FILE = "episodes.jsonl"
 Status = Literal["done", "lost", "error"]
 _MAPS = ("versions", "perturbation")
 """JSON in a table: their fields differ from row to row."""
@@ -71,7 +73,7 @@ class EpisodeResult:
     told_goal: str | None = None
     lifted_first: str | None = None
     perturb: str = "none"
-    perturbation: dict[str, Any] | None = None
+    perturbation: dict[str, object] | None = None
     episode_index: int
     noise_index: int
     init_state: int
@@ -122,7 +124,7 @@ class EpisodeResult:
 
 
 class ResultFile:
-    """`episodes.jsonl`, read when opened, then appended to by this process alone.
+    """`episodes.jsonl`, read when this is made, then appended to by this process alone. A torn last line is cut off.
 
     Attributes:
         rows: every line, in order.
@@ -134,19 +136,13 @@ class ResultFile:
     def __init__(self, path: Path):
         self.path = path
         self.rows, length = _read(path)
-        self._file = path.open("ab")
-        self._file.truncate(length)
+        with path.open("ab") as file:
+            file.truncate(length)
 
     def append(self, row: EpisodeResult) -> None:
         """Adds a line, on disk when this returns."""
-        self._file.write(json.dumps(dataclasses.asdict(row)).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        append_line(self.path, dataclasses.asdict(row))
         self.rows.append(row)
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
 
     def attempts(self, key: EpisodeKey) -> int:
         """How many attempts at an episode have ended."""
@@ -178,9 +174,8 @@ def write_parquet(path: Path, rows: list[EpisodeResult]) -> None:
     import pyarrow.parquet as pq
 
     records = [{**dataclasses.asdict(row), **{name: json.dumps(getattr(row, name)) for name in _MAPS}} for row in rows]
-    partial = path.with_suffix(".partial")
-    pq.write_table(pa.Table.from_pylist(records, schema=_schema()), partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        pq.write_table(pa.Table.from_pylist(records, schema=_schema()), partial)
 
 
 def _read(path: Path) -> tuple[list[EpisodeResult], int]:
@@ -202,7 +197,7 @@ def _schema():
     kinds = {
         "str": pa.string(), "str | None": pa.string(), "Status": pa.string(), "int": pa.int64(), "int | None": pa.int64(),
         "float": pa.float64(), "float | None": pa.float64(), "bool | None": pa.bool_(), "dict[str, str]": pa.string(),
-        "dict[str, Any] | None": pa.string(),
+        "dict[str, object] | None": pa.string(),
         "tuple[float, ...]": pa.list_(pa.float64()),
         "tuple[str, ...]": pa.list_(pa.string()),
     }  # fmt: skip

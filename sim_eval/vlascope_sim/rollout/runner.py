@@ -1,6 +1,6 @@
 """Runs a campaign: which episodes are missing, who runs them, what becomes of those that are lost, what is left on disk.
 
-Knows nothing of simulators. An episode whose worker died or hung, or whose server went away, is tried again as a new attempt;
+An episode whose worker died or hung, or whose server went away, is tried again as a new attempt;
 after the last it is an `error`, never a failed episode.
 """
 
@@ -9,23 +9,23 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import filelock
+from vlascope_base.files import make_folders, replace_file, replace_json
+from vlascope_base.provenance import machine, provenance
 
+from vlascope_sim.environment.package import DECIDING_PACKAGES
+from vlascope_sim.errors import RolloutError
 from vlascope_sim.rollout.campaign import Campaign, EpisodeKey
-from vlascope_sim.rollout.campaign_file import write_campaign
+from vlascope_sim.rollout.campaign_file import CAMPAIGN_FILE, write_campaign
 from vlascope_sim.rollout.episode import AssetsUsed, blank_result
-from vlascope_sim.rollout.errors import RolloutError
 from vlascope_sim.rollout.progress import CampaignProgress
-from vlascope_sim.rollout.provenance import git_revision, machine, versions
-from vlascope_sim.rollout.results import ResultFile, final_rows, write_parquet
-from vlascope_sim.rollout.summary import headline, summarise, write_summary
+from vlascope_sim.rollout.results import RESULT_FILE, ResultFile, final_rows, write_parquet
+from vlascope_sim.rollout.summary import Summary, headline, summarise
 from vlascope_sim.rollout.workers import Beat, Finished, Job, Lost, Refused, Workers
 
-CAMPAIGN_FILE, RESULT_FILE = "campaign.yaml", "episodes.jsonl"
 _POLL_SECONDS = 0.5
 
 
@@ -52,10 +52,9 @@ class CampaignFolder:
 
     def __init__(self, campaign: Campaign, output: Path, *, retry_errors: bool = False):
         self._campaign, self._output, self._retry_errors = campaign, output, retry_errors
-        self._results: ResultFile | None = None
 
     def __enter__(self) -> Prepared:
-        self._output.mkdir(parents=True, exist_ok=True)
+        make_folders(self._output)
         self._lock = filelock.FileLock(self._output / ".lock", timeout=0)
         try:
             self._lock.acquire()
@@ -68,14 +67,11 @@ class CampaignFolder:
             raise
 
     def __exit__(self, *_: object) -> None:
-        if self._results:
-            self._results.close()
         self._lock.release()
 
     def _prepare(self) -> Prepared:
-        self._results = results = ResultFile(self._output / RESULT_FILE)
+        results = ResultFile(self._output / RESULT_FILE)
         if others := {row.campaign for row in results.rows} - {self._campaign.id}:
-            self._results.close()
             raise RolloutError(
                 f"{self._output}: holds results of campaign {', '.join(sorted(others))}, this is {self._campaign.id}; "
                 "choose another folder, or resume that one"
@@ -97,8 +93,8 @@ def run_campaign(
     assets: AssetsUsed,
     make_workers: Callable[[], Workers],
     progress: CampaignProgress,
-    server: dict[str, Any],
-) -> dict[str, Any]:
+    server: Mapping[str, object],
+) -> Summary:
     """Runs what is missing.
 
     Args:
@@ -126,7 +122,7 @@ def run_campaign(
     finally:
         summary = summarise(prepared.campaign, prepared.results.rows)
         write_parquet(prepared.output / "episodes.parquet", final_rows(prepared.results.rows))
-        write_summary(prepared.output / "summary.json", summary)
+        replace_json(prepared.output / "summary.json", summary)
         _write_figure(prepared, assets, server)
     return summary
 
@@ -170,7 +166,7 @@ def _run_jobs(prepared: Prepared, assets: AssetsUsed, workers: Workers, progress
                     raise RolloutError(f"{losses} attempts in a row were lost, the last because: {event.reason}")
 
 
-def _write_figure(prepared: Prepared, assets: AssetsUsed, server: dict[str, Any]) -> None:
+def _write_figure(prepared: Prepared, assets: AssetsUsed, server: Mapping[str, object]) -> None:
     from vlascope_sim.rollout.figures import results_figure, save_figure
 
     campaign, rows = prepared.campaign, final_rows(prepared.results.rows)
@@ -189,7 +185,7 @@ def _write_figure(prepared: Prepared, assets: AssetsUsed, server: dict[str, Any]
     save_figure(figure, prepared.output / "summary.png")
 
 
-def _check_same(prepared: Prepared, assets: AssetsUsed, server: dict[str, Any]) -> None:
+def _check_same(prepared: Prepared, assets: AssetsUsed, server: Mapping[str, object]) -> None:
     """One folder holds results of one policy with one set of assets."""
     rows = prepared.results.rows
     for what, found, now in (
@@ -203,12 +199,14 @@ def _check_same(prepared: Prepared, assets: AssetsUsed, server: dict[str, Any]) 
             )
 
 
-def _write_provenance(output: Path, assets: AssetsUsed, server: dict[str, Any]) -> None:
+def _write_provenance(output: Path, assets: AssetsUsed, server: Mapping[str, object]) -> None:
+    made_with = provenance(*DECIDING_PACKAGES)
     record = {
-        "versions": versions(),
-        "git": git_revision(),
+        "versions": made_with["versions"],
+        "git": made_with["git_revision"],
         "machine": machine(),
         "assets": {"kind": assets.kind, "hash": assets.hash, "folder": str(assets.folder)},
         "server": server,
     }
-    (output / "provenance.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+    # a server may say of itself what JSON has no word for
+    replace_file(output / "provenance.json", json.dumps(record, indent=2, default=str) + "\n")

@@ -1,7 +1,6 @@
 """One episode's conversation with a policy: when to ask, what to send, which action comes next.
 
-Knows nothing of simulators, videos or processes. Captures happen at inferences, and inferences every `replan_steps` steps
-from timestep 0.
+Captures happen at inferences, and inferences every `replan_steps` steps from timestep 0.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ import numpy as np
 from vlascope_client import ActionChunkBroker, Backoff, ExpectedSpec, PolicyClient
 from vlascope_client.requests import InferOptions
 
-from vlascope_sim.environment.libero import Observation
+from vlascope_sim.environment.libero import SensorReadings
+from vlascope_sim.errors import RolloutError
 from vlascope_sim.rollout.campaign import Campaign, EpisodeKey
-from vlascope_sim.rollout.errors import RolloutError
-from vlascope_sim.rollout.seeds import inference_seed
+from vlascope_sim.seeds import inference_seed
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +121,9 @@ class PolicySession:
         """Whether that observation is captured too."""
         return self._campaign.collect_latents and timestep % self._campaign.capture_stride == 0
 
-    def action(self, timestep: int, observation: Observation, annotations: dict[str, np.ndarray] | None) -> np.ndarray:
+    def action(
+        self, timestep: int, observation: SensorReadings, annotations: dict[str, np.ndarray] | None
+    ) -> np.ndarray:
         """The action of a timestep, float32 [7]; asks the server where one is needed.
 
         Args:
@@ -152,7 +153,7 @@ class PolicySession:
             )
         return Stored(receipt.run, receipt.attempt, receipt.frames, receipt.dropped)
 
-    def _infer(self, timestep: int, seen: Observation, annotations: dict[str, np.ndarray] | None) -> np.ndarray:
+    def _infer(self, timestep: int, seen: SensorReadings, annotations: dict[str, np.ndarray] | None) -> np.ndarray:
         sent = {
             "observation/image": seen.image,
             "observation/wrist_image": seen.wrist_image,

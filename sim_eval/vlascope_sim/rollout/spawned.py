@@ -1,7 +1,7 @@
-"""Workers as processes of this machine: spawned, watched, replaced. Knows nothing of what a job does.
+"""Workers as processes of this machine: spawned, watched, replaced.
 
-Spawned, never forked: a forked process would share its parent's threads and graphics state. A worker that dies, or gives no
-sign of life for longer than its phase may take, is killed; its job is `Lost`, and the next job gets a new process.
+Processes are spawned, never forked: a forked one would share its parent's threads and graphics state. A worker that dies, or
+gives no sign of life for longer than its phase may take, is killed; its job is `Lost`, and the next job gets a new process.
 """
 
 from __future__ import annotations

@@ -1,27 +1,64 @@
-"""Success rates by task and suite, with intervals, out of results. Knows nothing of files but the one it writes."""
+"""Success rates by task and suite, with intervals, out of results."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from vlascope_sim.rollout.campaign import Campaign
 from vlascope_sim.rollout.results import EpisodeResult, final_rows
-from vlascope_sim.rollout.statistics import percentiles, wilson_interval
+from vlascope_sim.statistics import percentiles, wilson_interval
 
 
-def summarise(campaign: Campaign, rows: Iterable[EpisodeResult]) -> dict[str, Any]:
-    """A summary of the episodes that are done.
-
-    Returns:
-        `campaign` (its id), `suite` and `tasks` (task → the same): `episodes`, `successes`, `success_rate`, `wilson_95` (both
-        None where nothing is done), `errors` (episodes that could not be run; they are in no rate), `missing`, `steps` (mean,
-        of successes alone too), `latency_ms`, `model_ms` (percentiles over inferences), `frames` (committed), `dropped`; and
-        `told_lifted_first`: of the episodes that were told an object (`of`), in how many it was lifted by 5 cm before any
-        other (`count`), with its interval (`wilson_95`); `none_lifted` counts those in which no object was.
+class LiftCounts(TypedDict):
+    """Of the episodes that were told an object (`of`): in how many it was lifted by 5 cm before any other (`count`), with its
+    interval, and in how many no object was lifted (`none_lifted`).
     """
+
+    count: int
+    of: int
+    wilson_95: list[float] | None
+    none_lifted: int
+
+
+class Metrics(TypedDict):
+    """Of a suite or a task; a rate, mean or percentile is None where nothing is done.
+
+    `errors` are episodes that could not be run; they are in no rate. `latency_ms` and `model_ms` are percentiles over
+    inferences. `frames` are those that the server committed, `dropped` those that it did not store.
+    """
+
+    episodes: int
+    successes: int
+    success_rate: float | None
+    wilson_95: list[float] | None
+    errors: int
+    missing: int
+    told_lifted_first: LiftCounts
+    mean_steps: float | None
+    mean_steps_of_successes: float | None
+    latency_ms: dict[str, float] | None
+    model_ms: dict[str, float] | None
+    frames: int
+    dropped: int
+
+
+class Summary(TypedDict):
+    """What `summary.json` holds: `name` is the suite's, `campaign` the campaign's id, `tasks` are by their numbers."""
+
+    name: str
+    campaign: str
+    assets: list[str]
+    render: str
+    perturb: str
+    prompt_mode: str
+    conditions: str
+    suite: Metrics
+    tasks: dict[str, Metrics]
+
+
+def summarise(campaign: Campaign, rows: Iterable[EpisodeResult]) -> Summary:
+    """A summary of the episodes that are done."""
     final = final_rows(rows)
     planned = campaign.keys
     return {
@@ -32,9 +69,9 @@ def summarise(campaign: Campaign, rows: Iterable[EpisodeResult]) -> dict[str, An
         "perturb": campaign.perturb,
         "prompt_mode": campaign.prompt_mode,
         "conditions": campaign.conditions,
-        "suite": _figures(final, len(planned)),
+        "suite": _metrics(final, len(planned)),
         "tasks": {
-            str(task): _figures([row for row in final if row.task_id == task], sum(key.task == task for key in planned))
+            str(task): _metrics([row for row in final if row.task_id == task], sum(key.task == task for key in planned))
             for task in campaign.tasks
         },
     }
@@ -50,14 +87,7 @@ def headline(suite: str, rows: Iterable[EpisodeResult]) -> str:
     return f"{suite}: {wins} of {len(done)} episodes succeeded ({wins / len(done):.0%}, 95% interval {low:.0%} to {high:.0%})"
 
 
-def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    """Replaces the file whole."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(summary, indent=2) + "\n")
-    partial.replace(path)
-
-
-def _figures(rows: list[EpisodeResult], planned: int) -> dict[str, Any]:
+def _metrics(rows: list[EpisodeResult], planned: int) -> Metrics:
     done = [row for row in rows if row.status == "done"]
     wins = [row for row in done if row.success]
     told = [row for row in done if row.told_object is not None]

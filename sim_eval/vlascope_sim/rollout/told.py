@@ -1,6 +1,6 @@
 """What an episode's policy is told: the words, the object that they are about, and what success means then.
 
-Knows nothing of campaigns or simulations; scenes are read from the tasks' files.
+Scenes are read from the tasks' files; nothing is simulated.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from vlascope_sim.demonstrations.goals import SUITES, Goal, goals_of
+from vlascope_sim.environment.goals import SUITES, Goal, goals_of
 from vlascope_sim.environment.tasks import Task, load_task
-from vlascope_sim.rollout.errors import RolloutError
-from vlascope_sim.rollout.seeds import derive_seed
+from vlascope_sim.errors import RolloutError
+from vlascope_sim.seeds import derive_seed
 
 Condition = tuple[str, str, str]
 

@@ -1,8 +1,8 @@
 """What happens inside one worker process: an environment, a connection, one job after the other.
 
-Knows nothing of other workers. The environment stays for the next episode of its task. The process leaves by `os._exit`, so
-that no graphics library has its say at the end, and at once where its parent is gone, so that no episode of a campaign that
-was killed keeps a server's episode open.
+The environment stays for the next episode of its task. The process leaves by `os._exit`, so that no graphics library can
+crash or hang it at the end; and it leaves at once where its parent is gone, so that a campaign that was killed keeps no
+episode of a server open.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ from vlascope_client import (
     SpecMismatchError,
 )
 
-from vlascope_sim.environment.errors import SimulationError
 from vlascope_sim.environment.libero import LiberoEnvironment
 from vlascope_sim.environment.tasks import load_task
+from vlascope_sim.errors import RolloutError, SimulationError
 from vlascope_sim.processes import leave_with_parent
 from vlascope_sim.rollout.campaign import Campaign
 from vlascope_sim.rollout.episode import AssetsUsed, blank_result, run_episode
-from vlascope_sim.rollout.errors import RolloutError
 from vlascope_sim.rollout.session import TEMPORARY, open_client
 from vlascope_sim.rollout.workers import Event, Finished, Job, Lost, Refused
 

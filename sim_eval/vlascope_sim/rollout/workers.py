@@ -1,4 +1,4 @@
-"""The interface between a campaign and whatever runs its episodes. Knows nothing of processes or simulators.
+"""The interface between a campaign and whatever runs its episodes. It names no process and no simulator.
 
 A cluster's engine takes the place of `SpawnedWorkers` by having these four methods.
 """

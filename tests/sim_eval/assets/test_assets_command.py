@@ -44,7 +44,7 @@ def test_a_folder_that_is_no_set_is_one_line(tmp_path, capsys):
 
 def test_a_download_without_a_hub_is_one_line(tmp_path):
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "vlascope_sim.commands", "assets", "--download"]
+    command = [sys.executable, "-m", "vlascope_sim", "assets", "--download"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("vlascope-sim: --download: ")
@@ -62,16 +62,7 @@ def hub():
 
 def download(home, address, *options) -> subprocess.CompletedProcess:
     environment = {**os.environ, "HF_ENDPOINT": address, "HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "vlascope_sim.commands",
-        "assets",
-        "--download",
-        "--suites",
-        "libero_object",
-        *options,
-    ]
+    command = [sys.executable, "-m", "vlascope_sim", "assets", "--download", "--suites", "libero_object", *options]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
 
 

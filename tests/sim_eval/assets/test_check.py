@@ -6,8 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from vlascope_sim.assets.check import check_task
-from vlascope_sim.assets.checked import TaskCheck, failures, read_checks, write_checks
+from vlascope_sim.assets.check import TaskCheck, check_task, failures, read_checks, write_checks
 from vlascope_sim.assets.pictures import lab
 from vlascope_sim.environment import STEP_LIMITS, LiberoEnvironment, load_task, suite_tasks
 

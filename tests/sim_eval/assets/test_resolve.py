@@ -7,9 +7,10 @@ import sys
 
 import pytest
 from vlascope_sim.assets import resolve, resolve_assets
-from vlascope_sim.assets.checked import FILE, failures, read_checks
+from vlascope_sim.assets.check import FILE, failures, read_checks
 from vlascope_sim.assets.standin import standin_files, standin_hash
-from vlascope_sim.environment import STEP_LIMITS, SimulationError
+from vlascope_sim.environment import STEP_LIMITS
+from vlascope_sim.errors import SimulationError
 
 MILK = "stable_hope_objects/milk/milk.xml"
 PLASTER = "textures/light-gray-plaster.png"
@@ -33,7 +34,7 @@ def test_standins_are_the_last_resort(standins, tmp_path):
 
 
 def test_the_cache_follows_the_environment(tmp_path, monkeypatch):
-    from vlascope_sim.assets.cache import cache_folder
+    from vlascope_base.cache import cache_folder
 
     monkeypatch.delenv("VLASCOPE_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -65,7 +65,7 @@ def test_a_write_that_fails_leaves_nothing(cache, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "disk")
 
-    monkeypatch.setattr(standin.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         write_standins()
     assert [p for p in cache.iterdir() if p.is_dir()] == []

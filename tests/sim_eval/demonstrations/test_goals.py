@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
-from vlascope_sim.demonstrations.goals import goals_of
-from vlascope_sim.demonstrations.noise import NoiseOptions
+from vlascope_sim.demonstrations.options import PlanOptions
 from vlascope_sim.demonstrations.plan import plan
-from vlascope_sim.environment import SimulationError, load_task, suite_tasks
+from vlascope_sim.environment import load_task, suite_tasks
+from vlascope_sim.environment.goals import goals_of
+from vlascope_sim.errors import SimulationError
 
 
 @pytest.mark.parametrize("suite", ["libero_object", "libero_goal"])
@@ -48,28 +47,32 @@ def test_spatial_goals_are_told_ones_only():
 
 
 def test_a_plan_has_an_id_and_seeds_of_its_own_for_each_demonstration():
-    one = plan("libero_object", (0, 1), (0, 1, 50), targets="all", perturb="both", move_cm=5)
+    one = plan(
+        PlanOptions(suite="libero_object", tasks=(0, 1), episodes=(0, 1, 50), targets="all", perturb="both", move_cm=5)
+    )
     assert len({made.id for made in one}) == len(one) == 2 * 6 * 3
     assert len({made.noise_seed for made in one}) == len(one)
     # one scene an episode, whatever is asked for in it
     assert len({made.perturbation.seed for made in one}) == len({made.environment_seed for made in one}) == 2 * 3
     assert {made.init_state for made in one} == {0, 1}
-    assert one == plan("libero_object", (0, 1), (0, 1, 50), targets="all", perturb="both", move_cm=5)
+    assert one == plan(
+        PlanOptions(suite="libero_object", tasks=(0, 1), episodes=(0, 1, 50), targets="all", perturb="both", move_cm=5)
+    )
     others = [
-        plan("libero_object", (0,), (0,)),
-        plan("libero_object", (0,), (0,), seed=8),
-        plan("libero_object", (0,), (0,), max_steps=30),
-        plan("libero_object", (0,), (0,), noise=NoiseOptions()),
-        plan("libero_object", (0,), (0,), noise=dataclasses.replace(NoiseOptions(), bursts=1)),
-        plan("libero_object", (0,), (0,), perturb="shuffle"),
-        plan("libero_object", (0,), (0,), perturb="move", move_cm=3),
-        plan("libero_object", (0,), (0,), perturb="move", move_cm=4),
+        plan(PlanOptions(suite="libero_object", tasks=(0,), episodes=(0,))),
+        plan(PlanOptions(suite="libero_object", tasks=(0,), episodes=(0,), seed=8)),
+        plan(PlanOptions(suite="libero_object", tasks=(0,), episodes=(0,), max_steps=30)),
+        plan(PlanOptions(suite="libero_object", tasks=(0,), episodes=(0,), noise=True)),
+        plan(PlanOptions(suite="libero_object", tasks=(0,), episodes=(0,), noise=True, noise_bursts=1)),
+        plan(PlanOptions(suite="libero_object", tasks=(0,), episodes=(0,), perturb="shuffle")),
+        plan(PlanOptions(suite="libero_object", tasks=(0,), episodes=(0,), perturb="move", move_cm=3)),
+        plan(PlanOptions(suite="libero_object", tasks=(0,), episodes=(0,), perturb="move", move_cm=4)),
     ]
     assert len({made.id for (made,) in others}) == len(others)
 
 
 def test_a_plan_of_nothing_or_without_sense_is_refused():
     with pytest.raises(SimulationError, match="none is of picking up"):
-        plan("libero_goal", (7,), (0,))
+        plan(PlanOptions(suite="libero_goal", tasks=(7,), episodes=(0,)))
     with pytest.raises(SimulationError, match="use none or move"):
-        plan("libero_spatial", (0,), (0,), perturb="shuffle")
+        plan(PlanOptions(suite="libero_spatial", tasks=(0,), episodes=(0,), perturb="shuffle"))

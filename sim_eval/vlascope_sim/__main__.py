@@ -1,4 +1,4 @@
-"""`python -m vlascope_sim.commands` is `vlascope-sim`. Knows nothing else."""
+"""`python -m vlascope_sim` is `vlascope-sim`."""
 
 import sys
 

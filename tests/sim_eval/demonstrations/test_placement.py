@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from vlascope_sim.perturb import Perturbation, PerturbationError
-from vlascope_sim.perturb.layout import Surroundings, clear, moved, shuffled
+from vlascope_sim.perturb.placement import Surroundings, clear, moved, shuffled
 
 PLACES = {"milk": (0.0, 0.0), "soup": (0.12, 0.0), "butter": (0.0, 0.12), "juice": (0.13, 0.12)}
 RADII = {"milk": 0.04, "soup": 0.03, "butter": 0.035, "juice": 0.04}

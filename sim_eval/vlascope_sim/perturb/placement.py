@@ -1,6 +1,6 @@
-"""Layouts drawn at random on a plane: discs that change places or move, and stay clear of each other. Pure functions.
+"""Placements drawn at random on a plane: discs that change places or move, and stay clear of each other. Pure functions.
 
-Knows nothing of simulators. All lengths in metres; x and y in the world's frame.
+All lengths are in metres; x and y are in the world's frame.
 """
 
 from __future__ import annotations

@@ -1,20 +1,19 @@
-"""What can be asked for in a scene: which object is to go where, and the words for it. Reads BDDL files, builds nothing.
-
-Knows nothing of how it is done.
-"""
+"""What can be asked for in a scene: which object is to go where, and the words for it. Reads BDDL files, builds nothing."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+import typing
 from typing import Literal
 
-from vlascope_sim.environment.errors import SimulationError
 from vlascope_sim.environment.tasks import Task
+from vlascope_sim.errors import SimulationError
 
 Targets = Literal["told", "all"]
-SUITES = ("libero_object", "libero_spatial", "libero_goal")
+DemonstratedSuite = Literal["libero_object", "libero_spatial", "libero_goal"]
 """Suites with tasks for the expert."""
+SUITES: tuple[str, ...] = typing.get_args(DemonstratedSuite)
 
 _KITCHEN_TARGETS = {"akita_black_bowl_1": "bowl", "cream_cheese_1": "cream cheese", "wine_bottle_1": "wine bottle"}
 _KITCHEN_PLACES = {

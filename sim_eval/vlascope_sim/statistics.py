@@ -1,4 +1,4 @@
-"""Rates with their intervals, and percentiles. Knows nothing of episodes."""
+"""Rates with their intervals, and percentiles."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Seeds that follow from a campaign's one: the same numbers on every machine, in every order of episodes.
-
-Knows nothing of who draws from them.
-"""
+"""Seeds that follow from a campaign's one: the same numbers on every machine, in every order of episodes."""
 
 from __future__ import annotations
 
