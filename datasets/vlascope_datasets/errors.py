@@ -5,8 +5,10 @@ Knows nothing of how it is reported: a command prints it.
 
 from __future__ import annotations
 
+from vlascope_base import VlascopeError
 
-class DatasetError(ValueError):
+
+class DatasetError(VlascopeError):
     """A folder, a file of it or a request to it that is not as it has to be; the message names it, the problem, the remedy."""
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from vlascope_server.checkpoints.config_file import ACTION, STATE, ConfigFile, Features
 from vlascope_server.checkpoints.errors import CheckpointError
-from vlascope_server.checkpoints.layout import TOKENIZER_FILE
+from vlascope_server.checkpoints.files import TOKENIZER_FILE
 from vlascope_server.checkpoints.tensor_files import TensorFiles, check_plain_name
 from vlascope_server.json_file import JsonError, JsonMap, read_json, shown
 from vlascope_server.robots.contract import Normalisation

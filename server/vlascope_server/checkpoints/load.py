@@ -16,7 +16,7 @@ import numpy as np
 
 from vlascope_server.checkpoints.config_file import FILE as CONFIG_FILE
 from vlascope_server.checkpoints.errors import CheckpointError
-from vlascope_server.checkpoints.layout import Kind, Layout
+from vlascope_server.checkpoints.files import CheckpointFiles, Kind
 from vlascope_server.checkpoints.record import FILE, Record, record_of
 from vlascope_server.checkpoints.source import Source, check_asked, open_source
 from vlascope_server.checkpoints.weights import DTYPES, Weights, count_not_finite, largest_first, nbytes
@@ -102,11 +102,11 @@ def load_checkpoint(
     check_lengths(source)
     config = source.config(dtype)
     norm_stats, asset_id = load_statistics(source, config.action_dim)
-    _log.info("%s: %.2f GB as %s", source.layout.weights, nbytes(source.weights, dtype) / 1e9, dtype)
-    layout = source.layout
+    _log.info("%s: %.2f GB as %s", source.files.weights, nbytes(source.weights, dtype) / 1e9, dtype)
+    files = source.files
     return Checkpoint(
-        _params(source.weights, layout, dtype), config, norm_stats, asset_id, source.asset_ids, source.record, layout.root,
-        source.kind, layout.tokenizer,
+        _params(source.weights, files, dtype), config, norm_stats, asset_id, source.asset_ids, source.record, files.root,
+        source.kind, files.tokenizer,
     )  # fmt: skip
 
 
@@ -144,12 +144,12 @@ def load_statistics(source: Source, action_dim: int) -> tuple[dict[str, NormStat
     asset_id = source.chosen_asset_id()
     if asset_id is None:
         if source.asset_ids:
-            _log.info("%s: no statistics chosen; asset ids: %s", source.layout.root, ", ".join(source.asset_ids))
+            _log.info("%s: no statistics chosen; asset ids: %s", source.files.root, ", ".join(source.asset_ids))
         return None, None
     stats = source.norm_stats(asset_id)
     for quantity, entry in stats.items():
         if entry.width > action_dim:
-            where = source.layout.assets.get(asset_id, source.layout.root)
+            where = source.files.assets.get(asset_id, source.files.root)
             raise CheckpointError(
                 f"{where}: {quantity}: expected at most {action_dim} numbers, the model's width; found"
                 f" {entry.width}: these are the statistics of another model"
@@ -157,22 +157,22 @@ def load_statistics(source: Source, action_dim: int) -> tuple[dict[str, NormStat
     return stats, asset_id
 
 
-def _params(weights: Weights, layout: Layout, dtype: str) -> dict[str, jax.Array]:
+def _params(weights: Weights, files: CheckpointFiles, dtype: str) -> dict[str, jax.Array]:
     params = {}
     for name in largest_first(weights):
         array = weights.read(name, dtype)
-        warn_not_finite(layout, name, array)
+        warn_not_finite(files, name, array)
         # wait, so that on an accelerator the host's copy is gone before the next parameter is read
         params[name] = jax.block_until_ready(jax.device_put(array))
     return dict(sorted(params.items()))
 
 
-def warn_not_finite(layout: Layout, name: str, array: np.ndarray) -> None:
+def warn_not_finite(files: CheckpointFiles, name: str, array: np.ndarray) -> None:
     """Logs a warning where an array holds a value that is NaN or infinite."""
     if bad := count_not_finite(array):
         _log.warning(
             "%s: parameter %s: %d of %d values are NaN or infinite; actions will be too: use an earlier step",
-            layout.weights, name, bad, array.size,
+            files.weights, name, bad, array.size,
         )  # fmt: skip
 
 
@@ -185,7 +185,7 @@ def check_lengths(source: Source) -> None:
     missing = [field for field in ("action_horizon", "max_token_len") if getattr(source.record, field) is None]
     if missing:
         raise CheckpointError(
-            f"{source.layout.root}: {' and '.join(missing)}: neither {FILE} nor {CONFIG_FILE} says, and the parameters do not"
+            f"{source.files.root}: {' and '.join(missing)}: neither {FILE} nor {CONFIG_FILE} says, and the parameters do not"
             " tell",
             f"give {' and '.join(f'<{field}>' for field in missing)}, or <preset>, one of {', '.join(PRESETS)}",
         )

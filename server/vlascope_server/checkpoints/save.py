@@ -16,7 +16,7 @@ import numpy as np
 
 from vlascope_server.checkpoints.config_file import Features
 from vlascope_server.checkpoints.errors import CheckpointError
-from vlascope_server.checkpoints.layout import NORM_STATS_FILE, TOKENIZER_FILE, TORCH_FILE, Kind
+from vlascope_server.checkpoints.files import NORM_STATS_FILE, TOKENIZER_FILE, TORCH_FILE, Kind
 from vlascope_server.checkpoints.load import load_statistics, warn_not_finite
 from vlascope_server.checkpoints.record import Record, record_of, write_record
 from vlascope_server.checkpoints.source import LEROBOT, Source
@@ -104,28 +104,28 @@ def convert_checkpoint(source: Source, folder: str | Path, kind: Kind, dtype: st
         stats, asset_id = load_statistics(source, config.action_dim)
         if asset_id is None and source.asset_ids:
             raise CheckpointError(
-                f"{source.layout.root}: has the statistics of {', '.join(source.asset_ids)}, and LeRobot has room for one",
+                f"{source.files.root}: has the statistics of {', '.join(source.asset_ids)}, and LeRobot has room for one",
                 "choose with <asset_id>",
             )
-        record = lerobot_record(source.layout.root, config, record, stats, was_lerobot=source.features is not None)
+        record = lerobot_record(source.files.root, config, record, stats, was_lerobot=source.features is not None)
     with _Unfinished(Path(folder)) as partial:
         _write(partial, kind, _LazyParams(source, dtype))
         if kind == "lerobot":
             dtypes = {dtype} if dtype else set(source.weights.dtypes.values())
-            own = source.layout.tokenizer is not None
+            own = source.files.tokenizer is not None
             _write_lerobot(partial, config, record, stats, dtypes, features=source.features, own_tokenizer=own)
         else:
             _write_statistics(partial, source)
-        if source.layout.tokenizer is not None:
-            shutil.copyfile(source.layout.tokenizer, partial / TOKENIZER_FILE)
+        if source.files.tokenizer is not None:
+            shutil.copyfile(source.files.tokenizer, partial / TOKENIZER_FILE)
         write_record(partial, record)
     return Path(folder)
 
 
 def _write_statistics(folder: Path, source: Source) -> None:
     """All of them: files as they are, and those that LeRobot keeps elsewhere as a file."""
-    for path in source.layout.assets.values():
-        target = folder / path.relative_to(source.layout.root)
+    for path in source.files.assets.values():
+        target = folder / path.relative_to(source.files.root)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     if source.lerobot_stats:
@@ -158,7 +158,7 @@ class _LazyParams(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         array = self._source.weights.read(name, self._dtype)
-        warn_not_finite(self._source.layout, name, array)
+        warn_not_finite(self._source.files, name, array)
         return array
 
     def __iter__(self):

@@ -38,10 +38,10 @@ def main(args: list[str] | None = None) -> int:
     command = tyro.cli(
         Subcommand, prog="vlascope-server", description="Serve, inspect, convert and train Pi0 policies.", args=args
     )
+    from vlascope_base import VlascopeError as CommandError
     from vlascope_latents.store.errors import StoreError
 
     from vlascope_server.checkpoints.errors import CheckpointError
-    from vlascope_server.commands.errors import CommandError
     from vlascope_server.serving.errors import ServeError
 
     logging.basicConfig(level=command.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr)

@@ -9,7 +9,7 @@ from typing import Any
 from vlascope_datasets import DatasetInfo
 
 from vlascope_server.robots import RobotSpec
-from vlascope_server.training.errors import TrainingError
+from vlascope_server.training.options import TrainingError
 
 ACTIONS = "actions"
 FOLLOWED, LABELLED = "action_mask", "label_mask"

@@ -16,8 +16,7 @@ from vlascope_datasets import LeRobotDataset
 
 from vlascope_server.robots import RobotInputError, RobotIO
 from vlascope_server.training.columns import Columns
-from vlascope_server.training.errors import TrainingError
-from vlascope_server.training.options import TrainOptions
+from vlascope_server.training.options import TrainingError, TrainOptions
 
 _log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from jaxtyping import Int, UInt8
 from vlascope_datasets import LeRobotDataset
 
 from vlascope_server.robots.images import resize_with_pad
-from vlascope_server.training.errors import TrainingError
+from vlascope_server.training.options import TrainingError
 
 
 class ImageCache:

@@ -26,13 +26,12 @@ from vlascope_server.prompts import Tokenizer
 from vlascope_server.robots import NormStats, NormStatsError, RobotInputError, RobotIO, RobotPipeline
 from vlascope_server.robots.images import places_with_pad
 from vlascope_server.training.columns import Columns, find_columns
-from vlascope_server.training.errors import TrainingError
 from vlascope_server.training.frames import Frames, choose_episodes, read_frames
 from vlascope_server.training.grounding import seen
 from vlascope_server.training.image_cache import ImageCache
 from vlascope_server.training.loader import Batches
 from vlascope_server.training.objective import blind_to
-from vlascope_server.training.options import TrainOptions
+from vlascope_server.training.options import TrainingError, TrainOptions
 from vlascope_server.training.statistics import carrying, measure
 
 

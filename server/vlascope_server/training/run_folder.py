@@ -17,10 +17,9 @@ from typing import Any
 import filelock
 from vlascope_datasets.files import replace
 
-from vlascope_server.checkpoints.layout import TOKENIZER_FILE
-from vlascope_server.training.errors import TrainingError
+from vlascope_server.checkpoints.files import TOKENIZER_FILE
 from vlascope_server.training.figure import draw_loss
-from vlascope_server.training.options import MAY_CHANGE, TrainOptions
+from vlascope_server.training.options import MAY_CHANGE, TrainingError, TrainOptions
 from vlascope_server.training.train_state import steps_in, sweep
 
 CONFIGURATION, METRICS, CURVE = "train.json", "metrics.jsonl", "loss.png"

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from vlascope_server.robots import Conventions, NormStats, NormStatsError, RobotIO, RobotPipeline, RunningStats
 from vlascope_server.robots.actions import to_delta
 from vlascope_server.robots.normalise import quantiles
-from vlascope_server.training.errors import TrainingError
 from vlascope_server.training.frames import Frames
+from vlascope_server.training.options import TrainingError
 
 _ROWS = 4096
 """Chunks looked at together."""

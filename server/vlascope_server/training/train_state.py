@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from vlascope_server.checkpoints import CheckpointError
-from vlascope_server.training.errors import TrainingError
 from vlascope_server.training.objective import TrainState
+from vlascope_server.training.options import TrainingError
 
 _SAVING = "saving"
 """Folder of the run in which a checkpoint is put together, and taken apart."""

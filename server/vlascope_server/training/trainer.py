@@ -28,7 +28,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vlascope_server.checkpoints import save_checkpoint
 from vlascope_server.provenance import provenance, versions
-from vlascope_server.training.errors import TrainingError
 from vlascope_server.training.loader import Batch, Loader
 from vlascope_server.training.objective import (
     Counts,
@@ -41,7 +40,7 @@ from vlascope_server.training.objective import (
     make_optimiser,
     make_step,
 )
-from vlascope_server.training.options import TrainOptions
+from vlascope_server.training.options import TrainingError, TrainOptions
 from vlascope_server.training.prepare import Prepared, prepare
 from vlascope_server.training.progress import TrainingProgress
 from vlascope_server.training.run_folder import RunFolder, opened

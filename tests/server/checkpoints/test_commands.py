@@ -103,13 +103,20 @@ def test_errors_are_one_line_and_exit_code_2(saved, tmp_path):
     assert "_METADATA: missing" in error
 
 
-@pytest.mark.parametrize("args", [["--help"], ["inspect", "--help"], ["convert", "--help"]])
-def test_help(args, capsys):
-    with pytest.raises(SystemExit) as done:
-        main(args)
-    assert done.value.code == 0
-    out = capsys.readouterr().out
-    assert ("--log-level" in out) == (len(args) == 2)
+@pytest.mark.parametrize("command", ["", "serve", "inspect", "convert", "train"])
+def test_help_is_quick(command):
+    """It says what there is, and imports nothing that takes seconds."""
+    code = (
+        "import atexit, sys; from vlascope_server.commands import main\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr)); main(sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command.split(), "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert ("--log-level" in done.stdout) == bool(command)
+    assert "tyro" in done.stderr.split()
+    assert not {"jax", "orbax", "optax"} & set(done.stderr.split())
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):

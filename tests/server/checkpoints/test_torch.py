@@ -28,11 +28,11 @@ def test_rules_against_the_references_table(table, variant):
     for row in table["tables"][variant]:
         x = np.arange(np.prod(row["shape"], dtype=np.int64)).reshape(row["shape"])
         rule = torch_names.rule(row["jax"])
-        ours = {name: rule.layout.to_torch(x[index]) for name, index in rule.places(x.shape)}
+        ours = {name: rule.axes.to_torch(x[index]) for name, index in rule.places(x.shape)}
         assert ours.keys() == {entry["name"] for entry in row["torch"]}
         back = np.empty_like(x)
         for name, index in rule.places(x.shape):
-            back[index] = rule.layout.to_jax(ours[name], x.shape[rule.index_axes :])
+            back[index] = rule.axes.to_jax(ours[name], x.shape[rule.index_axes :])
         np.testing.assert_array_equal(back, x)
         for entry in row["torch"]:
             part = x if entry["index"] is None else x[tuple(entry["index"])]
@@ -48,7 +48,7 @@ def test_rules_at_full_size(table, pi05):
     for name, shape in parameter_shapes(full_size(pi05=pi05)).items():
         rule = torch_names.rule(name)
         part = np.broadcast_to(np.zeros((), np.uint8), shape[rule.index_axes :])
-        ours |= {tensor: rule.layout.to_torch(part).shape for tensor, _ in rule.places(shape)}
+        ours |= {tensor: rule.axes.to_torch(part).shape for tensor, _ in rule.places(shape)}
     assert ours == expected
 
 

@@ -14,11 +14,11 @@ from vlascope_datasets import DatasetWriter, LeRobotDataset
 from vlascope_server.model import draw_noise_and_time, flow_errors, flow_loss
 from vlascope_server.robots import Conventions, Libero, RobotPipeline
 from vlascope_server.robots.normalise import normalise
-from vlascope_server.training import TrainingError
 from vlascope_server.training.augment import augment_images
 from vlascope_server.training.frames import Frames, choose_episodes
 from vlascope_server.training.image_cache import ImageCache
 from vlascope_server.training.loader import Loader, rows_of_step
+from vlascope_server.training.options import TrainingError
 from vlascope_server.training.prepare import prepare
 from vlascope_server.training.statistics import carrying, measure
 

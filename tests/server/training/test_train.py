@@ -19,8 +19,10 @@ from vlascope_server.checkpoints import CheckpointError, load_checkpoint, save_c
 from vlascope_server.commands import main
 from vlascope_server.model import lora_frozen, sample_actions
 from vlascope_server.policies import Policy, PolicyOptions, draw_noise
-from vlascope_server.training import TrainingError, prepare, train, train_state, trainer
+from vlascope_server.training import prepare, train_state, trainer
+from vlascope_server.training.options import TrainingError
 from vlascope_server.training.run_folder import METRICS
+from vlascope_server.training.trainer import train
 
 from tests.datasets import foreign
 
@@ -397,7 +399,8 @@ def test_two_devices_compute_what_one_does(options, dataset, tmp_path):
         "import sys, dataclasses, pathlib, jax\n"
         "from vlascope_server.presets import SEEDED\n"
         "from tests.server.training.conftest import SMALL\n"
-        "from vlascope_server.training import TrainOptions, train\n"
+        "from vlascope_server.training.options import TrainOptions\n"
+        "from vlascope_server.training.trainer import train\n"
         "SEEDED['small'] = SMALL\n"
         "assert len(jax.devices()) == 2\n"
         "train(TrainOptions(dataset=pathlib.Path(sys.argv[1]), output=pathlib.Path(sys.argv[2]), init='small', steps=3,\n"
@@ -431,6 +434,14 @@ def test_errors_are_one_line(dataset, tmp_path, capsys):
         assert main(["train", *usual, *arguments]) == 2
         return capsys.readouterr().err.splitlines()[-1]
 
+    def refused(*arguments):
+        """What is said of options that are not even options; a box is around it."""
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as done:
+            main(["train", "--dataset", str(dataset), "--output", str(tmp_path / "run"), *arguments])
+        assert done.value.code == 2
+        return " ".join(capsys.readouterr().err.replace("│", " ").split())
+
     assert "no dataset" in told("--dataset", str(tmp_path)) or "no LeRobot dataset" in told("--dataset", str(tmp_path))
     line = told("--robot", "aloha")
     assert "no camera for images/cam_high of robot aloha" in line
@@ -440,8 +451,11 @@ def test_errors_are_one_line(dataset, tmp_path, capsys):
     assert "image, wrist_image" in line
     assert "no 'wipe'" in told("--tasks", "wipe")
     assert "no episode 8; it has 0 to 7" in told("--episodes", "6-8")
-    assert "--episodes: '5-2'" in told("--episodes", "5-2")
-    assert "ema: expected at least 0 and less than 1" in told("--ema", "1")
+    said = refused("--steps", "1", "--episodes", "5-2")
+    assert "Error parsing --episodes" in said
+    assert "'5-2': 5-2 runs backwards; write 2-5" in said
+    assert "ema: expected at least 0 and less than 1, found 1.0" in refused("--steps", "1", "--ema", "1")
+    assert "steps and minutes: neither was given; say how long to train" in refused()
     assert "small has none that could be kept; measure them" in told("--norm-stats", "checkpoint")
     line = told("--max-token-len", "2")
     assert "max_token_len: 2 tokens; 'open the drawer' takes" in line
