@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from vlascope_server.provenance import git_revision, versions
+from vlascope_base.provenance import git_revision, versions
 
 _PACKAGES = ("vlascope-analysis", "vlascope-latents", "jax", "matplotlib", "numpy", "optax", "pandas")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Writes `content`, and with it `versions` and `git_revision`, whole or not at all; NaN becomes null."""
-    everything = {**content, "versions": versions(_PACKAGES), "git_revision": git_revision()}
+    everything = {**content, "versions": versions(*_PACKAGES), "git_revision": git_revision()}
     return _replace(path, (json.dumps(_plain(everything), indent=1, default=str, allow_nan=False) + "\n").encode())
 
 

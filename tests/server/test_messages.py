@@ -24,7 +24,6 @@ ARGUMENTS = {
 OPTIONS = {
     (path.relative_to(ROOT).as_posix(), option)
     for path in ROOT.rglob("*.py")
-    if path.name != "provenance.py"  # which runs git
     for option in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text("utf-8"))
 }
 

@@ -6,13 +6,12 @@ They are applied in `normalise.py`.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from vlascope_base.files import replace_json
 
 from vlascope_server.json_file import JsonError, JsonMap, read_json
 
@@ -118,9 +117,7 @@ def save_norm_stats(path: str | Path, stats: Mapping[str, NormStats]) -> None:
         key: {field: None if (value := getattr(entry, field)) is None else value.tolist() for field in _FIELDS}
         for key, entry in stats.items()
     }
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps({"norm_stats": entries}, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    replace_json(path, {"norm_stats": entries})
 
 
 def unit_stats(width: int) -> NormStats:

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import jax
+from vlascope_base.provenance import provenance
 from vlascope_latents import CapturePlan, CaptureSpec, CaptureSpecError, plan_capture
 from vlascope_latents.store import RunWriter, StoreError
 from vlascope_latents.store.access import ReadableBy, make_missing_folder
 
 from vlascope_server.cache import use_compilation_cache
 from vlascope_server.policies import Policy, PolicyOptions, Programs
-from vlascope_server.provenance import provenance
 from vlascope_server.serving.access import Access, check_host, is_address, read_key, tls_context
 from vlascope_server.serving.batcher import Activity, Batcher
 from vlascope_server.serving.descriptors import episodes_to_hold, raise_limit
@@ -37,6 +37,8 @@ from vlascope_server.serving.session import Seeds, Service
 from vlascope_server.serving.typos import Typos
 
 _log = logging.getLogger(__name__)
+
+_PACKAGES = ("vlascope-server", "vlascope-latents", "jax", "jaxlib", "numpy", "orbax-checkpoint")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,7 +276,8 @@ def _create_run(options: ServeOptions, store: Path, policy: Policy, seed: int) -
         "denoise_steps": policy.num_steps,
         "noise_seed": seed,
         "options": _plain(dataclasses.asdict(options)),
-        **provenance(),
+        **provenance(*_PACKAGES),
+        "device": jax.devices()[0].device_kind,
     }
     frame = plan_capture(options.capture, policy.layout).nbytes
     if frame > options.queue_bytes:

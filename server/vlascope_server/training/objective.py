@@ -1,4 +1,4 @@
-"""One step of training: loss, gradients, optimiser, averaged weights. Knows nothing of datasets or files.
+"""One step of training: loss, gradients, optimiser, averaged weights.
 
 B batch, K draws of noise and time on each observation, A action horizon, a the model's action width, Q questions of grounding.
 
@@ -25,28 +25,13 @@ from vlascope_server.training.augment import augment_images
 from vlascope_server.training.grounding import Places, capture_of, locate, seen
 from vlascope_server.training.loader import Batch
 from vlascope_server.training.options import TrainOptions
+from vlascope_server.training.train_state import TrainState
 
 _IN, _OUT = "action_in_proj/kernel", ("action_out_proj/kernel", "action_out_proj/bias")
 _UNDECAYED = ("bias", "scale", "pos_embedding")
 _GROUNDED = "flow_loss", "grounding_loss", "located", "place_located"
 _BETAS = 0.9, 0.95
 """Of Adam; the reference's."""
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-    """What a step changes; a pytree.
-
-    Attributes:
-        params: those that are trained, float32.
-        average: their exponential moving average.
-        optimiser: optax's state.
-    """
-
-    params: dict[str, jax.Array]
-    average: dict[str, jax.Array]
-    optimiser: Any
 
 
 class Draws(NamedTuple):
@@ -154,7 +139,7 @@ def make_step(config: Pi0Config, counted: tuple[bool, ...], recipe: Recipe, *, r
         def loss_of(params: dict[str, jax.Array], part: Batch, draws: Draws) -> tuple[jax.Array, dict[str, jax.Array]]:
             params = {**frozen, **params}
             errors = summed_errors(params, config, part, draws, counted, remat=remat, grounding=recipe.grounding > 0)
-            metrics = figures(errors, Counts(actions, places), recipe.grounding)
+            metrics = metrics_of(errors, Counts(actions, places), recipe.grounding)
             return metrics["loss"], metrics
 
         def add(sums: Any, part: tuple[Batch, Draws]) -> tuple[Any, None]:
@@ -162,7 +147,7 @@ def make_step(config: Pi0Config, counted: tuple[bool, ...], recipe: Recipe, *, r
             return jax.tree.map(jnp.add, sums, (metrics, gradients)), None
 
         nothing = (
-            dict.fromkeys(figure_names(recipe.grounding, batch.targets.shape[1]), jnp.float32(0)),
+            dict.fromkeys(metric_names(recipe.grounding, batch.targets.shape[1]), jnp.float32(0)),
             jax.tree.map(jnp.zeros_like, state.params),
         )
         parts = _in_parts((batch, draw(flow_key, len(batch.actions), recipe.flow_samples, config)), recipe.accumulate)
@@ -207,19 +192,19 @@ def _in_parts(tree: Any, parts: int) -> Any:
     return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(len(x) // parts, parts, *x.shape[1:]), 0, 1), tree)
 
 
-def figure_names(grounding: float, questions: int) -> tuple[str, ...]:
-    """What `figures` gives, with so many of the questions where something is."""
+def metric_names(grounding: float, questions: int) -> tuple[str, ...]:
+    """What `metrics_of` gives, with so many of the questions where something is."""
     return "loss", *(_GROUNDED[: 2 + questions] if grounding else ())
 
 
-def figures(errors: Errors, counts: Counts, grounding: float) -> dict[str, Any]:
+def metrics_of(errors: Errors, counts: Counts, grounding: float) -> dict[str, Any]:
     """`loss`, which is minimised; where it has two parts, each, and the shares of objects and places that were found."""
     flow = errors.flow / counts.actions
     if errors.places is None:
         return {"loss": flow}
     where = (errors.places.loss / counts.places).sum()
     found = errors.places.found / counts.places
-    return dict(zip(figure_names(grounding, len(found)), (flow + grounding * where, flow, where, *found), strict=True))
+    return dict(zip(metric_names(grounding, len(found)), (flow + grounding * where, flow, where, *found), strict=True))
 
 
 def count(batch: Batch, draws: int) -> Counts:

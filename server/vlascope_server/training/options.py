@@ -81,14 +81,14 @@ class TrainOptions(CheckpointOptions, CommandOptions):
     lora_alpha: float | None = None
     """Scale of the adapters; the rank unless given."""
     norm_stats: Literal["auto", "dataset", "checkpoint"] = "auto"
-    """Statistics to normalise with: measured on the dataset, or kept from --init; auto keeps them where loaded weights have some."""
+    """Statistics to normalise with: measured on the dataset, or kept from --init; auto keeps those that loaded weights have."""
     episodes: Numbers | None = None
     """Numbers of the episodes to use, such as 0-9 (inclusive) or 0,3,5; all unless given."""
     tasks: tuple[str, ...] | None = None
     """Instructions: only episodes of these are used; all unless given."""
     first_steps: int = 0
-    """With --first-repeats: so many frames at the start of an episode come more often. They decide what it reaches for, and there
-    the instruction matters most."""
+    """With --first-repeats: so many frames at the start of an episode come more often. They decide what it reaches for, and
+    there the instruction matters most."""
     first_repeats: int = 1
     """How many times an epoch these first frames come."""
     validation: float = 0.05

@@ -57,10 +57,10 @@ def test_batches_follow_from_seed_and_step(options, dataset):
     prepared = prepare(options(), None)
     list(prepared.images.fill([*prepared.episodes, *prepared.held_out]))
     settings = {"batch_size": 8, "seed": 3, "state_noise": 0.1, "first_steps": 2, "first_repeats": 3}
-    with Loader(prepared.training, 5, workers=3, prefetch=4, **settings) as loader:
+    with Loader(prepared.training, 5, options(workers=3, prefetch=4, **settings)) as loader:
         made = [batch for batch, _ in zip(loader, range(6), strict=False)]
         for step, batch in enumerate(made, 5):
-            again = Loader(prepared.training, 0, workers=1, prefetch=1, **settings).at(step)
+            again = Loader(prepared.training, 0, options(workers=1, prefetch=1, **settings)).at(step)
             jax.tree.map(np.testing.assert_array_equal, batch, again)
     every = np.concatenate([rows_of_step(loader.rows, step, 8, 3) for step in range(12)])
     assert sorted(every[: len(loader.rows)].tolist()) == loader.rows.tolist()

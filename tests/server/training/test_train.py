@@ -333,7 +333,7 @@ def test_a_finished_run_is_described_and_needs_no_room(options, monkeypatch):
     for steps in (2, 1):
         assert train(options(steps=steps, keep=1, resume=True)).finished
         assert json.loads(file.read_text())["taken"] == 2
-    with pytest.raises(TrainingError, match=r"1 more of .* GB each come, the disk has 0\.00 GB free"):
+    with pytest.raises(TrainingError, match=r"1 more of 1\.\d+ MB each come, the disk has 0 B free"):
         train(options(steps=4, keep=1, resume=True))
 
 
