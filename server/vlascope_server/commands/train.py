@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from vlascope_server.commands.options import LogLevel
+from vlascope_base import VlascopeError
+from vlascope_base.options import LogLevel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,16 +121,14 @@ class Train:
 
     def run(self) -> None:
         """Prints the newest checkpoint."""
-        from vlascope_server.commands.errors import CommandError
-
         try:
             from vlascope_datasets import DatasetError
             from vlascope_datasets.numbers import listed_numbers
 
-            from vlascope_server.cache import use_compilation_cache
+            from vlascope_server.compile_cache import use_compilation_cache
             from vlascope_server.training import TrainingError, TrainOptions, train
         except ModuleNotFoundError as error:
-            raise CommandError(f"train needs {error.name}: install vlascope-server[train]") from error
+            raise VlascopeError(f"train needs {error.name}: install vlascope-server[train]") from error
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del given["log_level"]
         use_compilation_cache()  # a step takes a minute to compile, and a run that is resumed would wait for it again
@@ -137,5 +136,5 @@ class Train:
             given["episodes"] = None if self.episodes is None else listed_numbers(self.episodes, "--episodes")
             trained = train(TrainOptions(**given))
         except (DatasetError, TrainingError) as error:
-            raise CommandError(str(error)) from error
+            raise VlascopeError(str(error)) from error
         print(trained.checkpoint if trained.finished else f"{trained.checkpoint} (not finished; go on with --resume)")

@@ -12,7 +12,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from vlascope_server.cache import cache_folder
+from vlascope_base.cache import cache_folder
+
 from vlascope_server.prompts.tokenizer import Tokenizer, TokenizerError
 
 URL = "https://storage.googleapis.com/big_vision/paligemma_tokenizer.model"

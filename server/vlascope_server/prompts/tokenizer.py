@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 from jaxtyping import Bool, Float, Int
+from vlascope_base import VlascopeError
 
 from vlascope_server.prompts.text import clean, state_prompt
 
@@ -18,7 +19,7 @@ PADDING = 0
 """The number of a padding token, whatever the tokenizer calls it; the mask tells it from a real one."""
 
 
-class TokenizerError(ValueError):
+class TokenizerError(VlascopeError):
     """A tokenizer that cannot be used; the message is one line that names the file."""
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from vlascope_base import VlascopeError
 
 from vlascope_server.json_file import JsonError, JsonMap, read_json
 
@@ -27,7 +28,7 @@ _EDGE_MARGIN = 1e-10
 """Widens the first batch's histogram, so that a constant dimension has bins of a width; the reference's number."""
 
 
-class NormStatsError(ValueError):
+class NormStatsError(VlascopeError):
     """Statistics that cannot be used; the message is one line that names the file or the key."""
 
 

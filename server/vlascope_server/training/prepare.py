@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
+from vlascope_base.cache import cache_folder
 from vlascope_datasets import LeRobotDataset
 from vlascope_datasets.info import COLLECTIONS
 
-from vlascope_server.cache import cache_folder
 from vlascope_server.checkpoints import Checkpoint, Record, load_checkpoint
 from vlascope_server.model import Lora, Pi0Config, init_params, lora_frozen, parameter_shapes
 from vlascope_server.policies.assembly import find_cameras, find_conventions, find_dtype, find_robot, find_tokenizer
