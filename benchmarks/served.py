@@ -30,7 +30,7 @@ FULL = "pi0-drawn"
 _DRAWN = f"""
 import dataclasses, sys
 from vlascope_server.commands import main
-from vlascope_server.model.sizes import full_size
+from vlascope_server.model.config import full_size
 from vlascope_server.presets import SEEDED
 SEEDED["{FULL}"] = dataclasses.replace(full_size(), cameras=("base_0_rgb", "left_wrist_0_rgb"))
 sys.exit(main())

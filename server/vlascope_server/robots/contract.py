@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from vlascope_base import VlascopeError
 
 Normalisation = Literal["zscore", "quantile", "lerobot_zscore", "lerobot_quantile"]
-"""The formulas are in `normalise.py`: openpi's two, and LeRobot's, which differ in what keeps them from dividing by zero."""
+"""The formulas are in `arithmetic.py`: openpi's two, and LeRobot's, which differ in what keeps them from dividing by zero."""
 
 
 class RobotInputError(VlascopeError):

@@ -1,6 +1,6 @@
 """Normalisation statistics of a robot's state and actions: the file beside a checkpoint, and one pass over data.
 
-They are applied in `normalise.py`.
+They are applied in `arithmetic.py`.
 """
 
 from __future__ import annotations
