@@ -18,7 +18,7 @@ from common import MID, interleaved, random_observation, ratio
 from reporting import report
 from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_server.model import fuse_for_inference, init_params, sample_actions
-from vlascope_server.model.sizes import full_size
+from vlascope_server.model.config import full_size
 
 STEPS = 10
 

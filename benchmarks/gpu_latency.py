@@ -31,7 +31,7 @@ from vlascope_server.model import (
     init_params,
     sample_actions,
 )
-from vlascope_server.model.sizes import full_size
+from vlascope_server.model.config import full_size
 from work import count_work
 
 STEPS = 10

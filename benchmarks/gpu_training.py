@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from reporting import report
 from vlascope_datasets import DatasetWriter
-from vlascope_server.model.sizes import full_size
+from vlascope_server.model.config import full_size
 from vlascope_server.presets import SEEDED
 from vlascope_server.presets.tiny import TINY
 from vlascope_server.training.options import TrainOptions

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from common import MID, interleaved, random_observation, ratio
 from reporting import report
 from vlascope_server.model import CAMERAS, Pi0Config, fuse_for_inference, init_params, sample_actions
-from vlascope_server.model.sizes import full_size
+from vlascope_server.model.config import full_size
 from work import count_work
 
 STEPS = 10

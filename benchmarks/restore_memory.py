@@ -25,8 +25,8 @@ from pathlib import Path
 
 from reporting import report
 from vlascope_server.model import GemmaConfig, Pi0Config
+from vlascope_server.model.config import full_size
 from vlascope_server.model.parameters import count, parameter_shapes
-from vlascope_server.model.sizes import full_size
 
 LIMIT = 1.3
 

@@ -42,7 +42,7 @@ from vlascope_latents.store.durable import write_durably
 from vlascope_server.checkpoints import save_checkpoint
 from vlascope_server.checkpoints.record import Record
 from vlascope_server.model import init_params
-from vlascope_server.model.sizes import full_size
+from vlascope_server.model.config import full_size
 from vlascope_server.presets.tiny import TINY, TOKENIZER_PATH, unit_norm_stats
 from vlascope_server.robots import Libero
 

@@ -13,7 +13,8 @@ from vlascope_server.checkpoints import CheckpointError, load_checkpoint
 from vlascope_server.commands.convert import Convert
 from vlascope_server.commands.serve import Serve
 from vlascope_server.commands.train import Train
-from vlascope_server.policies import PolicyOptions
+from vlascope_server.policies.options import PolicyOptions
+from vlascope_server.serving.options import Limits
 
 ROOT = Path(vlascope_server.__file__).parent
 ARGUMENTS = {
@@ -29,7 +30,9 @@ OPTIONS = {
 
 
 def fields(command) -> set[str]:
-    return {field.name for field in dataclasses.fields(command)}
+    """The options of a command; `serve` holds those of the policy and its limits in dataclasses of their own."""
+    parts = (Serve, PolicyOptions, Limits) if command is Serve else (command,)
+    return {field.name for part in parts for field in dataclasses.fields(part)}
 
 
 def test_both_spellings():

@@ -5,8 +5,10 @@ Knows nothing of how it is reported: a command prints it, a server sends it.
 
 from __future__ import annotations
 
+from vlascope_base import VlascopeError
 
-class StoreError(ValueError):
+
+class StoreError(VlascopeError):
     """A store, a file of it or a request to it that is not as it has to be; the message names path, problem and remedy."""
 
 

@@ -29,10 +29,10 @@ from vlascope_server.checkpoints.lerobot_processors import (
 )
 from vlascope_server.checkpoints.record import Record
 from vlascope_server.model import Pi0Config
-from vlascope_server.model.sizes import gemma_2b, gemma_300m
+from vlascope_server.model.config import gemma_2b, gemma_300m
 from vlascope_server.robots import ROBOTS, Normalisation
+from vlascope_server.robots.arithmetic import LEROBOT_MARGIN, OPENPI_MARGIN, needs_quantiles
 from vlascope_server.robots.norm_stats import NormStats
-from vlascope_server.robots.normalise import LEROBOT_MARGIN, OPENPI_MARGIN, needs_quantiles
 
 _TOKENIZER = "google/paligemma-3b-pt-224"
 _NARROW = 1e-3

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+from vlascope_base.cache import cache_folder
 
-from vlascope_server.cache import cache_folder
 from vlascope_server.checkpoints.checksums import Checksum, checksum_of
 from vlascope_server.checkpoints.errors import CheckpointError
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-
-from vlascope_server.commands.options import LogLevel
+from vlascope_base.options import LogLevel
 
 
 @dataclasses.dataclass(frozen=True)

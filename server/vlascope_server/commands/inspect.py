@@ -7,8 +7,7 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-
-from vlascope_server.commands.options import LogLevel
+from vlascope_base.options import LogLevel
 
 if TYPE_CHECKING:
     from vlascope_server.checkpoints.summary import Group, Summary

@@ -20,7 +20,7 @@ class Train(TrainOptions):
     def run(self) -> None:
         """Prints the newest checkpoint."""
         try:
-            from vlascope_server.cache import use_compilation_cache
+            from vlascope_server.compile_cache import use_compilation_cache
             from vlascope_server.training.trainer import train
         except ModuleNotFoundError as error:
             raise VlascopeError(f"train needs {error.name}: install vlascope-server[train]") from error

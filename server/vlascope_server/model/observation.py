@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
+from vlascope_base import VlascopeError
 
 from vlascope_server.model.config import Pi0Config
 
@@ -40,7 +41,7 @@ class Observation:
         return self.state.shape[0]
 
 
-class ObservationError(ValueError):
+class ObservationError(VlascopeError):
     """An observation that does not fit the model; the message names the field, what was expected and what was found."""
 
 

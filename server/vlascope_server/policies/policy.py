@@ -1,6 +1,6 @@
 """A policy: a robot's observation to what the model sees, and what the model answers to what the robot executes.
 
-B batch, A action horizon, a the model's action width, r the robot's. Knows nothing of programs or of batches' sizes.
+B batch, A action horizon, a the model's action width, r the robot's.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,36 +26,11 @@ from vlascope_server.policies.assembly import (
     find_tokenizer,
     missing_statistics,
 )
+from vlascope_server.policies.options import PolicyOptions
 from vlascope_server.robots import NormStatsError, RobotInputError, RobotIO, RobotPipeline
 
+_USUAL = PolicyOptions()
 _FINGERPRINT_SAMPLE = 4096
-
-
-@dataclasses.dataclass(frozen=True)
-class PolicyOptions:
-    """What a person decides about a policy, beyond its checkpoint.
-
-    Attributes:
-        robot: overrules the checkpoint's.
-        num_steps: denoise steps.
-        dtype: `auto` is bfloat16 on an accelerator, as the reference serves, and float32 on a CPU, where it is faster.
-        default_prompt: for observations without one.
-        preset: fills in what the checkpoint does not say.
-        asset_id: which statistics, where a checkpoint has several.
-        tokenizer: a SentencePiece file; the checkpoint's own unless told.
-        action_horizon: actions in one chunk, where the checkpoint does not say.
-        max_token_len: text tokens, padding included, where the checkpoint does not say.
-    """
-
-    robot: str | None = None
-    num_steps: int = 10
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    default_prompt: str | None = None
-    preset: str | None = None
-    asset_id: str | None = None
-    tokenizer: Path | None = None
-    action_horizon: int | None = None
-    max_token_len: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,7 +69,7 @@ class Policy:
         default_prompt: for observations without one.
     """
 
-    def __init__(self, name: str, checkpoint: Checkpoint, options: PolicyOptions = PolicyOptions()):
+    def __init__(self, name: str, checkpoint: Checkpoint, options: PolicyOptions = _USUAL):
         """Puts a loaded checkpoint together with its robot and tokenizer.
 
         Raises:
@@ -114,7 +88,7 @@ class Policy:
         self.params = fuse_for_inference(checkpoint.params)
 
     @classmethod
-    def load(cls, location: str, options: PolicyOptions = PolicyOptions()) -> Policy:
+    def load(cls, location: str, options: PolicyOptions = _USUAL) -> Policy:
         """Loads a checkpoint (a path, a URL or a preset's name) as a policy.
 
         Raises:

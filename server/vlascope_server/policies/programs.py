@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from vlascope_latents import CapturePlan, CaptureSpec, plan_capture
 
-from vlascope_server.cache import heed_free_space
+from vlascope_server.compile_cache import heed_free_space
 from vlascope_server.model import Observation, sample_actions
 from vlascope_server.model.taps import Latents
 from vlascope_server.policies.compile_queue import Asker, CompileQueue, Job

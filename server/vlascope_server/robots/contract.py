@@ -11,12 +11,13 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from vlascope_base import VlascopeError
 
 Normalisation = Literal["zscore", "quantile", "lerobot_zscore", "lerobot_quantile"]
-"""The formulas are in `normalise.py`: openpi's two, and LeRobot's, which differ in what keeps them from dividing by zero."""
+"""The formulas are in `arithmetic.py`: openpi's two, and LeRobot's, which differ in what keeps them from dividing by zero."""
 
 
-class RobotInputError(ValueError):
+class RobotInputError(VlascopeError):
     """A robot's observation, action or description that cannot be used.
 
     Attributes:

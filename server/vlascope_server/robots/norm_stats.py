@@ -1,6 +1,6 @@
 """Normalisation statistics of a robot's state and actions: the file beside a checkpoint, and one pass over data.
 
-They are applied in `normalise.py`.
+They are applied in `arithmetic.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from vlascope_base import VlascopeError
 from vlascope_base.files import replace_json
 
 from vlascope_server.json_file import JsonError, JsonMap, read_json
@@ -26,7 +27,7 @@ _EDGE_MARGIN = 1e-10
 """Widens the first batch's histogram, so that a constant dimension has bins of a width; the reference's number."""
 
 
-class NormStatsError(ValueError):
+class NormStatsError(VlascopeError):
     """Statistics that cannot be used; the message is one line that names the file or the key."""
 
 

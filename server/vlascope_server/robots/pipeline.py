@@ -13,11 +13,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vlascope_server.robots.actions import pad, to_absolute, to_delta
+from vlascope_server.robots.arithmetic import (
+    needs_quantiles,
+    normalise,
+    pad,
+    quantiles,
+    to_absolute,
+    to_delta,
+    unnormalise,
+)
 from vlascope_server.robots.contract import Conventions, RobotInputError, RobotIO
 from vlascope_server.robots.images import resize_with_pad
 from vlascope_server.robots.norm_stats import NormStats, NormStatsError
-from vlascope_server.robots.normalise import needs_quantiles, normalise, quantiles, unnormalise
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

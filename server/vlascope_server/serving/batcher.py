@@ -23,7 +23,9 @@ import numpy as np
 from vlascope_latents import CaptureSpec
 
 from vlascope_server.model.taps import Latents
-from vlascope_server.policies import Asker, Policy, PreparedObservation, Program, Programs, ProgramsClosedError
+from vlascope_server.policies.compile_queue import Asker
+from vlascope_server.policies.policy import Policy, PreparedObservation
+from vlascope_server.policies.programs import Program, Programs, ProgramsClosedError
 
 _log = logging.getLogger(__name__)
 

@@ -27,9 +27,9 @@ from vlascope_latents import CapturePlan, CaptureSpec
 from vlascope_latents.store import EpisodeWriter, RunWriter, StoreError
 from vlascope_latents.store.frame_slot import FrameSlot
 
-from vlascope_server.serving.descriptors import EPISODES_OF_A_CLIENT
 from vlascope_server.serving.errors import RequestError
 from vlascope_server.serving.messages import EpisodeInfo
+from vlascope_server.serving.options import EPISODES_OF_A_CLIENT
 
 _log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 from vlascope_server.model import Observation, Pi0Config
 from vlascope_server.prompts import Tokenizer
 from vlascope_server.robots import RobotPipeline
-from vlascope_server.robots.actions import pad as pad_to_width
-from vlascope_server.robots.normalise import normalise
+from vlascope_server.robots.arithmetic import normalise
+from vlascope_server.robots.arithmetic import pad as pad_to_width
 from vlascope_server.training.columns import QUESTIONS
 from vlascope_server.training.frames import Frames
 from vlascope_server.training.image_cache import ImageCache

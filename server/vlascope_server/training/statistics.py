@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vlascope_server.robots import Conventions, NormStats, NormStatsError, RobotIO, RobotPipeline, RunningStats
-from vlascope_server.robots.actions import to_delta
-from vlascope_server.robots.normalise import quantiles
+from vlascope_server.robots.arithmetic import quantiles, to_delta
 from vlascope_server.training.frames import Frames
 from vlascope_server.training.options import TrainingError
 

@@ -93,7 +93,7 @@ def test_convert_to_bfloat16(saved, tmp_path):
 def test_errors_are_one_line_and_exit_code_2(saved, tmp_path):
     folder = shutil.copytree(saved, tmp_path / "copy")
     (folder / "params" / "_METADATA").unlink()
-    command = [sys.executable, "-m", "vlascope_server.commands", "inspect", str(folder)]
+    command = [sys.executable, "-m", "vlascope_server", "inspect", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""

@@ -22,8 +22,9 @@ from vlascope_server.checkpoints import (
     save_checkpoint,
 )
 from vlascope_server.commands import main
-from vlascope_server.policies import Policy, PolicyOptions
 from vlascope_server.policies.assembly import find_conventions, find_robot, find_tokenizer
+from vlascope_server.policies.options import PolicyOptions
+from vlascope_server.policies.policy import Policy
 from vlascope_server.robots import Aloha, RobotPipeline
 from vlascope_server.robots.norm_stats import NormStats
 

@@ -8,7 +8,8 @@ import shutil
 import pytest
 from vlascope_server.checkpoints import CheckpointError, convert_checkpoint, load_checkpoint, open_source
 from vlascope_server.commands import main
-from vlascope_server.policies import Policy, PolicyOptions
+from vlascope_server.policies.options import PolicyOptions
+from vlascope_server.policies.policy import Policy
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from vlascope_server.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, torch_names
 from vlascope_server.checkpoints.torch_format import TorchWeights, write_torch
 from vlascope_server.model import parameter_shapes
-from vlascope_server.model.sizes import full_size
+from vlascope_server.model.config import full_size
 
 from .conftest import LORA, PI0, PI05, assert_same, draw
 

@@ -13,7 +13,7 @@ import pytest
 from vlascope_datasets import DatasetWriter, LeRobotDataset
 from vlascope_server.model import draw_noise_and_time, flow_errors, flow_loss
 from vlascope_server.robots import Conventions, Libero, RobotPipeline
-from vlascope_server.robots.normalise import normalise
+from vlascope_server.robots.arithmetic import normalise
 from vlascope_server.training.augment import augment_images
 from vlascope_server.training.frames import Frames, choose_episodes
 from vlascope_server.training.image_cache import ImageCache

@@ -18,7 +18,8 @@ import pytest
 from vlascope_server.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from vlascope_server.commands import main
 from vlascope_server.model import lora_frozen, sample_actions
-from vlascope_server.policies import Policy, PolicyOptions, draw_noise
+from vlascope_server.policies.options import PolicyOptions
+from vlascope_server.policies.policy import Policy, draw_noise
 from vlascope_server.training import prepare, train_state, trainer
 from vlascope_server.training.options import TrainingError
 from vlascope_server.training.run_folder import METRICS
