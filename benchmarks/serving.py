@@ -39,7 +39,7 @@ from common import MID
 from reporting import report
 from served import FULL, Ask, LoopProbe, Served, serving
 from vlascope_latents.store.durable import write_durably
-from vlascope_server.checkpoints import save_checkpoint
+from vlascope_server.checkpoints import Sidecars, save_checkpoint
 from vlascope_server.checkpoints.record import Record
 from vlascope_server.model import init_params
 from vlascope_server.model.config import full_size
@@ -80,10 +80,12 @@ def write_mid(folder: Path) -> Path:
         folder / "mid",
         init_params(config),
         config,
-        norm_stats=unit_norm_stats(robot.spec.state_dim, robot.spec.action_dim),
-        asset_id="libero",
-        record=Record(robot="libero"),
-        tokenizer=TOKENIZER_PATH,
+        Sidecars(
+            norm_stats=unit_norm_stats(robot.spec.state_dim, robot.spec.action_dim),
+            asset_id="libero",
+            record=Record(robot="libero"),
+            tokenizer=TOKENIZER_PATH,
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands share. Importing them does not import JAX."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointOptions:
-    """What a person says of a checkpoint, where its own files leave it open."""
+class PresetOptions:
+    """What is known of a published checkpoint, for one whose own files do not say it."""
 
     preset: str | None = None
     """Name of a preset, which fills in what the checkpoint's own files do not say."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointOptions(PresetOptions):
+    """What a person says of a checkpoint, where its own files leave it open."""
+
     asset_id: str | None = None
-    """Which of the checkpoint's statistics, where it has several: the folder below assets/, `beside` for those beside the
-    parameters, `lerobot` for those in LeRobot's own files."""
+    """Which statistics, where the checkpoint has several: a folder below assets/, `beside` the parameters, or `lerobot`."""
     action_horizon: int | None = None
     """Actions in one chunk; the checkpoint's unless given."""
     max_token_len: int | None = None

@@ -13,6 +13,7 @@ from vlascope_server.checkpoints import CheckpointError, load_checkpoint
 from vlascope_server.commands.convert import Convert
 from vlascope_server.commands.serve import Serve
 from vlascope_server.commands.train import Train
+from vlascope_server.options import CheckpointOptions
 from vlascope_server.policies.options import PolicyOptions
 from vlascope_server.serving.options import Limits
 
@@ -45,7 +46,7 @@ def test_both_spellings():
 def test_arguments_are_there():
     assert {"action_horizon", "asset_id", "preset", "robot"} <= ARGUMENTS
     for name in (ARGUMENTS | {"max_token_len"}) - {"delta_actions"}:  # which only `convert --to lerobot` asks for
-        assert name in inspect.signature(load_checkpoint).parameters
+        assert name in {*inspect.signature(load_checkpoint).parameters, *fields(CheckpointOptions)}
         assert name in fields(Serve)
         assert name in fields(Train)
         assert name in fields(PolicyOptions)

@@ -28,6 +28,7 @@ from vlascope_server.model.embed import (
 from vlascope_server.model.observation import pixels
 from vlascope_server.model.parameters import expert_layers, fuse_for_inference, under
 from vlascope_server.model.vision import embed_patches, encode_images, encoder_block, normalise_tokens
+from vlascope_server.options import CheckpointOptions
 
 from tests.server.goldens import FOLDER, INDEX, Golden, load, names
 
@@ -299,12 +300,8 @@ def test_bfloat16(name, stored):
 @pytest.mark.parametrize("name", INDEX.get("checkpoints", {}))
 def test_a_checkpoint_that_the_reference_wrote_gives_its_actions(name):
     golden = load(INDEX["checkpoints"][name]["expected"])
-    checkpoint = load_checkpoint(
-        FOLDER / name,
-        dtype=golden.config.dtype,
-        action_horizon=golden.config.action_horizon,
-        max_token_len=golden.config.max_token_len,
-    )
+    lengths = CheckpointOptions(action_horizon=golden.config.action_horizon, max_token_len=golden.config.max_token_len)
+    checkpoint = load_checkpoint(FOLDER / name, lengths, dtype=golden.config.dtype)
     assert checkpoint.config == golden.config
     inputs = (golden.observation(), golden.inputs["noise"])
     for n in golden.steps("actions"):

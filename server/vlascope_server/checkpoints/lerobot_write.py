@@ -7,7 +7,6 @@ release has are left out, since an older release refuses a field that it does no
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
+from vlascope_base.files import replace_json
 
 from vlascope_server.checkpoints.config_file import ACTION, FILE, IMAGES, STATE, Features
 from vlascope_server.checkpoints.errors import CheckpointError
@@ -135,7 +135,7 @@ def write_lerobot(
     kind = record.normalisation or "zscore"
     mode: Mode = "QUANTILES" if needs_quantiles(kind) else "MEAN_STD"
     modes = {"VISUAL": "IDENTITY", "STATE": mode, "ACTION": mode}
-    _write_json(folder / FILE, _configuration(config, inputs, outputs, modes, dtype))
+    replace_json(folder / FILE, _configuration(config, inputs, outputs, modes, dtype))
     margin = LEROBOT_MARGIN if kind.startswith("lerobot") else OPENPI_MARGIN
     tensors = _tensors(stats)
 
@@ -169,9 +169,9 @@ def write_lerobot(
             device,
             normaliser(BEFORE, NORMALISER, 5, inputs | outputs),
         ]
-    _write_json(folder / BEFORE, {"name": BEFORE.removesuffix(".json"), "steps": steps})
+    replace_json(folder / BEFORE, {"name": BEFORE.removesuffix(".json"), "steps": steps})
     steps = [normaliser(AFTER, UNNORMALISER, 0, outputs), device]
-    _write_json(folder / AFTER, {"name": AFTER.removesuffix(".json"), "steps": steps})
+    replace_json(folder / AFTER, {"name": AFTER.removesuffix(".json"), "steps": steps})
     _warn(folder.name.rsplit(".", 2)[0], config, kind, stats, own_tokenizer=own_tokenizer)
 
 
@@ -248,7 +248,3 @@ def _warn(
                 "%s: %s: dimensions %s hardly ever move, and LeRobot scales them otherwise, by more than a thousandth",
                 name, key, ", ".join(map(str, narrow)),
             )  # fmt: skip
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -13,20 +13,24 @@ from typing import Literal
 
 import jax
 import numpy as np
+from vlascope_base.text import readable_bytes
 
 from vlascope_server.checkpoints.config_file import FILE as CONFIG_FILE
 from vlascope_server.checkpoints.errors import CheckpointError
 from vlascope_server.checkpoints.files import CheckpointFiles, Kind
-from vlascope_server.checkpoints.record import FILE, Record, record_of
+from vlascope_server.checkpoints.record import FILE, Record, asked_for, record_of
 from vlascope_server.checkpoints.source import Source, check_asked, open_source
 from vlascope_server.checkpoints.weights import DTYPES, Weights, count_not_finite, largest_first, nbytes
 from vlascope_server.model import Pi0Config, init_params
+from vlascope_server.options import CheckpointOptions
 from vlascope_server.presets import PRESETS, SEEDED
 from vlascope_server.presets.tiny import TOKENIZER_PATH, unit_norm_stats
 from vlascope_server.robots.libero import Libero
 from vlascope_server.robots.norm_stats import NormStats
 
 _log = logging.getLogger(__name__)
+
+_NO_OPTIONS = CheckpointOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +63,11 @@ class Checkpoint:
 
 def load_checkpoint(
     location: str | Path,
+    options: CheckpointOptions = _NO_OPTIONS,
     *,
     dtype: Literal["float32", "bfloat16"] = "bfloat16",
-    preset: str | None = None,
-    action_horizon: int | None = None,
-    max_token_len: int | None = None,
     cameras: tuple[str, ...] | None = None,
     robot: str | None = None,
-    asset_id: str | None = None,
     lora_alpha: float | None = None,
     to_train: bool = False,
 ) -> Checkpoint:
@@ -77,15 +78,11 @@ def load_checkpoint(
     Args:
         location: a step folder, its `params/`, a safetensors file or the index of several, a URL of one of these, or a preset's
             name; `tiny-drawn` and `tiny-pi05` are LIBERO policies whose weights are drawn from a seed.
+        options: what a person says of the checkpoint. Its preset fills in what nobody else says; the others overrule
+            `vlascope.json` and the preset, and may only repeat what `config.json` says.
         dtype: of parameters and activations; bfloat16 is how the reference serves.
-        preset: fills in what neither an argument nor the checkpoint's own files say.
-        action_horizon: actions in one chunk. Like the others below, it overrules `vlascope.json` and preset; what `config.json`
-            says, it may only repeat.
-        max_token_len: text tokens, padding included.
-        cameras: image slots that the robot fills; all three where nobody says.
+        cameras: image slots that the robot fills; all three where nobody says. This and the next two overrule like the options.
         robot: whose observations and actions these are.
-        asset_id: which statistics: the folder below `assets/`, `beside` for those beside the parameters, `lerobot` for those in
-            LeRobot's own files.
         lora_alpha: of every adapter; the adapter's rank where nobody says.
         to_train: horizon and token length are those of a policy that is to be trained, whatever `config.json` says.
 
@@ -94,15 +91,15 @@ def load_checkpoint(
     """
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
-    asked = Record(action_horizon, max_token_len, cameras, robot=robot, asset_id=asset_id, lora_alpha=lora_alpha)
+    asked = Record(cameras=cameras, robot=robot, lora_alpha=lora_alpha).over(asked_for(options))
     if str(location) in SEEDED and not Path(location).exists():
-        return _draw(str(location), dtype, preset, asked)
-    source = open_source(location, preset)
+        return _draw(str(location), dtype, options.preset, asked)
+    source = open_source(location, options.preset)
     source = source.asked(asked, may_differ=to_train)
     check_lengths(source)
     config = source.config(dtype)
     norm_stats, asset_id = load_statistics(source, config.action_dim)
-    _log.info("%s: %.2f GB as %s", source.files.weights, nbytes(source.weights, dtype) / 1e9, dtype)
+    _log.info("%s: %s as %s", source.files.weights, readable_bytes(nbytes(source.weights, dtype)), dtype)
     files = source.files
     return Checkpoint(
         _params(source.weights, files, dtype), config, norm_stats, asset_id, source.asset_ids, source.record, files.root,

@@ -29,6 +29,8 @@ from typing import Any
 
 import filelock
 from vlascope_base.cache import cache_folder
+from vlascope_base.files import replace_json
+from vlascope_base.text import readable_bytes
 
 from vlascope_server.checkpoints.checksums import Checksum, checksum_of
 from vlascope_server.checkpoints.errors import CheckpointError
@@ -115,7 +117,7 @@ def _cache_path(url: str) -> Path:
     return cache_folder().joinpath(protocol, *parts)
 
 
-def _lock(path: Path, url: str) -> Any:
+def _lock(path: Path, url: str) -> filelock.AcquireReturnProxy:
     lock = filelock.FileLock(path)
     try:
         return lock.acquire(timeout=0)
@@ -155,7 +157,7 @@ def _download(url: str, given: str, target: Path) -> None:
         have = {name: target / name for name in files}
         missing = {n: i for n, i in files.items() if not _is_there(have[n], i["size"], checksums[n])}
         total = sum(info["size"] or 0 for info in missing.values())
-        _log.info("%s: %d files, %.2f GB to download to %s", url, len(missing), total / 1e9, target)
+        _log.info("%s: %d files, %s to download to %s", url, len(missing), readable_bytes(total), target)
         if bare := sum(checksum is None for checksum in checksums.values()):
             _log.warning("%s: no checksum is given for %d of %d files: their sizes are checked", url, bare, len(files))
         with _progress(url, total) as advance:
@@ -171,7 +173,7 @@ def _download(url: str, given: str, target: Path) -> None:
     sizes = {name: (target / name).stat().st_size for name in files}
     said = {name: str(checksum) for name, checksum in checksums.items() if checksum}
     content = {"url": url, "files": sizes, "checksums": said}
-    _marker(target, given).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    replace_json(_marker(target, given), content, indent=1)
 
 
 def _is_there(path: Path, size: int | None, checksum: Checksum | None) -> bool:

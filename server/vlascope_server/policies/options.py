@@ -6,9 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from vlascope_server.options import CheckpointOptions
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PolicyOptions:
+class PolicyOptions(CheckpointOptions):
     """How a checkpoint becomes a policy, where its own files leave a choice."""
 
     robot: str | None = None
@@ -19,13 +21,5 @@ class PolicyOptions:
     """Of parameters and activations; auto is bfloat16 on an accelerator and float32 on a CPU."""
     default_prompt: str | None = None
     """The instruction for observations without one."""
-    preset: str | None = None
-    """Fills in what the checkpoint's own files do not say."""
-    asset_id: str | None = None
-    """Which statistics, where the checkpoint has several."""
-    action_horizon: int | None = None
-    """Actions in one chunk, where the checkpoint does not say."""
-    max_token_len: int | None = None
-    """Text tokens, padding included, where the checkpoint does not say."""
     tokenizer: Path | None = None
     """A SentencePiece model; the checkpoint's own unless told."""

@@ -96,14 +96,7 @@ class Policy:
         """
         dtype = find_dtype(options.dtype)
         name = location.rstrip("/").rsplit("/", 1)[-1]
-        checkpoint = load_checkpoint(
-            location,
-            dtype=dtype,
-            preset=options.preset,
-            action_horizon=options.action_horizon,
-            max_token_len=options.max_token_len,
-            asset_id=options.asset_id,
-        )
+        checkpoint = load_checkpoint(location, options, dtype=dtype)
         return cls(name, checkpoint, options)
 
     @property

@@ -55,14 +55,12 @@ class TrainOptions(CheckpointOptions, CommandOptions):
     batch_size: int = 64
     """Observations in one step, over all devices."""
     flow_samples: int = 4
-    """Draws of noise and flow time on each observation; they share the pass over images and text, which costs most. With
-    --grounding, 0 trains on that alone."""
+    """Draws of noise and flow time on each observation; they share the pass over images and text, which costs most."""
     grounding: float = 0.0
     """Weight of a second objective beside the actions: to say where in the images the told object is, and where its place is.
-    The dataset has to have columns that know it, such as `image_target` and `image_place`."""
+    The dataset needs columns such as `image_target` and `image_place`. With --flow-samples 0, it is the only objective."""
     accumulate: int = 1
-    """Parts that a batch is taken through the model in, one after the other: memory for one of them, and the same gradient but
-    for rounding. On a CPU it is also faster."""
+    """Parts that a batch is taken through the model in, one after the other: it takes less memory, and on a CPU less time."""
     learning_rate: float | None = None
     """Learning rate at its peak; unless given, 1e-3 for drawn weights and 2.5e-5, the reference's, for loaded ones."""
     warmup: int = 100
@@ -76,8 +74,7 @@ class TrainOptions(CheckpointOptions, CommandOptions):
     ema: float = 0.995
     """Decay of the averaged weights, which are what is saved and served; 0 averages nothing."""
     lora: int | None = None
-    """Rank of LoRA adapters, which are trained instead of the language model's weights; every parameter is trained unless
-    given."""
+    """Rank of LoRA adapters, which are trained instead of the language model's weights."""
     lora_alpha: float | None = None
     """Scale of the adapters; the rank unless given."""
     norm_stats: Literal["auto", "dataset", "checkpoint"] = "auto"

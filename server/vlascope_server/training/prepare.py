@@ -182,15 +182,9 @@ def _targets_as_resized(frames: Frames, dataset: LeRobotDataset, columns: Column
 
 
 def _load(options: TrainOptions) -> Checkpoint:
-    return load_checkpoint(
-        options.init,
-        dtype="float32",
-        preset=options.preset,
-        action_horizon=options.action_horizon,
-        max_token_len=options.max_token_len,
-        to_train=True,
-        asset_id=options.asset_id if options.norm_stats == "checkpoint" else None,
-    )
+    # else the asset id is a new name, and none of the checkpoint's
+    said = options if options.norm_stats == "checkpoint" else dataclasses.replace(options, asset_id=None)
+    return load_checkpoint(options.init, said, dtype="float32", to_train=True)
 
 
 def _architecture(

@@ -26,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vlascope_base.provenance import provenance
 from vlascope_base.text import readable_bytes
 
-from vlascope_server.checkpoints import save_checkpoint
+from vlascope_server.checkpoints import Sidecars, save_checkpoint
 from vlascope_server.training.loader import Batch, Loader
 from vlascope_server.training.objective import (
     Counts,
@@ -230,16 +230,15 @@ class _Trainer:
                 raise self._diverged(self._step, f"weights of {name} are not finite")
         params = {**jax.device_get(self._frozen), **state.average}
 
+        sidecars = Sidecars(
+            norm_stats=prepared.norm_stats,
+            asset_id=prepared.asset_id,
+            record=dataclasses.replace(prepared.record, step=self._step),
+            tokenizer=self._tokenizer,
+        )
+
         def write_weights(folder: Path) -> None:
-            save_checkpoint(
-                folder,
-                params,
-                prepared.config,
-                norm_stats=prepared.norm_stats,
-                asset_id=prepared.asset_id,
-                record=dataclasses.replace(prepared.record, step=self._step),
-                tokenizer=self._tokenizer,
-            )
+            save_checkpoint(folder, params, prepared.config, sidecars)
 
         save(self._folder.path, self._step, self._steps, state, write_weights)
         self._saved = self._step

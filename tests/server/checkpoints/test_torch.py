@@ -13,6 +13,7 @@ from vlascope_server.checkpoints import CheckpointError, load_checkpoint, save_c
 from vlascope_server.checkpoints.torch_format import TorchWeights, write_torch
 from vlascope_server.model import parameter_shapes
 from vlascope_server.model.config import full_size
+from vlascope_server.options import CheckpointOptions
 
 from .conftest import LORA, PI0, PI05, assert_same, draw
 
@@ -93,7 +94,7 @@ def test_we_write_the_tensors_that_the_reference_writes(goldens, tmp_path, varia
 
 def test_reference_torch_is_the_reference_orbax(goldens):
     both = (
-        load_checkpoint(goldens / folder, dtype="float32", action_horizon=50, max_token_len=48)
+        load_checkpoint(goldens / folder, CheckpointOptions(action_horizon=50, max_token_len=48), dtype="float32")
         for folder in ("openpi_torch_pi0", "openpi_orbax_pi0")
     )
     torch, orbax = ({name: np.asarray(value) for name, value in checkpoint.params.items()} for checkpoint in both)

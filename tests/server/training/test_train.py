@@ -15,9 +15,10 @@ import types
 import jax
 import numpy as np
 import pytest
-from vlascope_server.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from vlascope_server.checkpoints import CheckpointError, Sidecars, load_checkpoint, save_checkpoint
 from vlascope_server.commands import main
 from vlascope_server.model import lora_frozen, sample_actions
+from vlascope_server.options import CheckpointOptions
 from vlascope_server.policies.options import PolicyOptions
 from vlascope_server.policies.policy import Policy, draw_noise
 from vlascope_server.training import prepare, train_state, trainer
@@ -109,15 +110,13 @@ def test_begins_with_a_lerobot_policy(options, tmp_path):
     """Its normalisation and what it calls its statistics stay; the horizon may become another."""
     drawn = load_checkpoint("small", dtype="float32")
     record = dataclasses.replace(drawn.record, normalisation="lerobot_zscore", delta_actions=False)
-    lerobot = save_checkpoint(
-        tmp_path / "lerobot", drawn.params, drawn.config, kind="lerobot", norm_stats=drawn.norm_stats, asset_id="x",
-        record=record, tokenizer=drawn.tokenizer,
-    )  # fmt: skip
+    sidecars = Sidecars(norm_stats=drawn.norm_stats, asset_id="x", record=record, tokenizer=drawn.tokenizer)
+    lerobot = save_checkpoint(tmp_path / "lerobot", drawn.params, drawn.config, sidecars, kind="lerobot")
     horizon = drawn.config.action_horizon + 1
     with pytest.raises(
         CheckpointError, match=f"chunk_size: it says {horizon - 1}, and action_horizon {horizon} was asked for"
     ):
-        load_checkpoint(lerobot, action_horizon=horizon)
+        load_checkpoint(lerobot, CheckpointOptions(action_horizon=horizon))
     trained = train(options(init=str(lerobot), action_horizon=horizon, steps=1, norm_stats="dataset"))
     checkpoint = load_checkpoint(trained.checkpoint)
     assert checkpoint.config.action_horizon == horizon
