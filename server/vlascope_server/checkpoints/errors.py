@@ -1,4 +1,4 @@
-"""The one error of this folder."""
+"""The error of this folder, whose message has two spellings: for Python and for the command line."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -139,17 +138,18 @@ def write_lerobot(
     margin = LEROBOT_MARGIN if kind.startswith("lerobot") else OPENPI_MARGIN
     tensors = _tensors(stats)
 
-    def normaliser(name: str, step: str, index: int, which: Mapping[str, Any]) -> dict[str, Any]:
-        entry: dict[str, Any] = {
+    def normaliser(name: str, step: str, index: int, which: Mapping[str, object]) -> dict[str, object]:
+        entry: dict[str, object] = {
             "registry_name": step,
             "config": {"eps": margin, "features": dict(which), "norm_map": modes},
         }
         if tensors:
-            entry["state_file"] = f"{name.removesuffix('.json')}_step_{index}_{step}.safetensors"
-            save_file(tensors, folder / entry["state_file"])
+            file = f"{name.removesuffix('.json')}_step_{index}_{step}.safetensors"
+            save_file(tensors, folder / file)
+            entry["state_file"] = file
         return entry
 
-    steps: list[Any] = [_step("rename_observations_processor", rename_map={}), _step("to_batch_processor")]
+    steps = [_step("rename_observations_processor", rename_map={}), _step("to_batch_processor")]
     tokenizer = _step(
         TOKENIZER,
         max_length=config.max_token_len,
@@ -176,8 +176,8 @@ def write_lerobot(
 
 
 def _configuration(
-    config: Pi0Config, inputs: Mapping[str, Any], outputs: Mapping[str, Any], modes: Mapping[str, str], dtype: str
-) -> dict[str, Any]:
+    config: Pi0Config, inputs: Mapping[str, object], outputs: Mapping[str, object], modes: Mapping[str, str], dtype: str
+) -> dict[str, object]:
     return {
         "type": "pi05" if config.pi05 else "pi0",
         "n_obs_steps": 1,
@@ -202,7 +202,7 @@ def _configuration(
     }
 
 
-def _step(name: str, **options: Any) -> dict[str, Any]:
+def _step(name: str, **options: object) -> dict[str, object]:
     return {"registry_name": name, "config": options}
 
 

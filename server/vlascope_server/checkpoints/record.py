@@ -150,7 +150,7 @@ def write_record(folder: Path, record: Record) -> None:
     replace_json(folder / FILE, content)
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _fits(value: object, hint: Any) -> bool:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
@@ -167,5 +167,5 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _spell(hint: Any) -> str:
+def _spell(hint: object) -> str:
     return str(getattr(hint, "__name__", hint) if isinstance(hint, type) else hint).replace("typing.", "")

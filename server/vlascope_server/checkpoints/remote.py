@@ -25,7 +25,7 @@ import os
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 from vlascope_base.cache import cache_folder
@@ -34,6 +34,9 @@ from vlascope_base.text import readable_bytes
 
 from vlascope_server.checkpoints.checksums import Checksum, checksum_of
 from vlascope_server.checkpoints.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 _PACKAGES = {
     "gs": "gcsfs",
@@ -183,7 +186,7 @@ def _is_there(path: Path, size: int | None, checksum: Checksum | None) -> bool:
     return checksum is None or checksum.of(path) == checksum
 
 
-def _connect(url: str) -> tuple[Any, str]:
+def _connect(url: str) -> tuple[AbstractFileSystem, str]:
     protocol = url.partition("://")[0]
     package = _PACKAGES.get(protocol, "fsspec")
     try:
@@ -198,7 +201,7 @@ def _connect(url: str) -> tuple[Any, str]:
         raise CheckpointError(f"{url}: {_brief(error)}; expected gs://, s3://, hf://, http:// or https://") from error
 
 
-def _list(filesystem: Any, url: str, path: str, given: str) -> dict[str, Mapping[str, Any]]:
+def _list(filesystem: AbstractFileSystem, url: str, path: str, given: str) -> dict[str, Mapping[str, Any]]:
     """Relative name -> facts about the remote file, of those that make a checkpoint."""
     try:
         # a listing's own facts may lack the size (http), so each wanted file is asked for
@@ -237,7 +240,11 @@ def _relative(url: str, root: str, remote: str) -> str | None:
 
 
 def _download_file(
-    filesystem: Any, info: Mapping[str, Any], checksum: Checksum | None, target: Path, advance: Callable[[int], None]
+    filesystem: AbstractFileSystem,
+    info: Mapping[str, Any],
+    checksum: Checksum | None,
+    target: Path,
+    advance: Callable[[int], None],
 ) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     version = [str(info[key]) for key in _VERSION_KEYS if info.get(key)]
@@ -266,7 +273,7 @@ def _download_file(
     partial.replace(target)
 
 
-def _append(filesystem: Any, remote: str, partial: Path, advance: Callable[[int], None], **options: Any) -> None:
+def _append(filesystem: Any, remote: str, partial: Path, advance: Callable[[int], None], **options: object) -> None:
     """Continues `partial` to the end of the remote file."""
     offset = partial.stat().st_size
     with filesystem.open(remote, "rb", **options) as source, partial.open("ab") as file:

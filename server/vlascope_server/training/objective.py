@@ -12,12 +12,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from vlascope_server.model import Params, Pi0Config, draw_noise_and_time, flow_errors
@@ -26,6 +27,8 @@ from vlascope_server.training.grounding import Places, capture_of, locate, seen
 from vlascope_server.training.loader import Batch
 from vlascope_server.training.options import TrainOptions
 from vlascope_server.training.train_state import TrainState
+
+T = TypeVar("T")
 
 _IN, _OUT = "action_in_proj/kernel", ("action_out_proj/kernel", "action_out_proj/bias")
 _UNDECAYED = ("bias", "scale", "pos_embedding")
@@ -57,7 +60,7 @@ class Counts(NamedTuple):
     places: Float[Array, " Q"]
 
 
-StepFunction = Callable[[TrainState, Params, Batch, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
+StepFunction = Callable[[TrainState, Params, Batch, ArrayLike, ArrayLike], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def blind_to(params: Mapping[str, jax.Array], carrying: Bool[np.ndarray, " a"]) -> dict[str, jax.Array]:
@@ -94,7 +97,7 @@ class Recipe:
 def make_optimiser(options: Recipe) -> optax.GradientTransformation:
     """AdamW with clipping, but for the learning rate, which a step is given."""
 
-    def decayed(params: Mapping[str, Any]) -> dict[str, bool]:
+    def decayed(params: Mapping[str, jax.Array]) -> dict[str, bool]:
         return {name: name.rsplit("/", 1)[-1] not in _UNDECAYED for name in params}
 
     return optax.chain(
@@ -187,7 +190,7 @@ def draw(key: jax.Array, batch_size: int, draws: int, config: Pi0Config) -> Draw
     return Draws(noise.reshape(batch_size, draws, *noise.shape[1:]), time.reshape(batch_size, draws))
 
 
-def _in_parts(tree: Any, parts: int) -> Any:
+def _in_parts(tree: T, parts: int) -> T:
     """B rows as `parts` times B/parts. Every part takes some of each device's rows, so that none has to move."""
     return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(len(x) // parts, parts, *x.shape[1:]), 0, 1), tree)
 
@@ -197,7 +200,7 @@ def metric_names(grounding: float, questions: int) -> tuple[str, ...]:
     return "loss", *(_GROUNDED[: 2 + questions] if grounding else ())
 
 
-def metrics_of(errors: Errors, counts: Counts, grounding: float) -> dict[str, Any]:
+def metrics_of(errors: Errors, counts: Counts, grounding: float) -> dict[str, jax.Array]:
     """`loss`, which is minimised; where it has two parts, each, and the shares of objects and places that were found."""
     flow = errors.flow / counts.actions
     if errors.places is None:

@@ -1,4 +1,4 @@
-"""Puts together what a run trains and what it trains on: a checkpoint, a robot, a dataset. Knows nothing of steps.
+"""Puts together what a run trains and what it trains on: a checkpoint, a robot, a dataset.
 
 A run that goes on takes all that it can from its own last checkpoint, and nothing from where it began.
 """

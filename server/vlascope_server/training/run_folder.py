@@ -76,12 +76,12 @@ class RunFolder:
         if file.is_file():
             replace_file(file, "".join(json.dumps(row) + "\n" for row in self.rows))
 
-    def describe(self, options: TrainOptions, facts: dict[str, Any]) -> None:
+    def describe(self, options: TrainOptions, facts: Mapping[str, object]) -> None:
         """Writes `train.json`: the options, and what follows from them and from the data."""
         content = {"options": dataclasses.asdict(options), **facts}
         replace_file(self.path / CONFIGURATION, json.dumps(content, default=str, indent=2) + "\n")
 
-    def check_data(self, facts: Mapping[str, Any]) -> None:
+    def check_data(self, facts: Mapping[str, object]) -> None:
         """Whether a run that goes on finds the episodes that it began with.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Normalisation statistics of a dataset, and which action dimensions carry anything. Knows nothing of files or models."""
+"""Normalisation statistics of a dataset, and which action dimensions carry anything."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from vlascope_base.files import sync
 
 from vlascope_server.checkpoints import CheckpointError
@@ -39,7 +40,7 @@ class TrainState:
 
     params: dict[str, jax.Array]
     average: dict[str, jax.Array]
-    optimiser: Any
+    optimiser: optax.OptState
 
 
 def steps_in(run: Path) -> list[int]:
@@ -54,7 +55,7 @@ def sweep(run: Path) -> None:
     shutil.rmtree(run / _SAVING, ignore_errors=True)
 
 
-def save(run: Path, step: int, steps: int | None, state: TrainState, write_weights: Callable[[Path], Any]) -> Path:
+def save(run: Path, step: int, steps: int | None, state: TrainState, write_weights: Callable[[Path], object]) -> Path:
     """Writes a checkpoint of a run; it is whole or absent, and those before it stay as they are.
 
     Args:
@@ -149,7 +150,7 @@ def _tree(step: int, steps: int | None, state: TrainState) -> dict[str, Any]:
     return tree
 
 
-def _path(path: tuple[Any, ...]) -> str:
+def _path(path: jax.tree_util.KeyPath) -> str:
     """Such as `1/mu/PaliGemma/llm/...`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 

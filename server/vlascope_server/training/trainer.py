@@ -18,7 +18,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -43,6 +44,8 @@ from vlascope_server.training.prepare import Prepared, prepare
 from vlascope_server.training.progress import TrainingProgress
 from vlascope_server.training.run_folder import RunFolder, opened
 from vlascope_server.training.train_state import TrainState, prune, restore, save, steps_in
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -275,7 +278,7 @@ class _Trainer:
         """Each device gets its share of the batch."""
         return jax.device_put(batch, self._rows)
 
-    def _put(self, tree: Any) -> Any:
+    def _put(self, tree: T) -> T:
         """Every device gets everything."""
         return jax.device_put(tree, self._everywhere)
 
@@ -347,7 +350,7 @@ def _asked_to_stop() -> Iterator[threading.Event]:
         yield stop
         return
 
-    def handle(number: int, frame: Any) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
