@@ -46,11 +46,11 @@ def phases(
 
     @jax.jit
     def denoise(params: Params, observation: Observation, noise: jax.Array, left: Any) -> jax.Array:
-        context = pi0.Context(pi0.expert_layers(params, 1), *left)
+        context = pi0.Context(params, pi0.expert_layers(params, 1), observation.state, *left, plan=None)
         conditions = pi0._condition(params, config, pi0.flow_times(num_steps)[:, None])
 
         def step(x_t: jax.Array, condition: pi0.Condition) -> tuple[jax.Array, None]:
-            v_t, _ = pi0._velocity(params, config, observation, context, x_t, condition, None, {}, None)
+            v_t, _ = pi0._velocity(config, context, x_t, condition, {}, None)
             return x_t - v_t / jnp.float32(num_steps), None
 
         return jax.lax.scan(step, noise, conditions)[0]

@@ -9,6 +9,7 @@ Source: Black et al. 2024, "pi0: A Vision-Language-Action Flow Model for General
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -34,15 +35,34 @@ from vlascope_server.model.parameters import Params, expert_layers, fuse_for_inf
 from vlascope_server.model.taps import Latents, TapSelector, empty_latents, finished, record, scan_tapped
 
 
-class Context(NamedTuple):
-    """What every denoise step needs: the action expert's weights, and what the prefix leaves for it."""
+class Draws(NamedTuple):
+    """What flow matching draws: noise and flow times, of any number of samples."""
 
+    noise: Float[Array, "*lead A a"]
+    time: Float[Array, "*lead"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Context:
+    """What every denoise step needs beside the flow's own state.
+
+    Attributes:
+        params: of the model.
+        layers: those of the action expert's blocks, stacked.
+        state: of the robot.
+        cache: keys and values that the prefix leaves, of every layer, stacked on a leading L.
+        bias: which of [prefix, suffix] each suffix token sees, as `gemma.attention_bias`.
+        rotation: of the suffix tokens.
+        plan: what is captured; None captures nothing.
+    """
+
+    params: Params
     layers: Params
+    state: Float[Array, "B a"]
     cache: gemma.KeysValues
-    """Of every layer, stacked on a leading L."""
     bias: Float[Array, "B T S+T"]
-    """Which of [prefix, suffix] each suffix token sees, as `gemma.attention_bias`."""
     rotation: gemma.Rotation
+    plan: CapturePlan | None
 
 
 class Condition(NamedTuple):
@@ -89,7 +109,7 @@ def sample_actions(
 
     def denoise(carry, condition: Condition, slot: jax.Array | None):
         x_t, latents = carry
-        v_t, latents = _velocity(params, config, observation, context, x_t, condition, plan, latents, slot)
+        v_t, latents = _velocity(config, context, x_t, condition, latents, slot)
         return (x_t + dt * v_t, latents), None
 
     selected = plan.denoise_steps if plan else ()
@@ -142,8 +162,7 @@ def flow_errors(
     config: Pi0Config,
     observation: Observation,
     actions: Float[Array, "B A a"],
-    noise: Float[Array, "K B A a"],
-    time: Float[Array, "K B"],
+    draws: Draws,
     *,
     capture: CaptureSpec | None = None,
     remat: bool = False,
@@ -153,6 +172,7 @@ def flow_errors(
     The draws share one pass over the prefix, which costs most of a step. With K = 0 it is all that is computed.
 
     Args:
+        draws: noise [K B A a] and times [K B].
         capture: as for `sample_actions`, of the vlm alone.
         remat: compute a block's activations again in the backward pass instead of keeping them: a third more work, and
             memory that hardly grows with depth.
@@ -164,23 +184,22 @@ def flow_errors(
     params = fuse_for_inference(params)
     plan = None if capture is None else plan_capture(capture, config.layout(1))
     context, latents = _read(params, config, observation, plan, remat)
+    noise, time = draws
     share = time[..., None, None]
 
     def predict(x_t: jax.Array, condition: Condition) -> jax.Array:
-        return _velocity(params, config, observation, context, x_t, condition, None, {}, None, remat)[0]
+        return _velocity(config, context, x_t, condition, {}, None, remat)[0]
 
     x_t = share * noise + (1 - share) * actions
     predicted = jax.vmap(predict)(x_t, _condition(params, config, time))
     return jnp.square(predicted - (noise - actions)), finished(latents)
 
 
-def draw_noise_and_time(
-    key: jax.Array, batch_size: int, config: Pi0Config
-) -> tuple[Float[Array, "B A a"], Float[Array, " B"]]:
+def draw_noise_and_time(key: jax.Array, batch_size: int, config: Pi0Config) -> Draws:
     """The random inputs of one training step: standard normal noise, and times from Beta(1.5, 1) scaled into (0.001, 1]."""
     noise_key, time_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, (batch_size, config.action_horizon, config.action_dim), jnp.float32)
-    return noise, jax.random.beta(time_key, 1.5, 1.0, (batch_size,), jnp.float32) * 0.999 + 0.001
+    return Draws(noise, jax.random.beta(time_key, 1.5, 1.0, (batch_size,), jnp.float32) * 0.999 + 0.001)
 
 
 def _teacher_forced(
@@ -196,7 +215,7 @@ def _teacher_forced(
     context, latents = _read(params, config, observation, plan)
     x_t = time[:, None, None] * noise + (1 - time[:, None, None]) * actions
     condition = jax.tree.map(lambda leaf: leaf[0], _condition(params, config, time[None]))
-    v_t, latents = _velocity(params, config, observation, context, x_t, condition, plan, latents, 0)
+    v_t, latents = _velocity(config, context, x_t, condition, latents, 0)
     return v_t, finished(latents)
 
 
@@ -209,7 +228,10 @@ def _read(
     cache, latents = _run_vlm(params, config, prefix, plan, latents, remat)
     positions, mask = suffix_attention(config, prefix.valid)
     rotation = gemma.rotary(positions, config.action.head_dim)
-    return Context(expert_layers(params, 1), cache, gemma.attention_bias(mask), rotation), latents
+    context = Context(
+        params, expert_layers(params, 1), observation.state, cache, gemma.attention_bias(mask), rotation, plan
+    )
+    return context, latents
 
 
 def _run_vlm(
@@ -246,21 +268,22 @@ def _run_vlm(
 
 
 def _velocity(
-    params: Params,
     config: Pi0Config,
-    observation: Observation,
     context: Context,
     x_t: Float[Array, "B A a"],
     condition: Condition,
-    plan: CapturePlan | None,
     latents: Latents,
     step: jax.Array | int | None,
     remat: bool = False,
 ) -> tuple[Float[Array, "B A a"], Latents]:
-    """Runs the action expert once: the velocity at x_t, and the selected taps written at denoise slot `step`."""
+    """Runs the action expert once: the velocity at x_t, and the selected taps written at denoise slot `step`.
+
+    Nothing is written where `step` is None.
+    """
+    params, plan = context.params, context.plan
     valid = jnp.ones(context.bias.shape[:2], bool)
     select = None if step is None else TapSelector.of(plan, "action", valid)
-    x = embed_suffix(params, config, observation.state, x_t, condition.embedding)
+    x = embed_suffix(params, config, context.state, x_t, condition.embedding)
 
     def block(carry, entry, slot: jax.Array | None):
         x, latents = carry

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
-from vlascope_server.model import Params, Pi0Config, draw_noise_and_time, flow_errors
+from vlascope_server.model import Draws, Params, Pi0Config, draw_noise_and_time, flow_errors
 from vlascope_server.training.augment import augment_images
 from vlascope_server.training.grounding import Places, capture_of, locate, seen
 from vlascope_server.training.loader import Batch
@@ -47,13 +47,6 @@ class TrainState:
     params: dict[str, jax.Array]
     average: dict[str, jax.Array]
     optimiser: Any
-
-
-class Draws(NamedTuple):
-    """What flow matching draws for a batch."""
-
-    noise: Float[Array, "B K A a"]
-    time: Float[Array, "B K"]
 
 
 class Errors(NamedTuple):
@@ -197,7 +190,7 @@ def make_evaluation(config: Pi0Config, counted: tuple[bool, ...], draws: int, *,
 
 
 def draw(key: jax.Array, batch_size: int, draws: int, config: Pi0Config) -> Draws:
-    """Noise and times for so many draws on each observation."""
+    """Noise [B K A a] and times [B K] for K draws on each observation."""
     noise, time = draw_noise_and_time(key, draws * batch_size, config)
     return Draws(noise.reshape(batch_size, draws, *noise.shape[1:]), time.reshape(batch_size, draws))
 
@@ -242,10 +235,10 @@ def summed_errors(
     visible = jnp.asarray(counted, jnp.float32)
     # noise in a dimension that is left out must not teach the model to see it
     blind = {**params, _IN: params[_IN] * visible[:, None]}
-    noise, time = (jnp.swapaxes(x, 0, 1) for x in draws)
+    draws_first = Draws(*(jnp.swapaxes(x, 0, 1) for x in draws))
     capture = capture_of(config) if grounding else None
     errors, latents = flow_errors(
-        blind, config, batch.observation, batch.actions, noise, time, capture=capture, remat=remat
+        blind, config, batch.observation, batch.actions, draws_first, capture=capture, remat=remat
     )
     per_action = jnp.sum(errors * visible, axis=-1) / jnp.sum(visible)
     # a masked action is cut out, not multiplied by zero: its label may be anything

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from vlascope_datasets import DatasetWriter, LeRobotDataset
-from vlascope_server.model import draw_noise_and_time, flow_errors, flow_loss
+from vlascope_server.model import Draws, draw_noise_and_time, flow_errors, flow_loss
 from vlascope_server.robots import Conventions, Libero, RobotPipeline
 from vlascope_server.robots.arithmetic import normalise
 from vlascope_server.training import TrainingError
@@ -238,5 +238,5 @@ def test_shared_draws_are_single_ones(pi05):
     single = [loss(params, config, observation, actions, noise[k], time[k]) for k in range(3)]
     shared = jax.jit(flow_errors, static_argnums=1, static_argnames="remat")
     for remat in (False, True):
-        errors, _ = shared(params, config, observation, actions, noise, time, remat=remat)
+        errors, _ = shared(params, config, observation, actions, Draws(noise, time), remat=remat)
         np.testing.assert_allclose(errors.mean(-1), np.stack(single), rtol=2e-5)
