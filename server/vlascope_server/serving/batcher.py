@@ -4,8 +4,6 @@
 2. The thread takes the queue whose head has waited longest, of those that have a compiled program.
 3. It waits for more until the batch is full, every client that is active has asked, or `max_wait` is over.
 4. Actions resolve the futures once the device is done; captured arrays follow on their way to the host.
-
-Knows nothing of sockets, of episodes or of stores.
 """
 
 from __future__ import annotations
