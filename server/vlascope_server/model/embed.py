@@ -1,7 +1,7 @@
 """Turns an observation and a flow state into the token sequences of the two experts.
 
 B batch, S prefix tokens (image, text), T suffix tokens (state, action), D width of the expert, A horizon, a action dims,
-Q denoise steps. Knows nothing of attention.
+Q denoise steps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vlascope_server.model.parameters import Params, under
 from vlascope_server.model.vision import encode_images
 
 _MIN_PERIOD, _MAX_PERIOD = 4e-3, 4.0
-"""Of the denoise time's sine embedding, in units of the whole flow (pi0, appendix B)."""
+"""Periods of the denoise time's sine embedding, in units of the whole flow (pi0, appendix B)."""
 
 
 class Prefix(NamedTuple):

@@ -1,6 +1,6 @@
 """What one inference sees, as the model takes it: resized images, a padded state, token numbers.
 
-Knows nothing of robots, of prompts as text or of normalisation: those have happened.
+Reading the robot, tokenising the prompt and normalising have happened before.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 B batch, S prefix tokens, T suffix tokens, D width, L layers, Q denoise steps, A action horizon, a action dims.
 
 The vision-language expert runs once over the prefix and leaves keys and values; the action expert runs once a denoise
-step over the suffix and attends to them. Time 1 is noise, time 0 is actions. Knows nothing of robots, files or servers.
+step over the suffix and attends to them. Time 1 is noise, time 0 is actions.
 Source: Black et al. 2024, "pi0: A Vision-Language-Action Flow Model for General Robot Control".
 """
 

@@ -113,7 +113,7 @@ class Policy:
 
     @property
     def noise_shape(self) -> tuple[int, int]:
-        """Of the flow's noise for one observation."""
+        """Shape of the flow's noise for one observation."""
         return self.config.action_horizon, self.config.action_dim
 
     def prepare(self, observation: Mapping[str, Any]) -> PreparedObservation:
@@ -185,7 +185,7 @@ def _pipeline(name: str, checkpoint: Checkpoint, robot: RobotIO) -> RobotPipelin
 
 
 def _fingerprint(checkpoint: Checkpoint, num_steps: int) -> str:
-    """Of architecture, statistics, denoise steps, and up to 4096 values spread over every parameter."""
+    """Hash of architecture, statistics, denoise steps, and up to 4096 values spread over every parameter."""
     digest = hashlib.sha256()
     facts = [dataclasses.asdict(checkpoint.config), dataclasses.asdict(checkpoint.record), num_steps]
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())

@@ -1,4 +1,4 @@
-"""Robots: what each observes and how it acts, on the model's scale and back. Knows nothing of the model or of the wire."""
+"""Robots: what each observes and how it acts, on the model's scale and back."""
 
 from vlascope_server.robots.aloha import Aloha
 from vlascope_server.robots.contract import (

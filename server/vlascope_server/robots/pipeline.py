@@ -1,7 +1,7 @@
 """Turns a robot's observation into what a model sees, and a model's actions into what the robot executes.
 
 The order of steps is the reference's (openpi, training/config.py, policies/policy_config.py): the robot's own conventions,
-relative actions, normalisation, resizing, padding. Knows nothing of tokens, of batches or of JAX.
+relative actions, normalisation, resizing, padding. Tokens and batches come after it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class RobotPipeline:
                 quantiles(self.stats[key])
 
     def inputs(self, observation: Mapping[str, Any]) -> ModelInputs:
-        """Of one observation as a client sends it; leaves the observation as it is.
+        """What the model sees of one observation as a client sends it; the observation stays as it is.
 
         Raises:
             RobotInputError: it is not what the robot's `read` expects.

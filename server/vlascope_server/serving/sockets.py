@@ -21,7 +21,7 @@ from vlascope_server.serving.options import EPISODES_OF_A_CLIENT, Limits
 _log = logging.getLogger(__name__)
 
 Address = tuple[str, int] | tuple[str, int, int, int]
-"""Of a client, as a socket of IPv4 or of IPv6 names it: the host comes first."""
+"""A client's address as a socket of IPv4 or of IPv6 names it: the host comes first."""
 
 BACKLOG = 100
 """Connections that one look at a listening socket accepts at most; the system queues as many."""
