@@ -29,7 +29,7 @@ _GRIPPERS = [6, 13]
 _OPENING_METRES = (0.01844, 0.05800)
 """Positions of the fingers, closed and open (ALOHA's PUPPET_GRIPPER_POSITION)."""
 _ARM_METRES, _HORN_METRES = 0.036, 0.022
-"""Of the linkage between the gripper's motor and its fingers (Interbotix's driver)."""
+"""Lengths in the linkage between the gripper's motor and its fingers (Interbotix's driver)."""
 _PI_RADIANS = (0.5476, 1.6296)
 """The gripper's motor in pi0's data, closed and open: encoder counts 2405 and 3110 of 4096, zero at 2048."""
 _COMMAND_RADIANS = (-0.6213, 1.4910)
