@@ -30,7 +30,7 @@ from vlascope_server.model.embed import (
     suffix_attention,
     time_condition,
 )
-from vlascope_server.model.observation import Observation, check_observation
+from vlascope_server.model.inputs import ModelInputs, check_inputs
 from vlascope_server.model.parameters import Params, expert_layers, fuse_for_inference, under
 from vlascope_server.model.taps import Latents, TapSelector, empty_latents, finished, record, scan_tapped
 
@@ -78,7 +78,7 @@ class Condition(NamedTuple):
 def sample_actions(
     params: Params,
     config: Pi0Config,
-    observation: Observation,
+    inputs: ModelInputs,
     noise: Float[Array, "B A a"],
     *,
     num_steps: int = 10,
@@ -88,7 +88,7 @@ def sample_actions(
 
     Args:
         params: as a checkpoint holds them, or after `fuse_for_inference`.
-        noise: float32 standard normal; the same noise and observation give the same actions.
+        noise: float32 standard normal; the same noise and inputs give the same actions.
         capture: what to keep of the hidden states; None keeps nothing and compiles the plain program.
 
     Returns:
@@ -96,13 +96,13 @@ def sample_actions(
         of `plan_capture(capture, config.layout(num_steps)).tensors`.
 
     Raises:
-        ObservationError: an array of the observation does not fit `config`.
+        ModelInputsError: an array of the inputs does not fit `config`.
         CaptureSpecError: the spec asks for what the model does not have.
     """
-    check_observation(observation, config)
+    check_inputs(inputs, config)
     params = fuse_for_inference(params)
     plan = None if capture is None else plan_capture(capture, config.layout(num_steps))
-    context, latents = _read(params, config, observation, plan)
+    context, latents = _read(params, config, inputs, plan)
     dt = jnp.float32(-1.0 / num_steps)
     # no step's condition depends on another's, so that the weights behind them are read once
     conditions = _condition(params, config, flow_times(num_steps)[:, None])
@@ -121,7 +121,7 @@ def sample_actions(
 def velocity(
     params: Params,
     config: Pi0Config,
-    observation: Observation,
+    inputs: ModelInputs,
     actions: Float[Array, "B A a"],
     noise: Float[Array, "B A a"],
     time: Float[Array, " B"],
@@ -138,29 +138,29 @@ def velocity(
     Returns:
         The velocity in float32 (its target is noise - actions), and the captured arrays.
     """
-    check_observation(observation, config)
+    check_inputs(inputs, config)
     plan = None if capture is None else plan_capture(capture, config.layout(1))
-    return _teacher_forced(params, config, observation, actions, noise, time, plan)
+    return _teacher_forced(params, config, inputs, actions, noise, time, plan)
 
 
 def flow_loss(
     params: Params,
     config: Pi0Config,
-    observation: Observation,
+    inputs: ModelInputs,
     actions: Float[Array, "B A a"],
     noise: Float[Array, "B A a"],
     time: Float[Array, " B"],
 ) -> Float[Array, "B A"]:
     """Flow-matching loss, mean over action dims: |v(x_t, t) - (noise - actions)|^2. Differentiable in `params`."""
-    check_observation(observation, config)
-    predicted, _ = _teacher_forced(params, config, observation, actions, noise, time, None)
+    check_inputs(inputs, config)
+    predicted, _ = _teacher_forced(params, config, inputs, actions, noise, time, None)
     return jnp.mean(jnp.square(predicted - (noise - actions)), axis=-1)
 
 
 def flow_errors(
     params: Params,
     config: Pi0Config,
-    observation: Observation,
+    inputs: ModelInputs,
     actions: Float[Array, "B A a"],
     draws: Draws,
     *,
@@ -180,10 +180,10 @@ def flow_errors(
     Returns:
         The errors, and the captured arrays. Differentiable in `params`, captured float32 arrays too.
     """
-    check_observation(observation, config)
+    check_inputs(inputs, config)
     params = fuse_for_inference(params)
     plan = None if capture is None else plan_capture(capture, config.layout(1))
-    context, latents = _read(params, config, observation, plan, remat)
+    context, latents = _read(params, config, inputs, plan, remat)
     noise, time = draws
     share = time[..., None, None]
 
@@ -205,14 +205,14 @@ def draw_noise_and_time(key: jax.Array, batch_size: int, config: Pi0Config) -> D
 def _teacher_forced(
     params: Params,
     config: Pi0Config,
-    observation: Observation,
+    inputs: ModelInputs,
     actions: jax.Array,
     noise: jax.Array,
     time: jax.Array,
     plan: CapturePlan | None,
 ) -> tuple[Float[Array, "B A a"], Latents]:
     params = fuse_for_inference(params)
-    context, latents = _read(params, config, observation, plan)
+    context, latents = _read(params, config, inputs, plan)
     x_t = time[:, None, None] * noise + (1 - time[:, None, None]) * actions
     condition = jax.tree.map(lambda leaf: leaf[0], _condition(params, config, time[None]))
     v_t, latents = _velocity(config, context, x_t, condition, latents, 0)
@@ -220,17 +220,15 @@ def _teacher_forced(
 
 
 def _read(
-    params: Params, config: Pi0Config, observation: Observation, plan: CapturePlan | None, remat: bool = False
+    params: Params, config: Pi0Config, inputs: ModelInputs, plan: CapturePlan | None, remat: bool = False
 ) -> tuple[Context, Latents]:
     """Runs the vision-language expert over the prefix."""
-    prefix = embed_prefix(params, config, observation)
-    latents = empty_latents(plan, observation.batch_size)
+    prefix = embed_prefix(params, config, inputs)
+    latents = empty_latents(plan, inputs.batch_size)
     cache, latents = _run_vlm(params, config, prefix, plan, latents, remat)
     positions, mask = suffix_attention(config, prefix.valid)
     rotation = gemma.rotary(positions, config.action.head_dim)
-    context = Context(
-        params, expert_layers(params, 1), observation.state, cache, gemma.attention_bias(mask), rotation, plan
-    )
+    context = Context(params, expert_layers(params, 1), inputs.state, cache, gemma.attention_bias(mask), rotation, plan)
     return context, latents
 
 

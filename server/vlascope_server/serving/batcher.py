@@ -229,9 +229,9 @@ class Batcher:
 
     def _compute(self, program: Program, items: list[_Item]) -> None:
         begun = time.perf_counter()
-        observation = self._policy.batch([item.prepared for item in items], program.size)
+        inputs = self._policy.batch([item.prepared for item in items], program.size)
         noise = np.stack([item.noise for item in items] + [items[-1].noise] * (program.size - len(items)))
-        on_device, latents = program.run(observation, noise)
+        on_device, latents = program.run(inputs, noise)
         on_device.copy_to_host_async()
         for array in latents.values():
             array.copy_to_host_async()

@@ -137,11 +137,11 @@ def make_step(config: Pi0Config, counted: tuple[bool, ...], recipe: Recipe, *, r
     def step(state: TrainState, frozen: Params, batch: Batch, number: jax.Array, rate: jax.Array):
         image_key, flow_key = jax.random.split(jax.random.fold_in(jax.random.key(recipe.seed), number))
         if recipe.augment:
-            images, moves = augment_images(image_key, dict(batch.observation.images), recipe.shift)
+            images, moves = augment_images(image_key, dict(batch.inputs.images), recipe.shift)
             moved = jnp.stack([moves[camera] for camera in config.cameras], axis=1)
             # a place that is not seen is not to be moved into the picture
             targets = jnp.where(seen(batch.targets)[..., None], batch.targets - moved[:, None], -1.0)
-            batch = batch._replace(observation=dataclasses.replace(batch.observation, images=images), targets=targets)
+            batch = batch._replace(inputs=dataclasses.replace(batch.inputs, images=images), targets=targets)
         actions, places = (jnp.maximum(total, 1.0) for total in count(batch, recipe.flow_samples))
 
         def loss_of(params: dict[str, jax.Array], part: Batch, draws: Draws) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -237,9 +237,7 @@ def summed_errors(
     blind = {**params, _IN: params[_IN] * visible[:, None]}
     draws_first = Draws(*(jnp.swapaxes(x, 0, 1) for x in draws))
     capture = capture_of(config) if grounding else None
-    errors, latents = flow_errors(
-        blind, config, batch.observation, batch.actions, draws_first, capture=capture, remat=remat
-    )
+    errors, latents = flow_errors(blind, config, batch.inputs, batch.actions, draws_first, capture=capture, remat=remat)
     per_action = jnp.sum(errors * visible, axis=-1) / jnp.sum(visible)
     # a masked action is cut out, not multiplied by zero: its label may be anything
     per_action = jnp.where(batch.mask, per_action, 0.0)

@@ -72,11 +72,11 @@ def test_batches_follow_from_seed_and_step(options, dataset):
     number = prepared.episodes[0]
     columns, images = episode(number)
     np.testing.assert_allclose(
-        one.observation.state[0, :8], normalise(columns["state"][3], prepared.norm_stats["state"], "zscore"), rtol=1e-6
+        one.inputs.state[0, :8], normalise(columns["state"][3], prepared.norm_stats["state"], "zscore"), rtol=1e-6
     )
     # 20 x 16 pixels become 14 x 11, centred between black bars
-    assert np.unique(one.observation.images[CAMERAS[0]][0, :, 1:12]).tolist() == [images["image"][3, 0, 0, 0]]
-    assert not one.observation.images[CAMERAS[0]][0, :, 0].any()
+    assert np.unique(one.inputs.images[CAMERAS[0]][0, :, 1:12]).tolist() == [images["image"][3, 0, 0, 0]]
+    assert not one.inputs.images[CAMERAS[0]][0, :, 0].any()
     assert one.mask[0].tolist() == [False, True, True, True, False]
     assert not one.mask[1].any()
 
