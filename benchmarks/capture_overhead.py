@@ -14,7 +14,7 @@ import statistics
 from pathlib import Path
 
 import jax
-from common import MID, interleaved, random_inputs, ratio
+from common import MID, interleaved, random_observation, ratio
 from reporting import report
 from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_server.model import fuse_for_inference, init_params, sample_actions
@@ -33,12 +33,12 @@ def main() -> None:
     args = parser.parse_args()
     config = MID if args.size == "mid" else dataclasses.replace(full_size(), dtype="bfloat16")
     params = fuse_for_inference(init_params(config, dtype=config.dtype))
-    inputs = random_inputs(config)
+    observation = random_observation(config)
     noise = jax.random.normal(jax.random.key(1), (1, config.action_horizon, config.action_dim))
     full = CaptureSpec()
 
     def call(capture: CaptureSpec | None):
-        return lambda: sample_actions(params, config, inputs, noise, num_steps=STEPS, capture=capture)
+        return lambda: sample_actions(params, config, observation, noise, num_steps=STEPS, capture=capture)
 
     seconds = interleaved({"plain": call(None), "capture": call(full)}, args.rounds)
     results = {

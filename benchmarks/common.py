@@ -44,7 +44,7 @@ def ratio(numerator: list[float], denominator: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
 
 
-def random_inputs(config: Pi0Config, batch_size: int = 1, seed: int = 0) -> ModelInputs:
+def random_observation(config: Pi0Config, batch_size: int = 1, seed: int = 0) -> ModelInputs:
     """A batch of noise images and a prompt without padding, on the device."""
     rng = np.random.default_rng(seed)
     B, size, n = batch_size, config.vision.image_size, config.max_token_len

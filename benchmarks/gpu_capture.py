@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from common import interleaved, random_inputs, ratio
+from common import interleaved, random_observation, ratio
 from gpu_latency import SIZES, STEPS, Clock, chosen
 from reporting import report
 from vlascope_latents import CaptureSpec, plan_capture
@@ -39,7 +39,7 @@ def spec_of(name: str, config: Pi0Config) -> CaptureSpec:
 
 def by_spec(config: Pi0Config, params: Any, rounds: int, clock: Clock) -> list[dict[str, Any]]:
     """Latency over the plain program's, and whether the actions are the same to the bit."""
-    observation = random_inputs(config)
+    observation = random_observation(config)
     noise = jax.random.normal(jax.random.key(1), (1, config.action_horizon, config.action_dim))
 
     def call(capture: CaptureSpec | None):
@@ -66,7 +66,7 @@ def by_spec(config: Pi0Config, params: Any, rounds: int, clock: Clock) -> list[d
 
 def to_the_host(config: Pi0Config, params: Any, rounds: int) -> dict[str, float]:
     """Bytes a second of the full residual stream on its way to the host: waited for, and while the next inference runs."""
-    observation = random_inputs(config)
+    observation = random_observation(config)
     noise = jax.random.normal(jax.random.key(1), (1, config.action_horizon, config.action_dim))
     spec = CaptureSpec()
     nbytes = plan_capture(spec, config.layout(STEPS)).nbytes
@@ -112,7 +112,7 @@ def into_a_store(config: Pi0Config, params: Any, folder: Path, frames: int) -> d
     """Bytes a second from the card through the store's writer to synced files."""
     from vlascope_latents.store import RunWriter  # only this needs zarr
 
-    observation = random_inputs(config)
+    observation = random_observation(config)
     noise = jax.random.normal(jax.random.key(1), (1, config.action_horizon, config.action_dim))
     spec = CaptureSpec()
     plan = plan_capture(spec, config.layout(STEPS))

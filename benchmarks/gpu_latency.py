@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from common import MID, interleaved, random_inputs, ratio
+from common import MID, interleaved, random_observation, ratio
 from gpu_variants import compiled, difference, variants
 from phases import phases
 from reporting import report
@@ -85,7 +85,7 @@ def by_phase(
             continue
         some = config.with_cameras(*CAMERAS[:count])
         noise = jax.random.normal(jax.random.key(1), (1, some.action_horizon, some.action_dim))
-        calls = phases(params, some, random_inputs(some), noise, STEPS)
+        calls = phases(params, some, random_observation(some), noise, STEPS)
         measured = interleaved(calls, rounds)
         seconds = {name: statistics.median(each) for name, each in measured.items()}
         work = count_work(some, 1, STEPS, jnp.dtype(config.dtype).itemsize)
@@ -103,10 +103,10 @@ def by_phase(
 
 def by_variant(config: Pi0Config, params: Any, rounds: int, clock: Clock) -> list[dict[str, Any]]:
     """Every variant that there is time for, in turns with the plain program: seconds, ratio, difference, compile time."""
-    inputs = random_inputs(config)
+    observation = random_observation(config)
     noise = jax.random.normal(jax.random.key(1), (1, config.action_horizon, config.action_dim))
     call = functools.partial(_sample, config)
-    arguments = (params, inputs, noise)
+    arguments = (params, observation, noise)
     rows, plain, actions, longest = [], None, None, 0.0
     print(f"{'variant':<24} {'ms':>9} {'/ plain':>8} {'off by':>9} {'compile s':>9}")
     for variant in variants((config.vision.depth, config.vlm.depth, STEPS)):
@@ -148,8 +148,8 @@ def by_batch(config: Pi0Config, params: Any, rounds: int, machine: tuple[float, 
             rows.append({"batch": batch, "not_measured": "out of time"})
             continue
         noise = jax.random.normal(jax.random.key(1), (batch, config.action_horizon, config.action_dim))
-        inputs = random_inputs(config, batch)
-        call = lambda o=inputs, x=noise: sample_actions(params, config, o, x, num_steps=STEPS)[0]  # noqa: E731
+        observation = random_observation(config, batch)
+        call = lambda o=observation, x=noise: sample_actions(params, config, o, x, num_steps=STEPS)[0]  # noqa: E731
         seconds = statistics.median(interleaved({"it": call}, rounds)["it"])
         bound = count_work(config, batch, STEPS, jnp.dtype(config.dtype).itemsize).seconds(*machine)
         memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
@@ -158,8 +158,8 @@ def by_batch(config: Pi0Config, params: Any, rounds: int, machine: tuple[float, 
     return rows
 
 
-def _sample(config: Pi0Config, params: Any, inputs: Any, noise: jax.Array) -> jax.Array:
-    return inspect.unwrap(sample_actions)(params, config, inputs, noise, num_steps=STEPS)[0]
+def _sample(config: Pi0Config, params: Any, observation: Any, noise: jax.Array) -> jax.Array:
+    return inspect.unwrap(sample_actions)(params, config, observation, noise, num_steps=STEPS)[0]
 
 
 def _instructions(program: Any) -> int | None:

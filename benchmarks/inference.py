@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from common import MID, interleaved, random_inputs, ratio
+from common import MID, interleaved, random_observation, ratio
 from reporting import report
 from vlascope_server.model import CAMERAS, Pi0Config, fuse_for_inference, init_params, sample_actions
 from vlascope_server.model.config import full_size
@@ -36,8 +36,10 @@ def share_of_matmul(config: Pi0Config, rounds: int) -> dict:
     calls = {"matmul": lambda: matmul(square)}
     for cameras in (3, 2, 1):
         some = config.with_cameras(*CAMERAS[:cameras])
-        inputs = random_inputs(some)
-        calls[f"{cameras} cameras"] = lambda c=some, o=inputs: sample_actions(params, c, o, noise, num_steps=STEPS)[0]
+        observation = random_observation(some)
+        calls[f"{cameras} cameras"] = lambda c=some, o=observation: sample_actions(
+            params, c, o, noise, num_steps=STEPS
+        )[0]
     seconds = interleaved(calls, rounds)
     rates = [2 * n**3 / s for s in seconds["matmul"]]
     work = count_work(config, 1, STEPS, 4)
@@ -67,9 +69,9 @@ def over_roofline(config: Pi0Config, rounds: int) -> dict:
     for cameras in (3, 2, 1):
         some = config.with_cameras(*CAMERAS[:cameras])
         for batch in (1, 2, 4, 8, 16):
-            inputs = random_inputs(some, batch)
+            observation = random_observation(some, batch)
             noise = jax.random.normal(jax.random.key(1), (batch, some.action_horizon, some.action_dim))
-            call = lambda c=some, o=inputs, x=noise: sample_actions(params, c, o, x, num_steps=STEPS)[0]  # noqa: E731
+            call = lambda c=some, o=observation, x=noise: sample_actions(params, c, o, x, num_steps=STEPS)[0]  # noqa: E731
             seconds = statistics.median(interleaved({"call": call}, rounds)["call"])
             work = count_work(some, batch, STEPS, 2)
             bound = work.seconds(matmul_rate, memory_rate)

@@ -35,7 +35,7 @@ def module(name):
 @pytest.fixture(scope="module")
 def small(benchmarks):
     config = dataclasses.replace(module("gpu_latency").SMALL, dtype="float32")
-    observation = module("common").random_inputs(config)
+    observation = module("common").random_observation(config)
     noise = jax.random.normal(jax.random.key(1), (1, config.action_horizon, config.action_dim))
     return config, fuse_for_inference(init_params(config)), observation, noise
 
