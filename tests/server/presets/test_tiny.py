@@ -58,7 +58,7 @@ def test_a_robots_observation_becomes_its_actions(config):
     # drawn with numpy: compiling a draw for each shape takes longer than all the rest
     shapes = parameter_shapes(config).items()
     params = {name: jnp.asarray(0.05 * rng.standard_normal(shape), "float32") for name, shape in shapes}
-    actions, _ = sample(params, observation=batch, noise=noise)
+    actions, _ = sample(params, inputs=batch, noise=noise)
     found = pipeline.robot_actions(np.asarray(actions[0]), inputs.robot_state)
     assert found.shape == (10, 7)
     assert np.isfinite(found).all()
