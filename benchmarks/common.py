@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from vlascope_server.model import GemmaConfig, Observation, Pi0Config, VisionConfig
+from vlascope_server.model import GemmaConfig, ModelInputs, Pi0Config, VisionConfig
 
 MID = Pi0Config(
     VisionConfig(width=384, depth=12, mlp_dim=1536, num_heads=6),
@@ -44,11 +44,11 @@ def ratio(numerator: list[float], denominator: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
 
 
-def random_observation(config: Pi0Config, batch_size: int = 1, seed: int = 0) -> Observation:
+def random_observation(config: Pi0Config, batch_size: int = 1, seed: int = 0) -> ModelInputs:
     """A batch of noise images and a prompt without padding, on the device."""
     rng = np.random.default_rng(seed)
     B, size, n = batch_size, config.vision.image_size, config.max_token_len
-    return Observation(
+    return ModelInputs(
         images={c: jnp.asarray(rng.integers(0, 256, (B, size, size, 3), np.uint8)) for c in config.cameras},
         image_masks={c: jnp.ones(B, bool) for c in config.cameras},
         state=jnp.asarray(rng.standard_normal((B, config.action_dim), np.float32)),

@@ -1,6 +1,6 @@
 """Reads a policy's architecture off the shapes of its parameters.
 
-Knows nothing of files. What shapes cannot tell (action horizon, token length, cameras, LoRA alpha, dtype) the caller says.
+What shapes cannot tell (action horizon, token length, cameras, LoRA alpha, dtype) the caller says.
 """
 
 from __future__ import annotations

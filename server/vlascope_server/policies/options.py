@@ -18,7 +18,7 @@ class PolicyOptions(CheckpointOptions):
     num_steps: int = 10
     """Denoise steps from noise to actions."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of parameters and activations; auto is bfloat16 on an accelerator and float32 on a CPU."""
+    """Number format of parameters and activations; auto is bfloat16 on an accelerator and float32 on a CPU."""
     default_prompt: str | None = None
     """The instruction for observations without one."""
     tokenizer: Path | None = None

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from vlascope_latents import LatentLayout
 
 from vlascope_server.checkpoints import Checkpoint, CheckpointError, load_checkpoint
-from vlascope_server.model import Observation, fuse_for_inference
+from vlascope_server.model import ModelInputs, fuse_for_inference
 from vlascope_server.policies.assembly import (
     find_cameras,
     find_conventions,
@@ -106,7 +106,7 @@ class Policy:
 
     @property
     def noise_shape(self) -> tuple[int, int]:
-        """Of the flow's noise for one observation."""
+        """Shape of the flow's noise for one observation."""
         return self.config.action_horizon, self.config.action_dim
 
     def prepare(self, observation: Mapping[str, Any]) -> PreparedObservation:
@@ -117,20 +117,20 @@ class Policy:
         """
         if self.default_prompt is not None and "prompt" not in observation:
             observation = {**observation, "prompt": self.default_prompt}
-        inputs = self.pipeline.inputs(observation)
-        state = inputs.prompt_state if self._state_in_prompt else None
-        prompt = self._tokenizer.encode(inputs.prompt, self.config.max_token_len, state)
+        reading = self.pipeline.read(observation)
+        state = reading.prompt_state if self._state_in_prompt else None
+        prompt = self._tokenizer.encode(reading.prompt, self.config.max_token_len, state)
         return PreparedObservation(
-            inputs.images,
-            inputs.state.astype(np.float32),
+            reading.images,
+            reading.state.astype(np.float32),
             prompt.tokens,
             prompt.mask,
-            inputs.prompt,
-            inputs.robot_state,
+            reading.prompt,
+            reading.robot_state,
             prompt.truncated,
         )
 
-    def batch(self, prepared: Sequence[PreparedObservation], size: int) -> Observation:
+    def batch(self, prepared: Sequence[PreparedObservation], size: int) -> ModelInputs:
         """Observations as one batch of `size`; the last one fills what is left."""
         rows = [*prepared, *[prepared[-1]] * (size - len(prepared))]
         fields: dict[str, Any] = {
@@ -140,9 +140,9 @@ class Policy:
             "prompt": np.stack([row.tokens for row in rows]),
             "prompt_mask": np.stack([row.mask for row in rows]),
         }
-        return Observation(**fields)
+        return ModelInputs(**fields)
 
-    def batch_shape(self, size: int) -> Observation:
+    def batch_shape(self, size: int) -> ModelInputs:
         """Shapes and dtypes of `batch`, for compiling."""
         pixels, n = self.config.vision.image_size, self.config.max_token_len
         shape = jax.ShapeDtypeStruct
@@ -153,7 +153,7 @@ class Policy:
             "prompt": shape((size, n), np.int32),
             "prompt_mask": shape((size, n), bool),
         }
-        return Observation(**fields)
+        return ModelInputs(**fields)
 
     def robot_actions(
         self, actions: Float[np.ndarray, "A a"], prepared: PreparedObservation
@@ -178,7 +178,7 @@ def _pipeline(name: str, checkpoint: Checkpoint, robot: RobotIO) -> RobotPipelin
 
 
 def _fingerprint(checkpoint: Checkpoint, num_steps: int) -> str:
-    """Of architecture, statistics, denoise steps, and up to 4096 values spread over every parameter."""
+    """Hash of architecture, statistics, denoise steps, and up to 4096 values spread over every parameter."""
     digest = hashlib.sha256()
     facts = [dataclasses.asdict(checkpoint.config), dataclasses.asdict(checkpoint.record), num_steps]
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())

@@ -1,7 +1,4 @@
-"""What a robot must say of itself so that a policy can drive it: its cameras, its widths, and its own conventions.
-
-Knows nothing of the model's sizes, of statistics or of any particular robot.
-"""
+"""What a robot must say of itself so that a policy can drive it: its cameras, its widths, and its own conventions."""
 
 from __future__ import annotations
 

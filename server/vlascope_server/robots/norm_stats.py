@@ -33,7 +33,7 @@ class NormStatsError(VlascopeError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NormStats:
-    """Of one vector quantity, for example the state; in its own units, one number a dimension.
+    """Statistics of one vector quantity, for example the state; in its own units, one number a dimension.
 
     Attributes:
         mean: float64.

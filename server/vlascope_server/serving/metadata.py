@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from typing import Any
 
 from vlascope_client.protocol import PROMPT_CHARACTERS, VERSION
 from vlascope_latents import COMPONENTS, EXPERTS, CapturePlan
@@ -15,7 +14,7 @@ from vlascope_server.serving.options import Limits
 
 def server_metadata(
     policy: Policy, default: CapturePlan, run: str | None, limits: Limits, *, deterministic: bool
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The first message of a connection; docs/protocol.md documents its fields."""
     spec, layout = policy.pipeline.robot.spec, policy.layout
     return {

@@ -61,7 +61,7 @@ _HARD_LIMIT = 2
 class PolicyServer:
     """One policy on one port."""
 
-    def __init__(self, service: Service, metadata: Mapping[str, Any], *, access: Access, limits: Limits):
+    def __init__(self, service: Service, metadata: Mapping[str, object], *, access: Access, limits: Limits):
         self._service, self._access, self._limits = service, access, limits
         self._metadata = pack(metadata)
         # as many from one host as could all be let in, since its clients may start together
@@ -229,7 +229,7 @@ class PolicyServer:
             for connection in [connection for connection in self._waiting if _has_hung_up(connection)]:
                 connection.transport.abort()
 
-    def _status(self) -> dict[str, Any]:
+    def _status(self) -> dict[str, object]:
         return {
             "ready": self._ready,
             "clients": len(self._connections),

@@ -14,12 +14,14 @@ import logging
 import resource
 import socket
 from collections import Counter, OrderedDict
-from typing import Any
 
 from vlascope_server.serving.errors import ServeError
 from vlascope_server.serving.options import EPISODES_OF_A_CLIENT, Limits
 
 _log = logging.getLogger(__name__)
+
+Address = tuple[str, int] | tuple[str, int, int, int]
+"""A client's address as a socket of IPv4 or of IPv6 names it: the host comes first."""
 
 BACKLOG = 100
 """Connections that one look at a listening socket accepts at most; the system queues as many."""
@@ -37,13 +39,13 @@ class Arrivals:
     def __init__(self, most: int, most_of_a_host: int):
         """Lets `most` wait at a time, and `most_of_a_host` of those from one address."""
         self._most, self._most_of_a_host = most, most_of_a_host
-        self._waiting: OrderedDict[Any, socket.socket] = OrderedDict()
+        self._waiting: OrderedDict[Address, socket.socket] = OrderedDict()
 
     def __len__(self) -> int:
         self._forget_closed()
         return len(self._waiting)
 
-    def arrived(self, connection: socket.socket, address: Any) -> None:
+    def arrived(self, connection: socket.socket, address: Address) -> None:
         """A socket was accepted; hangs up on another one where there are too many."""
         self._waiting[address] = connection
         if len(self._waiting) > self._most_of_a_host:  # neither bound can be exceeded before
@@ -54,7 +56,7 @@ class Arrivals:
             elif hosts[address[0]] > self._most_of_a_host:
                 self._hang_up_on_one(address[0], address, spare=True)
 
-    def let_in(self, address: Any) -> None:
+    def let_in(self, address: Address) -> None:
         """The handshake of the client at `address` is over."""
         self._waiting.pop(address, None)
 
@@ -67,7 +69,7 @@ class Arrivals:
         for address in [address for address, connection in self._waiting.items() if connection.fileno() < 0]:
             del self._waiting[address]
 
-    def _hang_up_on_one(self, host: str, newest: Any, *, spare: bool) -> None:
+    def _hang_up_on_one(self, host: str, newest: Address, *, spare: bool) -> None:
         """Ends the oldest silent one of a host; where none is, the oldest that speaks, or none where those are spared."""
         others = [address for address in self._waiting if address[0] == host and address != newest]
         silent = next((address for address in others if _is_silent(self._waiting[address])), None)
@@ -84,7 +86,7 @@ class Arrivals:
         )
         self._end(chosen)
 
-    def _end(self, address: Any) -> None:
+    def _end(self, address: Address) -> None:
         # the transport that asyncio makes of the socket sees its end and closes it, whatever handshake it is in
         with contextlib.suppress(OSError):
             self._waiting.pop(address).shutdown(socket.SHUT_RDWR)
@@ -103,7 +105,7 @@ class ListeningSocket(socket.socket):
 
     arrivals: Arrivals
 
-    def accept(self) -> tuple[socket.socket, Any]:
+    def accept(self) -> tuple[socket.socket, Address]:
         """The next connection and its address."""
         connection, address = super().accept()
         self.arrivals.arrived(connection, address)

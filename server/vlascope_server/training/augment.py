@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from vlascope_server.model.observation import pixels
+from vlascope_server.model.inputs import pixels
 
 _BRIGHTNESS, _CONTRAST, _SATURATION = 0.2, 0.2, 0.2
 """Factors lie in 1 minus to 1 plus these."""

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from vlascope_server.model import Observation, Pi0Config
+from vlascope_server.model import ModelInputs, Pi0Config
 from vlascope_server.prompts import Tokenizer
 from vlascope_server.robots import RobotPipeline
 from vlascope_server.robots.arithmetic import normalise
@@ -28,7 +28,7 @@ from vlascope_server.training.options import TrainOptions
 class Batch(NamedTuple):
     """A pytree; numpy arrays from the loader, JAX's on the device."""
 
-    observation: Observation
+    inputs: ModelInputs
     actions: Float[Array, "B A a"]
     mask: Bool[Array, "B A"]
     """Which actions count."""
@@ -106,7 +106,7 @@ class Batches:
         )
         targets[len(rows) :] = -1
         rest: Any = mask, targets
-        return Batch(Observation(**fields), actions, *rest)
+        return Batch(ModelInputs(**fields), actions, *rest)
 
 
 def rows_of_step(rows: Int[np.ndarray, " N"], step: int, batch_size: int, seed: int) -> Int[np.ndarray, " B"]:

@@ -21,7 +21,7 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from vlascope_server.model import Params, Pi0Config, draw_noise_and_time, flow_errors
+from vlascope_server.model import Draws, Params, Pi0Config, draw_noise_and_time, flow_errors
 from vlascope_server.training.augment import augment_images
 from vlascope_server.training.grounding import Places, capture_of, locate, seen
 from vlascope_server.training.loader import Batch
@@ -35,13 +35,6 @@ _UNDECAYED = ("bias", "scale", "pos_embedding")
 _GROUNDED = "flow_loss", "grounding_loss", "located", "place_located"
 _BETAS = 0.9, 0.95
 """Of Adam; the reference's."""
-
-
-class Draws(NamedTuple):
-    """What flow matching draws for a batch."""
-
-    noise: Float[Array, "B K A a"]
-    time: Float[Array, "B K"]
 
 
 class Errors(NamedTuple):
@@ -132,11 +125,11 @@ def make_step(config: Pi0Config, counted: tuple[bool, ...], recipe: Recipe, *, r
     def step(state: TrainState, frozen: Params, batch: Batch, number: jax.Array, rate: jax.Array):
         image_key, flow_key = jax.random.split(jax.random.fold_in(jax.random.key(recipe.seed), number))
         if recipe.augment:
-            images, moves = augment_images(image_key, dict(batch.observation.images), recipe.shift)
+            images, moves = augment_images(image_key, dict(batch.inputs.images), recipe.shift)
             moved = jnp.stack([moves[camera] for camera in config.cameras], axis=1)
             # a place that is not seen is not to be moved into the picture
             targets = jnp.where(seen(batch.targets)[..., None], batch.targets - moved[:, None], -1.0)
-            batch = batch._replace(observation=dataclasses.replace(batch.observation, images=images), targets=targets)
+            batch = batch._replace(inputs=dataclasses.replace(batch.inputs, images=images), targets=targets)
         actions, places = (jnp.maximum(total, 1.0) for total in count(batch, recipe.flow_samples))
 
         def loss_of(params: dict[str, jax.Array], part: Batch, draws: Draws) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -185,7 +178,7 @@ def make_evaluation(config: Pi0Config, counted: tuple[bool, ...], draws: int, *,
 
 
 def draw(key: jax.Array, batch_size: int, draws: int, config: Pi0Config) -> Draws:
-    """Noise and times for so many draws on each observation."""
+    """Noise [B K A a] and times [B K] for K draws on each observation."""
     noise, time = draw_noise_and_time(key, draws * batch_size, config)
     return Draws(noise.reshape(batch_size, draws, *noise.shape[1:]), time.reshape(batch_size, draws))
 
@@ -230,11 +223,9 @@ def summed_errors(
     visible = jnp.asarray(counted, jnp.float32)
     # noise in a dimension that is left out must not teach the model to see it
     blind = {**params, _IN: params[_IN] * visible[:, None]}
-    noise, time = (jnp.swapaxes(x, 0, 1) for x in draws)
+    draws_first = Draws(*(jnp.swapaxes(x, 0, 1) for x in draws))
     capture = capture_of(config) if grounding else None
-    errors, latents = flow_errors(
-        blind, config, batch.observation, batch.actions, noise, time, capture=capture, remat=remat
-    )
+    errors, latents = flow_errors(blind, config, batch.inputs, batch.actions, draws_first, capture=capture, remat=remat)
     per_action = jnp.sum(errors * visible, axis=-1) / jnp.sum(visible)
     # a masked action is cut out, not multiplied by zero: its label may be anything
     per_action = jnp.where(batch.mask, per_action, 0.0)

@@ -159,7 +159,7 @@ def test_normalisation_is_lerobots_own(policy):
     pipeline = RobotPipeline(robot, stats, find_conventions(checkpoint, robot), 8, 56)
     image = np.zeros((56, 56, 3), np.uint8)
     observation = {"observation/image": image, "observation/wrist_image": image, "prompt": "x"}
-    state = pipeline.inputs({**observation, "observation/state": STATE + 1e-7}).state
+    state = pipeline.read({**observation, "observation/state": STATE + 1e-7}).state
     np.testing.assert_allclose(state, np.full(8, 1e-7 / 1.1e-7), rtol=1e-6)  # 1 / 1.1; openpi's margin gives 0.09
     actions = pipeline.robot_actions(np.full((5, 8), 2.0), STATE)
     np.testing.assert_array_equal(actions[0], 2.0 * (ACTION + 0.25) + ACTION)
@@ -177,7 +177,7 @@ def test_identity_and_quantiles(policy):
     pipeline = RobotPipeline(find_robot("x", checkpoint, "libero"), stats, find_conventions(checkpoint, Aloha()), 8, 56)
     image = np.zeros((56, 56, 3), np.uint8)
     observation = {"observation/image": image, "observation/wrist_image": image, "prompt": "x"}
-    np.testing.assert_allclose(pipeline.inputs({**observation, "observation/state": STATE}).state, STATE, atol=1e-15)
+    np.testing.assert_allclose(pipeline.read({**observation, "observation/state": STATE}).state, STATE, atol=1e-15)
     actions = pipeline.robot_actions(np.zeros((5, 8)), STATE)
     np.testing.assert_allclose(actions[0], (ACTION - 2 + ACTION + 1) / 2)
 
