@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 from vlascope_base.cache import cache_folder
-from vlascope_base.files import replace_json
 from vlascope_base.text import readable_bytes
 
 from vlascope_server.checkpoints.checksums import Checksum, checksum_of
@@ -176,7 +175,8 @@ def _download(url: str, given: str, target: Path) -> None:
     sizes = {name: (target / name).stat().st_size for name in files}
     said = {name: str(checksum) for name, checksum in checksums.items() if checksum}
     content = {"url": url, "files": sizes, "checksums": said}
-    replace_json(_marker(target, given), content, indent=1)
+    # half of it says nothing, and what is left of a temporary file would be taken for half a download
+    _marker(target, given).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def _is_there(path: Path, size: int | None, checksum: Checksum | None) -> bool:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from vlascope_base.files import replace_file
 from vlascope_base.options import CommandOptions
 from vlascope_base.text import readable_bytes
 
@@ -46,5 +45,7 @@ class Convert(CheckpointOptions, CommandOptions):
             size = nbytes(source.weights, self.dtype)
             print(f"writing about {readable_bytes(size)} to {self.destination}", file=sys.stderr)
             folder = convert_checkpoint(source, self.destination, self.to, self.dtype)
-        replace_file(folder / "convert.json", json.dumps(dataclasses.asdict(self), default=str, indent=2) + "\n")
+        options = json.dumps(dataclasses.asdict(self), default=str, indent=2)
+        # what is left of a temporary file would be taken for half a download of the checkpoint
+        (folder / "convert.json").write_text(options + "\n", encoding="utf-8")
         print(folder)
