@@ -18,10 +18,11 @@ import numpy as np
 from common import options_of, report
 from models import device, peak_bytes
 from vlascope_datasets import DatasetWriter
-from vlascope_server.model.sizes import full_size
+from vlascope_server.model.config import full_size
 from vlascope_server.presets import SEEDED
 from vlascope_server.presets.tiny import TINY
-from vlascope_server.training import TrainOptions, train
+from vlascope_server.training.options import TrainOptions
+from vlascope_server.training.trainer import train
 from work import count_work
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb")

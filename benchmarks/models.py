@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from vlascope_server.model import GemmaConfig, Observation, Pi0Config, VisionConfig
-from vlascope_server.model.sizes import full_size
+from vlascope_server.model import GemmaConfig, ModelInputs, Pi0Config, VisionConfig
+from vlascope_server.model.config import full_size
 
 STEPS = 10
 """Denoise steps of an inference."""
@@ -95,11 +95,11 @@ def device_rates(rounds: int, *, side: int, elements: int, dtype: str = "bfloat1
     return 2 * side**3 / statistics.median(seconds["matmul"]), 2 * long.nbytes / statistics.median(seconds["add"])
 
 
-def random_observation(config: Pi0Config, batch_size: int = 1, seed: int = 0) -> Observation:
+def random_observation(config: Pi0Config, batch_size: int = 1, seed: int = 0) -> ModelInputs:
     """A batch of noise images and a prompt without padding, on the device."""
     rng = np.random.default_rng(seed)
     B, size, n = batch_size, config.vision.image_size, config.max_token_len
-    return Observation(
+    return ModelInputs(
         images={c: jnp.asarray(rng.integers(0, 256, (B, size, size, 3), np.uint8)) for c in config.cameras},
         image_masks={c: jnp.ones(B, bool) for c in config.cameras},
         state=jnp.asarray(rng.standard_normal((B, config.action_dim), np.float32)),

@@ -11,21 +11,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from vlascope_server.model import Observation, Pi0Config, pi0
-from vlascope_server.model.observation import pixels
+from vlascope_server.model import ModelInputs, Pi0Config, pi0
+from vlascope_server.model.inputs import pixels
 from vlascope_server.model.parameters import Params, under
 from vlascope_server.model.vision import encode_images
 
 
 def phases(
-    params: Params, config: Pi0Config, observation: Observation, noise: Float[Array, "B A a"], num_steps: int
+    params: Params, config: Pi0Config, inputs: ModelInputs, noise: Float[Array, "B A a"], num_steps: int
 ) -> dict[str, Callable[[], Any]]:
     """Calls that run the whole inference and each of its phases.
 
     Args:
         params: after `fuse_for_inference`.
         config: of the policy.
-        observation: what it sees.
+        inputs: what it sees.
         noise: the flow's beginning.
         num_steps: denoise steps.
 
@@ -34,31 +34,31 @@ def phases(
     """
 
     @jax.jit
-    def vision(params: Params, observation: Observation) -> list[jax.Array]:
+    def vision(params: Params, inputs: ModelInputs) -> list[jax.Array]:
         img = under(params, "PaliGemma/img")
-        return [encode_images(img, config.vision, pixels(observation.images[c]), config.dtype) for c in config.cameras]
+        return [encode_images(img, config.vision, pixels(inputs.images[c]), config.dtype) for c in config.cameras]
 
     @jax.jit
-    def prefix(params: Params, observation: Observation) -> Any:
-        context, _ = pi0._read(params, config, observation, None)
+    def prefix(params: Params, inputs: ModelInputs) -> Any:
+        context, _ = pi0._read(params, config, inputs, None)
         # the weights are in it too, and would be copied on their way out
         return context.cache, context.bias, context.rotation
 
     @jax.jit
-    def denoise(params: Params, observation: Observation, noise: jax.Array, left: Any) -> jax.Array:
-        context = pi0.Context(pi0.expert_layers(params, 1), *left)
+    def denoise(params: Params, inputs: ModelInputs, noise: jax.Array, left: Any) -> jax.Array:
+        context = pi0.Context(params, pi0.expert_layers(params, 1), inputs.state, *left, plan=None)
         conditions = pi0._condition(params, config, pi0.flow_times(num_steps)[:, None])
 
         def step(x_t: jax.Array, condition: pi0.Condition) -> tuple[jax.Array, None]:
-            v_t, _ = pi0._velocity(params, config, observation, context, x_t, condition, None, {}, None)
+            v_t, _ = pi0._velocity(config, context, x_t, condition, {}, None)
             return x_t - v_t / jnp.float32(num_steps), None
 
         return jax.lax.scan(step, noise, conditions)[0]
 
-    left = prefix(params, observation)
+    left = prefix(params, inputs)
     return {
-        "whole": lambda: pi0.sample_actions(params, config, observation, noise, num_steps=num_steps)[0],
-        "vision": lambda: vision(params, observation),
-        "prefix": lambda: prefix(params, observation),
-        "denoise": lambda: denoise(params, observation, noise, left),
+        "whole": lambda: pi0.sample_actions(params, config, inputs, noise, num_steps=num_steps)[0],
+        "vision": lambda: vision(params, inputs),
+        "prefix": lambda: prefix(params, inputs),
+        "denoise": lambda: denoise(params, inputs, noise, left),
     }

@@ -26,8 +26,9 @@ from typing import Any
 
 from common import options_of, report
 from vlascope_server.model import GemmaConfig, Pi0Config
+from vlascope_server.model.config import full_size
 from vlascope_server.model.parameters import count, parameter_shapes
-from vlascope_server.model.sizes import full_size
+from vlascope_server.options import CheckpointOptions
 
 LIMIT = 1.3
 
@@ -128,9 +129,8 @@ def restore(folder: Path, config: Pi0Config) -> dict[str, float]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     start = time.perf_counter()
-    checkpoint = load_checkpoint(
-        folder, dtype="bfloat16", action_horizon=config.action_horizon, max_token_len=config.max_token_len
-    )
+    lengths = CheckpointOptions(action_horizon=config.action_horizon, max_token_len=config.max_token_len)
+    checkpoint = load_checkpoint(folder, lengths, dtype="bfloat16")
     seconds = time.perf_counter() - start
     done.set()
     watcher.join()

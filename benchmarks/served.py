@@ -28,7 +28,7 @@ FULL = "pi0-drawn"
 _DRAWN = f"""
 import dataclasses, sys
 from vlascope_server.commands import main
-from vlascope_server.model.sizes import full_size
+from vlascope_server.model.config import full_size
 from vlascope_server.presets import SEEDED
 SEEDED["{FULL}"] = dataclasses.replace(full_size(), cameras=("base_0_rgb", "left_wrist_0_rgb"))
 sys.exit(main())
@@ -110,7 +110,7 @@ class Served:
 @contextlib.contextmanager
 def serving(checkpoint: str, folder: Path, *options: str) -> Iterator[Served]:
     """`vlascope-server serve` on a free port, with an empty compilation cache, until the block ends."""
-    command = [sys.executable, *(("-c", _DRAWN) if checkpoint == FULL else ("-m", "vlascope_server.commands"))]
+    command = [sys.executable, *(("-c", _DRAWN) if checkpoint == FULL else ("-m", "vlascope_server"))]
     command += ["serve", "--checkpoint", checkpoint, "--port", "0", *options]
     inherited = {name: value for name, value in os.environ.items() if name != "XLA_PYTHON_CLIENT_PREALLOCATE"}
     environment = {**inherited, "PYTHONUNBUFFERED": "1", "JAX_COMPILATION_CACHE_DIR": str(folder / "xla")}

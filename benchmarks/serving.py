@@ -37,10 +37,10 @@ from common import Results, options_of, report, verdict
 from models import MID, device, usual_size
 from served import FULL, Ask, LoopProbe, Served, serving
 from vlascope_base.files import replace_file
-from vlascope_server.checkpoints import save_checkpoint
+from vlascope_server.checkpoints import Sidecars, save_checkpoint
 from vlascope_server.checkpoints.record import Record
 from vlascope_server.model import init_params
-from vlascope_server.model.sizes import full_size
+from vlascope_server.model.config import full_size
 from vlascope_server.presets.tiny import TINY, TOKENIZER_PATH, unit_norm_stats
 from vlascope_server.robots import Libero
 
@@ -78,10 +78,12 @@ def write_mid(folder: Path) -> Path:
         folder / "mid",
         init_params(config),
         config,
-        norm_stats=unit_norm_stats(robot.spec.state_dim, robot.spec.action_dim),
-        asset_id="libero",
-        record=Record(robot="libero"),
-        tokenizer=TOKENIZER_PATH,
+        Sidecars(
+            norm_stats=unit_norm_stats(robot.spec.state_dim, robot.spec.action_dim),
+            asset_id="libero",
+            record=Record(robot="libero"),
+            tokenizer=TOKENIZER_PATH,
+        ),
     )
 
 

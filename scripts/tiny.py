@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from commands import StepError, ends_with_one_line, run
-from vlascope_server.policies import Policy
+from vlascope_server.policies.policy import Policy
 from vlascope_server.presets import PRESETS
 
 RESULTS = Path("benchmarks/results/tiny")

@@ -8,13 +8,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+from vlascope_base import VlascopeError
+
 _LARGEST = 2**31 - 1
 """Of a whole number: nothing that is counted here comes near."""
 _SHOWN = 80
 """Characters of a wrong value in a message."""
 
 
-class JsonError(ValueError):
+class JsonError(VlascopeError):
     """A file that is no JSON, or a field that is not what it should be; one line: file, field, what was expected and found."""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from vlascope_server.model import fuse_for_inference, init_params, sample_actions
-from vlascope_server.model.sizes import full_size
+from vlascope_server.model.config import full_size
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts/gpu_check.sh"

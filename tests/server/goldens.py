@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from vlascope_server.model import CAMERAS, Observation, Pi0Config, infer_config
+from vlascope_server.model import CAMERAS, ModelInputs, Pi0Config, infer_config
 
 COMPACT = Path(__file__).parents[1] / "goldens"
 FOLDER = Path(os.environ.get("VLASCOPE_GOLDENS") or COMPACT)
@@ -34,12 +34,12 @@ class Golden:
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
 
-    def observation(self, config: Pi0Config | None = None, masks: str = "image_mask") -> Observation:
+    def model_inputs(self, config: Pi0Config | None = None, masks: str = "image_mask") -> ModelInputs:
         """The model's inputs; `masks` names the set of camera masks."""
         cameras = (config or self.config).cameras
         # in numpy float32, in this order of operations, as the reference's robots do it
         images = {c: self.inputs[f"image_uint8/{c}"].astype(np.float32) / 255.0 * 2.0 - 1.0 for c in cameras}
-        return Observation(
+        return ModelInputs(
             images={c: jnp.asarray(image) for c, image in images.items()},
             image_masks={c: jnp.asarray(self.inputs[f"{masks}/{c}"]) for c in cameras},
             state=jnp.asarray(self.inputs["state"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from vlascope_server.model import GemmaConfig, Lora, Observation, Params, Pi0Config, VisionConfig, parameter_shapes
+from vlascope_server.model import GemmaConfig, Lora, ModelInputs, Params, Pi0Config, VisionConfig, parameter_shapes
 
 
 def small_config(**changes) -> Pi0Config:
@@ -34,15 +34,15 @@ def noisy_params(config: Pi0Config, seed: int = 0) -> Params:
     }
 
 
-def random_inputs(config: Pi0Config, batch_size: int = 1, seed: int = 0) -> tuple[Observation, jax.Array]:
+def random_inputs(config: Pi0Config, batch_size: int = 1, seed: int = 0) -> tuple[ModelInputs, jax.Array]:
     """An observation whose prompts are padded differently, and noise."""
     rng = np.random.default_rng(seed)
     B, size, n = batch_size, config.vision.image_size, config.max_token_len
-    observation = Observation(
+    inputs = ModelInputs(
         images={c: jnp.asarray(rng.uniform(-1, 1, (B, size, size, 3)), jnp.float32) for c in config.cameras},
         image_masks={c: jnp.ones(B, bool) for c in config.cameras},
         state=jnp.asarray(rng.standard_normal((B, config.action_dim)), jnp.float32),
         prompt=jnp.asarray(rng.integers(1, config.vocabulary, (B, n)), jnp.int32),
         prompt_mask=jnp.asarray(np.arange(n)[None] < rng.integers(2, n + 1, (B, 1))),
     )
-    return observation, jnp.asarray(rng.standard_normal((B, config.action_horizon, config.action_dim)), jnp.float32)
+    return inputs, jnp.asarray(rng.standard_normal((B, config.action_horizon, config.action_dim)), jnp.float32)

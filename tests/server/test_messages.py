@@ -13,7 +13,9 @@ from vlascope_server.checkpoints import CheckpointError, load_checkpoint
 from vlascope_server.commands.convert import Convert
 from vlascope_server.commands.serve import Serve
 from vlascope_server.commands.train import Train
-from vlascope_server.policies import PolicyOptions
+from vlascope_server.options import CheckpointOptions
+from vlascope_server.policies.options import PolicyOptions
+from vlascope_server.serving.options import Limits
 
 ROOT = Path(vlascope_server.__file__).parent
 ARGUMENTS = {
@@ -24,13 +26,14 @@ ARGUMENTS = {
 OPTIONS = {
     (path.relative_to(ROOT).as_posix(), option)
     for path in ROOT.rglob("*.py")
-    if path.name != "provenance.py"  # which runs git
     for option in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text("utf-8"))
 }
 
 
 def fields(command) -> set[str]:
-    return {field.name for field in dataclasses.fields(command)}
+    """The options of a command; `serve` holds those of the policy and its limits in dataclasses of their own."""
+    parts = (Serve, PolicyOptions, Limits) if command is Serve else (command,)
+    return {field.name for part in parts for field in dataclasses.fields(part)}
 
 
 def test_both_spellings():
@@ -43,7 +46,7 @@ def test_both_spellings():
 def test_arguments_are_there():
     assert {"action_horizon", "asset_id", "preset", "robot"} <= ARGUMENTS
     for name in (ARGUMENTS | {"max_token_len"}) - {"delta_actions"}:  # which only `convert --to lerobot` asks for
-        assert name in inspect.signature(load_checkpoint).parameters
+        assert name in {*inspect.signature(load_checkpoint).parameters, *fields(CheckpointOptions)}
         assert name in fields(Serve)
         assert name in fields(Train)
         assert name in fields(PolicyOptions)

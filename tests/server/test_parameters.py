@@ -18,8 +18,8 @@ from vlascope_server.model import (
     parameter_shapes,
     sample_actions,
 )
+from vlascope_server.model.config import full_size
 from vlascope_server.model.parameters import count, under
-from vlascope_server.model.sizes import full_size
 
 from tests.server.goldens import COMPACT, FOLDER, INDEX
 from tests.server.small_models import noisy_params, random_inputs, small_config

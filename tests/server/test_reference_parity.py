@@ -25,9 +25,10 @@ from vlascope_server.model.embed import (
     suffix_attention,
     time_condition,
 )
-from vlascope_server.model.observation import pixels
+from vlascope_server.model.inputs import pixels
 from vlascope_server.model.parameters import expert_layers, fuse_for_inference, under
 from vlascope_server.model.vision import embed_patches, encode_images, encoder_block, normalise_tokens
+from vlascope_server.options import CheckpointOptions
 
 from tests.server.goldens import FOLDER, INDEX, Golden, load, names
 
@@ -77,7 +78,7 @@ def sampled(name: str, num_steps: int = 10) -> tuple[np.ndarray, dict[str, np.nd
     out = sample_actions(
         golden.params,
         golden.config,
-        golden.observation(),
+        golden.model_inputs(),
         golden.inputs["noise"],
         num_steps=num_steps,
         capture=EVERYTHING,
@@ -88,7 +89,7 @@ def sampled(name: str, num_steps: int = 10) -> tuple[np.ndarray, dict[str, np.nd
 @pytest.mark.parametrize("name", FLOAT32)
 def test_inputs(name):
     golden = load(name)
-    config, observation = golden.config, golden.observation()
+    config, observation = golden.config, golden.model_inputs()
     img = under(golden.params, "PaliGemma/img")
     base = pixels(observation.images[config.cameras[0]])
     x = embed_patches(img, config.vision, base)
@@ -116,7 +117,7 @@ def test_inputs(name):
 
 def test_uint8_images_are_scaled_inside_the_program():
     golden = load(FLOAT32[0])
-    observation = golden.observation()
+    observation = golden.model_inputs()
     raw = {c: jnp.asarray(golden.inputs[f"image_uint8/{c}"]) for c in golden.config.cameras}
     for camera, image in observation.images.items():
         assert np.abs(pixels(raw[camera]) - image).max() < 5e-7
@@ -134,7 +135,7 @@ def test_prefix_states(name):
     close(golden, "prefix/rms_attn", taps["pre_attn_norm_scales"], NORM_SCALES)
     close(golden, "prefix/rms_mlp", taps["pre_mlp_norm_scales"], NORM_SCALES)
 
-    prefix = embed_prefix(golden.params, golden.config, golden.observation())
+    prefix = embed_prefix(golden.params, golden.config, golden.model_inputs())
     layers = expert_layers(fuse_for_inference(golden.params), 0)
     inputs = np.concatenate([np.asarray(prefix.tokens)[None], taps["hidden_states"][:-1]])
     rotation = gemma.rotary(prefix.positions, golden.config.vlm.head_dim)
@@ -193,11 +194,11 @@ def test_actions(name):
     assert counts
     for n in counts:
         actions, _ = sample_actions(
-            golden.params, golden.config, golden.observation(), golden.inputs["noise"], num_steps=n
+            golden.params, golden.config, golden.model_inputs(), golden.inputs["noise"], num_steps=n
         )
         close(golden, f"actions_{n}", actions, ACTIONS)
     for n in golden.steps("alt_actions"):
-        observation = golden.observation(masks="alt_image_mask")
+        observation = golden.model_inputs(masks="alt_image_mask")
         actions, _ = sample_actions(golden.params, golden.config, observation, golden.inputs["noise"], num_steps=n)
         close(golden, f"alt_actions_{n}", actions, ACTIONS)
 
@@ -209,13 +210,13 @@ def test_loss_and_gradients(name):
 
     @functools.partial(jax.jit, static_argnames="masks")
     def loss(params, masks="image_mask"):
-        return flow_loss(params, golden.config, golden.observation(masks=masks), actions, noise, time)
+        return flow_loss(params, golden.config, golden.model_inputs(masks=masks), actions, noise, time)
 
     params = jax.tree.map(jnp.asarray, golden.params)
     close(golden, "loss", loss(params), LOSS)
     if "alt_loss" in golden.outputs:
         close(golden, "alt_loss", loss(params, masks="alt_image_mask"), LOSS)
-    v_t, _ = velocity(golden.params, golden.config, golden.observation(), actions, noise, time)
+    v_t, _ = velocity(golden.params, golden.config, golden.model_inputs(), actions, noise, time)
     close(golden, "loss_v_t", v_t, VELOCITY)
     if "grad_l2" not in golden.outputs:
         return
@@ -239,7 +240,7 @@ def test_an_absent_camera_is_no_part_of_the_program(name):
     config = golden.config.with_cameras(*present)
     absent = golden.config.vision.tokens * (len(golden.config.cameras) - len(present))
     assert config.layout().vlm.tokens == golden.config.layout().vlm.tokens - absent
-    args = (config, golden.observation(config))
+    args = (config, golden.model_inputs(config))
     actions, latents = sample_actions(golden.params, *args, golden.inputs["noise"], capture=EVERYTHING)
     close(golden, "actions_10", actions, ACTIONS)
     whole, where = sampled(name)[1], _positions(golden.config, config)
@@ -260,7 +261,7 @@ def _positions(whole: Pi0Config, part: Pi0Config) -> np.ndarray:
 def test_the_flow_of_one_loss_is_a_teacher_forced_forward(name):
     golden = load(name)
     actions, noise, time = (golden.inputs[f"loss_{part}"] for part in ("actions", "noise", "time"))
-    args = (golden.params, golden.config, golden.observation(), actions, noise, time)
+    args = (golden.params, golden.config, golden.model_inputs(), actions, noise, time)
     v_t, latents = velocity(*args, capture=EVERYTHING)
     np.testing.assert_array_equal(latents["action/v_t"][:, 0], v_t)
     t = time[:, None, None]
@@ -282,14 +283,14 @@ def test_bfloat16(name, stored):
     counts = list(golden.steps(f"{stored}/actions"))
     assert counts
     for n in counts:
-        actions, _ = sample_actions(params, golden.config, golden.observation(), golden.inputs["noise"], num_steps=n)
+        actions, _ = sample_actions(params, golden.config, golden.model_inputs(), golden.inputs["noise"], num_steps=n)
         assert actions.dtype == jnp.float32
         for key in (f"{stored}/actions_{n}", f"{stored}/actions_{n}_op_by_op"):
             close(golden, key, actions, BFLOAT16_ACTIONS)
     inputs = [golden.inputs[f"loss_{part}"] for part in ("actions", "noise", "time")]
-    v_t, _ = velocity(params, golden.config, golden.observation(), *inputs)
+    v_t, _ = velocity(params, golden.config, golden.model_inputs(), *inputs)
     loss = jnp.mean(jnp.square(v_t - (inputs[1] - inputs[0])), axis=-1)
-    images = [pixels(golden.observation().images[c]) for c in golden.config.cameras]
+    images = [pixels(golden.model_inputs().images[c]) for c in golden.config.cameras]
     img = under(params, "PaliGemma/img")
     tokens = jnp.stack([encode_images(img, golden.config.vision, image, "bfloat16") for image in images])
     for key, ours in (("loss_v_t", v_t), ("loss", loss), ("siglip_tokens", tokens)):
@@ -299,14 +300,10 @@ def test_bfloat16(name, stored):
 @pytest.mark.parametrize("name", INDEX.get("checkpoints", {}))
 def test_a_checkpoint_that_the_reference_wrote_gives_its_actions(name):
     golden = load(INDEX["checkpoints"][name]["expected"])
-    checkpoint = load_checkpoint(
-        FOLDER / name,
-        dtype=golden.config.dtype,
-        action_horizon=golden.config.action_horizon,
-        max_token_len=golden.config.max_token_len,
-    )
+    lengths = CheckpointOptions(action_horizon=golden.config.action_horizon, max_token_len=golden.config.max_token_len)
+    checkpoint = load_checkpoint(FOLDER / name, lengths, dtype=golden.config.dtype)
     assert checkpoint.config == golden.config
-    inputs = (golden.observation(), golden.inputs["noise"])
+    inputs = (golden.model_inputs(), golden.inputs["noise"])
     for n in golden.steps("actions"):
         actions, _ = sample_actions(checkpoint.params, checkpoint.config, *inputs, num_steps=n)
         close(golden, f"actions_{n}", actions, ACTIONS)

@@ -35,8 +35,8 @@ SELECTIONS = {
 
 
 def run(config, capture, batch_size=1):
-    observation, noise = random_inputs(config, batch_size)
-    return sample_actions(noisy_params(config), config, observation, noise, num_steps=STEPS, capture=capture)
+    inputs, noise = random_inputs(config, batch_size)
+    return sample_actions(noisy_params(config), config, inputs, noise, num_steps=STEPS, capture=capture)
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
@@ -58,16 +58,16 @@ def test_capture_never_moves_the_actions_and_yields_what_the_plan_says(config, b
 def test_what_the_last_block_of_the_prefix_writes_reaches_no_action(config):
     """Its weights behind the keys and values may be anything; a captured state of it moves with them, the actions do not."""
     params = dict(noisy_params(config))
-    observation, noise = random_inputs(config, 1)
+    inputs, noise = random_inputs(config, 1)
     spec = CaptureSpec(experts=("vlm",), layers=(config.vlm.depth - 1,), dtype="float32")
-    plain, latents = sample_actions(params, config, observation, noise, num_steps=STEPS, capture=spec)
+    plain, latents = sample_actions(params, config, inputs, noise, num_steps=STEPS, capture=spec)
     changed = "PaliGemma/llm/layers/mlp/linear"
     params[changed] = params[changed].at[-1].multiply(100.0)
-    again, moved = sample_actions(params, config, observation, noise, num_steps=STEPS, capture=spec)
+    again, moved = sample_actions(params, config, inputs, noise, num_steps=STEPS, capture=spec)
     np.testing.assert_array_equal(again, plain)
     assert float(abs(moved["vlm/hidden_states"] - latents["vlm/hidden_states"]).max()) > 1
     params[changed] = params[changed].at[-2].multiply(100.0)
-    other, _ = sample_actions(params, config, observation, noise, num_steps=STEPS)
+    other, _ = sample_actions(params, config, inputs, noise, num_steps=STEPS)
     assert float(abs(other - plain).max()) > 1e-4
 
 
@@ -85,21 +85,21 @@ def test_a_selection_is_a_slice_of_everything():
 
 def test_reductions_see_valid_tokens_only():
     config = PI0
-    params, (observation, noise) = noisy_params(config), random_inputs(config, 3)
+    params, (inputs, noise) = noisy_params(config), random_inputs(config, 3)
     camera = config.cameras[1]
-    masks = {**observation.image_masks, camera: jnp.array([True, False, True])}
-    observation = dataclasses.replace(observation, image_masks=masks)
+    masks = {**inputs.image_masks, camera: jnp.array([True, False, True])}
+    inputs = dataclasses.replace(inputs, image_masks=masks)
 
     def capture(**fields):
         spec = CaptureSpec(dtype="float32", **fields)
-        return sample_actions(params, config, observation, noise, num_steps=STEPS, capture=spec)[1]
+        return sample_actions(params, config, inputs, noise, num_steps=STEPS, capture=spec)[1]
 
     whole = np.asarray(capture()["vlm/hidden_states"])
     spans = ("text", camera, "all", "state")
     reduced = {how: np.asarray(capture(spans=spans, reduction=how)["vlm/hidden_states"]) for how in ("mean", "last")}
     layout = config.layout().vlm
     image = np.repeat(np.stack([masks[c] for c in config.cameras], 1), config.vision.tokens, axis=1)
-    valid = np.concatenate([image, observation.prompt_mask], axis=1)
+    valid = np.concatenate([image, inputs.prompt_mask], axis=1)
     for index, name in enumerate(spans[:3]):
         inside = np.zeros(layout.tokens, bool)
         for span in layout.select(name):
@@ -129,9 +129,9 @@ def test_taps_obey_the_residual_stream():
 
 
 def test_teacher_forcing_offers_the_same_taps():
-    observation, noise = random_inputs(PI05, 2)
+    inputs, noise = random_inputs(PI05, 2)
     time = jnp.array([0.3, 1.0])
-    v_t, latents = velocity(noisy_params(PI05), PI05, observation, noise * 0.5, noise, time, capture=WHOLE)
+    v_t, latents = velocity(noisy_params(PI05), PI05, inputs, noise * 0.5, noise, time, capture=WHOLE)
     assert {path: array.shape[1:] for path, array in latents.items()} == {
         t.path: t.shape for t in plan_capture(WHOLE, PI05.layout(1)).tensors
     }
@@ -161,11 +161,11 @@ def test_what_is_not_selected_is_not_there():
     # a depth and widths that nothing else in the program has
     sizes = {"depth": 7, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
     config = small_config(vlm=GemmaConfig(34, mlp_dim=58, **sizes), action=GemmaConfig(24, mlp_dim=40, **sizes))
-    observation, noise = random_inputs(config)
+    inputs, noise = random_inputs(config)
     S = config.layout().vlm.tokens
 
     def stacks(capture):
-        traced = sample_actions.trace(noisy_params(config), config, observation, noise, num_steps=1, capture=capture)
+        traced = sample_actions.trace(noisy_params(config), config, inputs, noise, num_steps=1, capture=capture)
         return {
             shape[:2] for shape in _shapes(traced.jaxpr.jaxpr) if len(shape) == 4 and shape[2:] in ((S, 34), (S, 58))
         }

@@ -2,9 +2,8 @@
 
 from vlascope_server.checkpoints.errors import CheckpointError
 from vlascope_server.checkpoints.load import Checkpoint, load_checkpoint
-from vlascope_server.checkpoints.record import Record
-from vlascope_server.checkpoints.save import convert_checkpoint, save_checkpoint
-from vlascope_server.checkpoints.seeded import opened
+from vlascope_server.checkpoints.record import Record, Sidecars
+from vlascope_server.checkpoints.save import convert_checkpoint, opened, save_checkpoint
 from vlascope_server.checkpoints.source import Source, open_source
 from vlascope_server.checkpoints.summary import Summary, summarise
 
@@ -12,6 +11,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Record",
+    "Sidecars",
     "Source",
     "Summary",
     "convert_checkpoint",

@@ -13,9 +13,12 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import google_crc32c
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 _BLOCK = 16 << 20
 Kind = Literal["sha256", "git-sha1", "md5", "crc32c"]
@@ -52,7 +55,7 @@ class Checksum:
         return Checksum(self.kind, digest.digest().hex())
 
 
-def checksum_of(filesystem: Any, info: Mapping[str, Any]) -> Checksum | None:
+def checksum_of(filesystem: AbstractFileSystem, info: Mapping[str, Any]) -> Checksum | None:
     """The strongest checksum that a place gives of a file's content; None where it gives none.
 
     Args:

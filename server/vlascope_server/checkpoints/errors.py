@@ -1,13 +1,15 @@
-"""The one error of this folder."""
+"""The error of this folder, whose message has two spellings: for Python and for the command line."""
 
 from __future__ import annotations
 
 import re
 
+from vlascope_base import VlascopeError
+
 _ARGUMENT = re.compile(r"<([a-z_]+)>")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(VlascopeError):
     """A checkpoint that cannot be used; one line: the path, what was expected, what was found, what to do.
 
     Args:

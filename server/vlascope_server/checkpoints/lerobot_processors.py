@@ -20,12 +20,12 @@ import numpy as np
 
 from vlascope_server.checkpoints.config_file import ACTION, STATE, ConfigFile, Features
 from vlascope_server.checkpoints.errors import CheckpointError
-from vlascope_server.checkpoints.layout import TOKENIZER_FILE
+from vlascope_server.checkpoints.files import TOKENIZER_FILE
 from vlascope_server.checkpoints.tensor_files import TensorFiles, check_plain_name
 from vlascope_server.json_file import JsonError, JsonMap, read_json, shown
+from vlascope_server.robots.arithmetic import LEROBOT_MARGIN, OPENPI_MARGIN
 from vlascope_server.robots.contract import Normalisation
 from vlascope_server.robots.norm_stats import NormStats, NormStatsError, unit_stats
-from vlascope_server.robots.normalise import LEROBOT_MARGIN, OPENPI_MARGIN
 
 BEFORE, AFTER = "policy_preprocessor.json", "policy_postprocessor.json"
 NORMALISER, UNNORMALISER = "normalizer_processor", "unnormalizer_processor"

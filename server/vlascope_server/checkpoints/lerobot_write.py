@@ -7,14 +7,13 @@ release has are left out, since an older release refuses a field that it does no
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
+from vlascope_base.files import replace_json
 
 from vlascope_server.checkpoints.config_file import ACTION, FILE, IMAGES, STATE, Features
 from vlascope_server.checkpoints.errors import CheckpointError
@@ -29,10 +28,10 @@ from vlascope_server.checkpoints.lerobot_processors import (
 )
 from vlascope_server.checkpoints.record import Record
 from vlascope_server.model import Pi0Config
-from vlascope_server.model.sizes import gemma_2b, gemma_300m
+from vlascope_server.model.config import gemma_2b, gemma_300m
 from vlascope_server.robots import ROBOTS, Normalisation
+from vlascope_server.robots.arithmetic import LEROBOT_MARGIN, OPENPI_MARGIN, needs_quantiles
 from vlascope_server.robots.norm_stats import NormStats
-from vlascope_server.robots.normalise import LEROBOT_MARGIN, OPENPI_MARGIN, needs_quantiles
 
 _TOKENIZER = "google/paligemma-3b-pt-224"
 _NARROW = 1e-3
@@ -135,21 +134,22 @@ def write_lerobot(
     kind = record.normalisation or "zscore"
     mode: Mode = "QUANTILES" if needs_quantiles(kind) else "MEAN_STD"
     modes = {"VISUAL": "IDENTITY", "STATE": mode, "ACTION": mode}
-    _write_json(folder / FILE, _configuration(config, inputs, outputs, modes, dtype))
+    replace_json(folder / FILE, _configuration(config, inputs, outputs, modes, dtype))
     margin = LEROBOT_MARGIN if kind.startswith("lerobot") else OPENPI_MARGIN
     tensors = _tensors(stats)
 
-    def normaliser(name: str, step: str, index: int, which: Mapping[str, Any]) -> dict[str, Any]:
-        entry: dict[str, Any] = {
+    def normaliser(name: str, step: str, index: int, which: Mapping[str, object]) -> dict[str, object]:
+        entry: dict[str, object] = {
             "registry_name": step,
             "config": {"eps": margin, "features": dict(which), "norm_map": modes},
         }
         if tensors:
-            entry["state_file"] = f"{name.removesuffix('.json')}_step_{index}_{step}.safetensors"
-            save_file(tensors, folder / entry["state_file"])
+            file = f"{name.removesuffix('.json')}_step_{index}_{step}.safetensors"
+            save_file(tensors, folder / file)
+            entry["state_file"] = file
         return entry
 
-    steps: list[Any] = [_step("rename_observations_processor", rename_map={}), _step("to_batch_processor")]
+    steps = [_step("rename_observations_processor", rename_map={}), _step("to_batch_processor")]
     tokenizer = _step(
         TOKENIZER,
         max_length=config.max_token_len,
@@ -169,15 +169,15 @@ def write_lerobot(
             device,
             normaliser(BEFORE, NORMALISER, 5, inputs | outputs),
         ]
-    _write_json(folder / BEFORE, {"name": BEFORE.removesuffix(".json"), "steps": steps})
+    replace_json(folder / BEFORE, {"name": BEFORE.removesuffix(".json"), "steps": steps})
     steps = [normaliser(AFTER, UNNORMALISER, 0, outputs), device]
-    _write_json(folder / AFTER, {"name": AFTER.removesuffix(".json"), "steps": steps})
+    replace_json(folder / AFTER, {"name": AFTER.removesuffix(".json"), "steps": steps})
     _warn(folder.name.rsplit(".", 2)[0], config, kind, stats, own_tokenizer=own_tokenizer)
 
 
 def _configuration(
-    config: Pi0Config, inputs: Mapping[str, Any], outputs: Mapping[str, Any], modes: Mapping[str, str], dtype: str
-) -> dict[str, Any]:
+    config: Pi0Config, inputs: Mapping[str, object], outputs: Mapping[str, object], modes: Mapping[str, str], dtype: str
+) -> dict[str, object]:
     return {
         "type": "pi05" if config.pi05 else "pi0",
         "n_obs_steps": 1,
@@ -202,7 +202,7 @@ def _configuration(
     }
 
 
-def _step(name: str, **options: Any) -> dict[str, Any]:
+def _step(name: str, **options: object) -> dict[str, object]:
     return {"registry_name": name, "config": options}
 
 
@@ -248,7 +248,3 @@ def _warn(
                 "%s: %s: dimensions %s hardly ever move, and LeRobot scales them otherwise, by more than a thousandth",
                 name, key, ", ".join(map(str, narrow)),
             )  # fmt: skip
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -13,20 +13,24 @@ from typing import Literal
 
 import jax
 import numpy as np
+from vlascope_base.text import readable_bytes
 
 from vlascope_server.checkpoints.config_file import FILE as CONFIG_FILE
 from vlascope_server.checkpoints.errors import CheckpointError
-from vlascope_server.checkpoints.layout import Kind, Layout
-from vlascope_server.checkpoints.record import FILE, Record, record_of
+from vlascope_server.checkpoints.files import CheckpointFiles, Kind
+from vlascope_server.checkpoints.record import FILE, Record, asked_for, record_of
 from vlascope_server.checkpoints.source import Source, check_asked, open_source
 from vlascope_server.checkpoints.weights import DTYPES, Weights, count_not_finite, largest_first, nbytes
 from vlascope_server.model import Pi0Config, init_params
+from vlascope_server.options import CheckpointOptions
 from vlascope_server.presets import PRESETS, SEEDED
 from vlascope_server.presets.tiny import TOKENIZER_PATH, unit_norm_stats
 from vlascope_server.robots.libero import Libero
 from vlascope_server.robots.norm_stats import NormStats
 
 _log = logging.getLogger(__name__)
+
+_NO_OPTIONS = CheckpointOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +63,11 @@ class Checkpoint:
 
 def load_checkpoint(
     location: str | Path,
+    options: CheckpointOptions = _NO_OPTIONS,
     *,
     dtype: Literal["float32", "bfloat16"] = "bfloat16",
-    preset: str | None = None,
-    action_horizon: int | None = None,
-    max_token_len: int | None = None,
     cameras: tuple[str, ...] | None = None,
     robot: str | None = None,
-    asset_id: str | None = None,
     lora_alpha: float | None = None,
     to_train: bool = False,
 ) -> Checkpoint:
@@ -77,15 +78,11 @@ def load_checkpoint(
     Args:
         location: a step folder, its `params/`, a safetensors file or the index of several, a URL of one of these, or a preset's
             name; `tiny-drawn` and `tiny-pi05` are LIBERO policies whose weights are drawn from a seed.
+        options: what a person says of the checkpoint. Its preset fills in what nobody else says; the others overrule
+            `vlascope.json` and the preset, and may only repeat what `config.json` says.
         dtype: of parameters and activations; bfloat16 is how the reference serves.
-        preset: fills in what neither an argument nor the checkpoint's own files say.
-        action_horizon: actions in one chunk. Like the others below, it overrules `vlascope.json` and preset; what `config.json`
-            says, it may only repeat.
-        max_token_len: text tokens, padding included.
-        cameras: image slots that the robot fills; all three where nobody says.
+        cameras: image slots that the robot fills; all three where nobody says. This and the next two overrule like the options.
         robot: whose observations and actions these are.
-        asset_id: which statistics: the folder below `assets/`, `beside` for those beside the parameters, `lerobot` for those in
-            LeRobot's own files.
         lora_alpha: of every adapter; the adapter's rank where nobody says.
         to_train: horizon and token length are those of a policy that is to be trained, whatever `config.json` says.
 
@@ -94,19 +91,19 @@ def load_checkpoint(
     """
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
-    asked = Record(action_horizon, max_token_len, cameras, robot=robot, asset_id=asset_id, lora_alpha=lora_alpha)
+    asked = Record(cameras=cameras, robot=robot, lora_alpha=lora_alpha).over(asked_for(options))
     if str(location) in SEEDED and not Path(location).exists():
-        return _draw(str(location), dtype, preset, asked)
-    source = open_source(location, preset)
+        return _draw(str(location), dtype, options.preset, asked)
+    source = open_source(location, options.preset)
     source = source.asked(asked, may_differ=to_train)
     check_lengths(source)
     config = source.config(dtype)
     norm_stats, asset_id = load_statistics(source, config.action_dim)
-    _log.info("%s: %.2f GB as %s", source.layout.weights, nbytes(source.weights, dtype) / 1e9, dtype)
-    layout = source.layout
+    _log.info("%s: %s as %s", source.files.weights, readable_bytes(nbytes(source.weights, dtype)), dtype)
+    files = source.files
     return Checkpoint(
-        _params(source.weights, layout, dtype), config, norm_stats, asset_id, source.asset_ids, source.record, layout.root,
-        source.kind, layout.tokenizer,
+        _params(source.weights, files, dtype), config, norm_stats, asset_id, source.asset_ids, source.record, files.root,
+        source.kind, files.tokenizer,
     )  # fmt: skip
 
 
@@ -144,12 +141,12 @@ def load_statistics(source: Source, action_dim: int) -> tuple[dict[str, NormStat
     asset_id = source.chosen_asset_id()
     if asset_id is None:
         if source.asset_ids:
-            _log.info("%s: no statistics chosen; asset ids: %s", source.layout.root, ", ".join(source.asset_ids))
+            _log.info("%s: no statistics chosen; asset ids: %s", source.files.root, ", ".join(source.asset_ids))
         return None, None
     stats = source.norm_stats(asset_id)
     for quantity, entry in stats.items():
         if entry.width > action_dim:
-            where = source.layout.assets.get(asset_id, source.layout.root)
+            where = source.files.assets.get(asset_id, source.files.root)
             raise CheckpointError(
                 f"{where}: {quantity}: expected at most {action_dim} numbers, the model's width; found"
                 f" {entry.width}: these are the statistics of another model"
@@ -157,22 +154,22 @@ def load_statistics(source: Source, action_dim: int) -> tuple[dict[str, NormStat
     return stats, asset_id
 
 
-def _params(weights: Weights, layout: Layout, dtype: str) -> dict[str, jax.Array]:
+def _params(weights: Weights, files: CheckpointFiles, dtype: str) -> dict[str, jax.Array]:
     params = {}
     for name in largest_first(weights):
         array = weights.read(name, dtype)
-        warn_not_finite(layout, name, array)
+        warn_not_finite(files, name, array)
         # wait, so that on an accelerator the host's copy is gone before the next parameter is read
         params[name] = jax.block_until_ready(jax.device_put(array))
     return dict(sorted(params.items()))
 
 
-def warn_not_finite(layout: Layout, name: str, array: np.ndarray) -> None:
+def warn_not_finite(files: CheckpointFiles, name: str, array: np.ndarray) -> None:
     """Logs a warning where an array holds a value that is NaN or infinite."""
     if bad := count_not_finite(array):
         _log.warning(
             "%s: parameter %s: %d of %d values are NaN or infinite; actions will be too: use an earlier step",
-            layout.weights, name, bad, array.size,
+            files.weights, name, bad, array.size,
         )  # fmt: skip
 
 
@@ -185,7 +182,7 @@ def check_lengths(source: Source) -> None:
     missing = [field for field in ("action_horizon", "max_token_len") if getattr(source.record, field) is None]
     if missing:
         raise CheckpointError(
-            f"{source.layout.root}: {' and '.join(missing)}: neither {FILE} nor {CONFIG_FILE} says, and the parameters do not"
+            f"{source.files.root}: {' and '.join(missing)}: neither {FILE} nor {CONFIG_FILE} says, and the parameters do not"
             " tell",
             f"give {' and '.join(f'<{field}>' for field in missing)}, or <preset>, one of {', '.join(PRESETS)}",
         )

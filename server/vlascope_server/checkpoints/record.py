@@ -1,18 +1,22 @@
-"""`vlascope.json`, beside the parameters: what their shapes cannot tell."""
+"""`vlascope.json`, beside the parameters: what their shapes cannot tell; and what else lies there."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+from vlascope_base.files import replace_json
 
 from vlascope_server.checkpoints.errors import CheckpointError
 from vlascope_server.json_file import JsonError, is_finite, read_json, shown
 from vlascope_server.model import Pi0Config
+from vlascope_server.options import CheckpointOptions
 from vlascope_server.robots.contract import Normalisation
+from vlascope_server.robots.norm_stats import NormStats
 
 FILE = "vlascope.json"
 SCHEMA = 1
@@ -63,6 +67,33 @@ class Record:
         """A record that says what this one does, and where it is silent what `other` says."""
         mine = {field: value for field, value in dataclasses.asdict(self).items() if value is not None}
         return dataclasses.replace(other, **mine)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sidecars:
+    """What lies beside a checkpoint's parameters.
+
+    Attributes:
+        norm_stats: quantity (`state`, `actions`) -> statistics; None where there are none.
+        asset_id: the folder below `assets/` that they go to; given where there are statistics, and only there.
+        record: what else is known.
+        tokenizer: a SentencePiece model; None for a policy that reads with PaliGemma's.
+    """
+
+    norm_stats: Mapping[str, NormStats] | None = None
+    asset_id: str | None = None
+    record: Record = Record()
+    tokenizer: Path | None = None
+
+    def __post_init__(self):
+        """Raises `CheckpointError` where there are statistics and no asset id, or the other way round."""
+        if (self.norm_stats is None) != (self.asset_id is None):
+            raise CheckpointError("norm_stats and asset_id: expected both or neither")
+
+
+def asked_for(options: CheckpointOptions) -> Record:
+    """What a person's options say of a checkpoint."""
+    return Record(options.action_horizon, options.max_token_len, asset_id=options.asset_id)
 
 
 def record_of(config: Pi0Config) -> Record:
@@ -116,10 +147,10 @@ def read_record(folder: Path) -> Record:
 def write_record(folder: Path, record: Record) -> None:
     """Writes the record into `folder`, which must exist."""
     content = {"schema": SCHEMA, **dataclasses.asdict(record)}
-    (folder / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    replace_json(folder / FILE, content)
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _fits(value: object, hint: Any) -> bool:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
@@ -136,5 +167,5 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _spell(hint: Any) -> str:
+def _spell(hint: object) -> str:
     return str(getattr(hint, "__name__", hint) if isinstance(hint, type) else hint).replace("typing.", "")

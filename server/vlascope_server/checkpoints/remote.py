@@ -25,13 +25,17 @@ import os
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
+from vlascope_base.cache import cache_folder
+from vlascope_base.text import readable_bytes
 
-from vlascope_server.cache import cache_folder
 from vlascope_server.checkpoints.checksums import Checksum, checksum_of
 from vlascope_server.checkpoints.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 _PACKAGES = {
     "gs": "gcsfs",
@@ -115,7 +119,7 @@ def _cache_path(url: str) -> Path:
     return cache_folder().joinpath(protocol, *parts)
 
 
-def _lock(path: Path, url: str) -> Any:
+def _lock(path: Path, url: str) -> filelock.AcquireReturnProxy:
     lock = filelock.FileLock(path)
     try:
         return lock.acquire(timeout=0)
@@ -155,7 +159,7 @@ def _download(url: str, given: str, target: Path) -> None:
         have = {name: target / name for name in files}
         missing = {n: i for n, i in files.items() if not _is_there(have[n], i["size"], checksums[n])}
         total = sum(info["size"] or 0 for info in missing.values())
-        _log.info("%s: %d files, %.2f GB to download to %s", url, len(missing), total / 1e9, target)
+        _log.info("%s: %d files, %s to download to %s", url, len(missing), readable_bytes(total), target)
         if bare := sum(checksum is None for checksum in checksums.values()):
             _log.warning("%s: no checksum is given for %d of %d files: their sizes are checked", url, bare, len(files))
         with _progress(url, total) as advance:
@@ -171,6 +175,7 @@ def _download(url: str, given: str, target: Path) -> None:
     sizes = {name: (target / name).stat().st_size for name in files}
     said = {name: str(checksum) for name, checksum in checksums.items() if checksum}
     content = {"url": url, "files": sizes, "checksums": said}
+    # half of it says nothing, and what is left of a temporary file would be taken for half a download
     _marker(target, given).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
@@ -181,7 +186,7 @@ def _is_there(path: Path, size: int | None, checksum: Checksum | None) -> bool:
     return checksum is None or checksum.of(path) == checksum
 
 
-def _connect(url: str) -> tuple[Any, str]:
+def _connect(url: str) -> tuple[AbstractFileSystem, str]:
     protocol = url.partition("://")[0]
     package = _PACKAGES.get(protocol, "fsspec")
     try:
@@ -196,7 +201,7 @@ def _connect(url: str) -> tuple[Any, str]:
         raise CheckpointError(f"{url}: {_brief(error)}; expected gs://, s3://, hf://, http:// or https://") from error
 
 
-def _list(filesystem: Any, url: str, path: str, given: str) -> dict[str, Mapping[str, Any]]:
+def _list(filesystem: AbstractFileSystem, url: str, path: str, given: str) -> dict[str, Mapping[str, Any]]:
     """Relative name -> facts about the remote file, of those that make a checkpoint."""
     try:
         # a listing's own facts may lack the size (http), so each wanted file is asked for
@@ -235,7 +240,11 @@ def _relative(url: str, root: str, remote: str) -> str | None:
 
 
 def _download_file(
-    filesystem: Any, info: Mapping[str, Any], checksum: Checksum | None, target: Path, advance: Callable[[int], None]
+    filesystem: AbstractFileSystem,
+    info: Mapping[str, Any],
+    checksum: Checksum | None,
+    target: Path,
+    advance: Callable[[int], None],
 ) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     version = [str(info[key]) for key in _VERSION_KEYS if info.get(key)]
@@ -264,7 +273,7 @@ def _download_file(
     partial.replace(target)
 
 
-def _append(filesystem: Any, remote: str, partial: Path, advance: Callable[[int], None], **options: Any) -> None:
+def _append(filesystem: Any, remote: str, partial: Path, advance: Callable[[int], None], **options: object) -> None:
     """Continues `partial` to the end of the remote file."""
     offset = partial.stat().st_size
     with filesystem.open(remote, "rb", **options) as source, partial.open("ab") as file:

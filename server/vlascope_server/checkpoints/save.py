@@ -1,14 +1,16 @@
-"""Writes checkpoints of every format, whole or not at all."""
+"""Writes checkpoints of every format, whole or not at all; and opens policies whose weights are drawn as if they were saved."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import secrets
 import shutil
 import socket
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -16,25 +18,26 @@ import numpy as np
 
 from vlascope_server.checkpoints.config_file import Features
 from vlascope_server.checkpoints.errors import CheckpointError
-from vlascope_server.checkpoints.layout import NORM_STATS_FILE, TOKENIZER_FILE, TORCH_FILE, Kind
-from vlascope_server.checkpoints.load import load_statistics, warn_not_finite
-from vlascope_server.checkpoints.record import Record, record_of, write_record
-from vlascope_server.checkpoints.source import LEROBOT, Source
+from vlascope_server.checkpoints.files import NORM_STATS_FILE, TOKENIZER_FILE, TORCH_FILE, Kind
+from vlascope_server.checkpoints.load import load_checkpoint, load_statistics, warn_not_finite
+from vlascope_server.checkpoints.record import Record, Sidecars, record_of, write_record
+from vlascope_server.checkpoints.source import LEROBOT, Source, open_source
 from vlascope_server.checkpoints.weights import largest_first
 from vlascope_server.model import Pi0Config, check_shapes
+from vlascope_server.options import CheckpointOptions
+from vlascope_server.presets import SEEDED
 from vlascope_server.robots.norm_stats import NormStats, save_norm_stats
+
+_NO_SIDECARS = Sidecars()
 
 
 def save_checkpoint(
     folder: str | Path,
     params: Mapping[str, jax.Array | np.ndarray],
     config: Pi0Config,
+    sidecars: Sidecars = _NO_SIDECARS,
     *,
     kind: Kind = "orbax",
-    norm_stats: Mapping[str, NormStats] | None = None,
-    asset_id: str | None = None,
-    record: Record | None = None,
-    tokenizer: Path | None = None,
 ) -> Path:
     """Writes parameters, statistics and `vlascope.json`, so that `load_checkpoint` needs no further argument.
 
@@ -42,20 +45,17 @@ def save_checkpoint(
         folder: must not exist.
         params: flat name -> array, of the shapes that `config` says.
         config: its horizon, token length, cameras, image size and adapters' alpha are recorded.
+        sidecars: what lies beside the parameters; `config` overrules its record. LeRobot's format has a place of its own for
+            statistics.
         kind: the format.
-        norm_stats: quantity -> statistics; needs an `asset_id`.
-        asset_id: the folder below `assets/` that they go to; LeRobot's format has a place of its own for them.
-        record: what else is known; `config` overrules it.
-        tokenizer: a SentencePiece model to keep with it; None for a policy that reads with PaliGemma's.
 
     Raises:
         CheckpointError: the folder exists, or the parameters have no form in this format.
         ParameterError: the parameters are not those of `config`.
     """
     check_shapes({name: tuple(array.shape) for name, array in params.items()}, config)
-    if (norm_stats is None) != (asset_id is None):
-        raise CheckpointError("norm_stats and asset_id: expected both or neither")
-    record = dataclasses.replace(record_of(config).over(record or Record()), asset_id=asset_id)
+    norm_stats, asset_id, tokenizer = sidecars.norm_stats, sidecars.asset_id, sidecars.tokenizer
+    record = dataclasses.replace(record_of(config).over(sidecars.record), asset_id=asset_id)
     if kind == "lerobot":
         from vlascope_server.checkpoints.lerobot_write import lerobot_record
 
@@ -104,28 +104,46 @@ def convert_checkpoint(source: Source, folder: str | Path, kind: Kind, dtype: st
         stats, asset_id = load_statistics(source, config.action_dim)
         if asset_id is None and source.asset_ids:
             raise CheckpointError(
-                f"{source.layout.root}: has the statistics of {', '.join(source.asset_ids)}, and LeRobot has room for one",
+                f"{source.files.root}: has the statistics of {', '.join(source.asset_ids)}, and LeRobot has room for one",
                 "choose with <asset_id>",
             )
-        record = lerobot_record(source.layout.root, config, record, stats, was_lerobot=source.features is not None)
+        record = lerobot_record(source.files.root, config, record, stats, was_lerobot=source.features is not None)
     with _Unfinished(Path(folder)) as partial:
         _write(partial, kind, _LazyParams(source, dtype))
         if kind == "lerobot":
             dtypes = {dtype} if dtype else set(source.weights.dtypes.values())
-            own = source.layout.tokenizer is not None
+            own = source.files.tokenizer is not None
             _write_lerobot(partial, config, record, stats, dtypes, features=source.features, own_tokenizer=own)
         else:
             _write_statistics(partial, source)
-        if source.layout.tokenizer is not None:
-            shutil.copyfile(source.layout.tokenizer, partial / TOKENIZER_FILE)
+        if source.files.tokenizer is not None:
+            shutil.copyfile(source.files.tokenizer, partial / TOKENIZER_FILE)
         write_record(partial, record)
     return Path(folder)
 
 
+@contextlib.contextmanager
+def opened(location: str, preset: str | None = None) -> Iterator[Source]:
+    """`open_source`, which also takes the policies whose weights are drawn: they are written to a temporary folder.
+
+    Raises:
+        CheckpointError: as `open_source`.
+    """
+    if location not in SEEDED or Path(location).exists():
+        yield open_source(location, preset)
+        return
+    drawn = load_checkpoint(location, CheckpointOptions(preset=preset), dtype="float32")
+    beside = Sidecars(
+        norm_stats=drawn.norm_stats, asset_id=drawn.asset_id, record=drawn.record, tokenizer=drawn.tokenizer
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        yield open_source(save_checkpoint(Path(folder) / location, drawn.params, drawn.config, beside))
+
+
 def _write_statistics(folder: Path, source: Source) -> None:
     """All of them: files as they are, and those that LeRobot keeps elsewhere as a file."""
-    for path in source.layout.assets.values():
-        target = folder / path.relative_to(source.layout.root)
+    for path in source.files.assets.values():
+        target = folder / path.relative_to(source.files.root)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     if source.lerobot_stats:
@@ -158,7 +176,7 @@ class _LazyParams(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         array = self._source.weights.read(name, self._dtype)
-        warn_not_finite(self._source.layout, name, array)
+        warn_not_finite(self._source.files, name, array)
         return array
 
     def __iter__(self):

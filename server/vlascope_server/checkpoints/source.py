@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vlascope_server.checkpoints.config_file import ConfigFile, Features, read_config
 from vlascope_server.checkpoints.errors import CheckpointError
-from vlascope_server.checkpoints.layout import BESIDE, Kind, Layout, find_layout
+from vlascope_server.checkpoints.files import BESIDE, CheckpointFiles, Kind, find_files
 from vlascope_server.checkpoints.lerobot_processors import Processors, read_buffers, read_processors
 from vlascope_server.checkpoints.record import FILE, Record, read_record
 from vlascope_server.checkpoints.remote import fetch, is_remote
@@ -37,7 +37,7 @@ class Source:
     """A checkpoint of which no parameter has been read.
 
     Attributes:
-        layout: its files.
+        files: its files.
         record: everything that is known beyond the parameters' shapes.
         weights: names, shapes and dtypes; reads one parameter at a time.
         beside: what `config.json` and LeRobot's processors say of a record's fields.
@@ -46,7 +46,7 @@ class Source:
         lerobot_stats: the statistics in LeRobot's own files, if there are any.
     """
 
-    layout: Layout
+    files: CheckpointFiles
     record: Record
     weights: Weights
     beside: Record = Record()  # noqa: RUF009 frozen
@@ -57,12 +57,12 @@ class Source:
     @property
     def kind(self) -> Kind:
         """The format."""
-        return self.layout.kind if self.features is None else "lerobot"
+        return self.files.kind if self.features is None else "lerobot"
 
     @property
     def asset_ids(self) -> tuple[str, ...]:
         """Of the statistics that there are to choose from."""
-        return (*((LEROBOT,) if self.lerobot_stats else ()), *self.layout.assets)
+        return (*((LEROBOT,) if self.lerobot_stats else ()), *self.files.assets)
 
     def asked(self, asked: Record, *, may_differ: bool = False) -> Source:
         """The same checkpoint, of which the caller says more.
@@ -92,7 +92,7 @@ class Source:
         if asset_id == LEROBOT and self.lerobot_stats:
             return self.lerobot_stats
         try:
-            return load_norm_stats(self.layout.assets[asset_id])
+            return load_norm_stats(self.files.assets[asset_id])
         except NormStatsError as error:
             raise CheckpointError(str(error)) from error
 
@@ -100,7 +100,7 @@ class Source:
         if asset_id not in self.asset_ids:
             found = [f"{name} (beside the parameters)" if name == BESIDE else name for name in self.asset_ids]
             raise CheckpointError(
-                f"{self.layout.root / 'assets' / asset_id / 'norm_stats.json'}: missing; asset ids found:"
+                f"{self.files.root / 'assets' / asset_id / 'norm_stats.json'}: missing; asset ids found:"
                 f" {', '.join(found) or 'none'}",
                 "name one of these with <asset_id>, or copy the file there" if found else "copy the file there",
             )
@@ -128,19 +128,17 @@ class Source:
                 dtype=dtype,
             )
         except ParameterError as error:
-            raise CheckpointError(
-                f"{self.layout.weights}: {error}; is this a Pi0 or Pi0.5 of the reference?"
-            ) from error
+            raise CheckpointError(f"{self.files.weights}: {error}; is this a Pi0 or Pi0.5 of the reference?") from error
         except ValueError as error:
-            raise CheckpointError(f"{self.layout.weights}: {error}") from error
+            raise CheckpointError(f"{self.files.weights}: {error}") from error
         unknown = set(config.cameras) - set(CAMERAS)
         if unknown:
             raise CheckpointError(
-                f"{self.layout.root}: cameras: expected some of {list(CAMERAS)}, found {sorted(unknown)}: correct {FILE}"
+                f"{self.files.root}: cameras: expected some of {list(CAMERAS)}, found {sorted(unknown)}: correct {FILE}"
             )
         if record.image_size not in (None, config.vision.image_size):
             raise CheckpointError(
-                f"{self.layout.root / FILE}: image_size: it says {record.image_size} pixels, the parameters"
+                f"{self.files.root / FILE}: image_size: it says {record.image_size} pixels, the parameters"
                 f" {config.vision.image_size}; they belong to different checkpoints"
             )
         return config
@@ -164,37 +162,37 @@ def open_source(location: str | Path, preset: str | None = None) -> Source:
         preset = preset or location
         location = PRESETS[location].location
     known = find_preset(preset) if preset else None
-    layout = find_layout(local_path(location))
-    record = read_record(layout.root)
-    config = read_config(layout.root, may_be_lerobot=layout.kind == "safetensors")
-    said = record.over(_as_record(known, layout)) if known else record
-    weights, processors = _open_weights(layout, said, config)
+    files = find_files(local_path(location))
+    record = read_record(files.root)
+    config = read_config(files.root, may_be_lerobot=files.kind == "safetensors")
+    said = record.over(_as_record(known, files)) if known else record
+    weights, processors = _open_weights(files, said, config)
     if known and known.pi05 != ("time_mlp_in/kernel" in weights.shapes):
         kinds = ("pi0", "pi0.5")
         raise CheckpointError(
-            f"{layout.weights}: preset {known.name} is a {kinds[known.pi05]}, the checkpoint is a {kinds[not known.pi05]}",
+            f"{files.weights}: preset {known.name} is a {kinds[known.pi05]}, the checkpoint is a {kinds[not known.pi05]}",
             f"choose another <preset> of {', '.join(PRESETS)}",
         )
     beside, fields = _facts(config, processors)
     features = config.features if config else None
-    source = Source(layout, record, weights, beside, fields, features, processors.norm_stats)
+    source = Source(files, record, weights, beside, fields, features, processors.norm_stats)
     _refuse_contradiction(
-        source, record, f"{layout.root / FILE} says {{field}} {{value}}", "correct the one that is wrong"
+        source, record, f"{files.root / FILE} says {{field}} {{value}}", "correct the one that is wrong"
     )
     if known:
         others = ", ".join(name for name in PRESETS if name != known.name)
         do = f"leave <preset> away, or choose another of {others}"
         _refuse_contradiction(
-            source, _as_record(known, layout), f"preset {known.name} says {{field}} {{value}}", do, roughly=True
+            source, _as_record(known, files), f"preset {known.name} says {{field}} {{value}}", do, roughly=True
         )
-        beside = beside.over(_as_record(known, layout))
+        beside = beside.over(_as_record(known, files))
     if processors.prompt_unsure and record.prompt_state_dim is None:
         _log.warning(
             "%s: does not tell whether the state was padded to 32 numbers in its prompts, as LeRobot 0.4 did; it is read"
             ' without, as LeRobot does since 0.5; else put {"schema": 1, "prompt_state_dim": 32} into a %s beside it',
-            layout.root, FILE,
+            files.root, FILE,
         )  # fmt: skip
-    return dataclasses.replace(source, record=record.over(beside).over(Record(step=_step(layout))))
+    return dataclasses.replace(source, record=record.over(beside).over(Record(step=_step(files))))
 
 
 def check_asked(asked: Record) -> None:
@@ -221,28 +219,28 @@ def local_path(location: str) -> Path:
     return Path(location).expanduser()
 
 
-def _open_weights(layout: Layout, record: Record, config: ConfigFile | None) -> tuple[Weights, Processors]:
+def _open_weights(files: CheckpointFiles, record: Record, config: ConfigFile | None) -> tuple[Weights, Processors]:
     """The parameters, and the normalisation that LeRobot's files or parameters hold."""
-    if layout.kind == "orbax":
+    if files.kind == "orbax":
         from vlascope_server.checkpoints.orbax_format import OrbaxWeights
 
-        weights = OrbaxWeights(layout.weights)
+        weights = OrbaxWeights(files.weights)
         if config:
             config.check_shapes(weights.shapes)
         return weights, Processors()
     from vlascope_server.checkpoints.torch_format import TorchWeights
 
-    weights = TorchWeights(layout.weights, vision_heads=record.vision_heads, kv_heads=record.kv_heads)
+    weights = TorchWeights(files.weights, vision_heads=record.vision_heads, kv_heads=record.kv_heads)
     if config:
         config.check_shapes(weights.shapes)
     if buffers := weights.normalisers():
-        return weights, read_buffers(layout.weights, buffers, config)
+        return weights, read_buffers(files.weights, buffers, config)
     if config and config.is_lerobot:
-        return weights, read_processors(layout.root, config)
+        return weights, read_processors(files.root, config)
     for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
-        if (layout.root / name).is_file():
+        if (files.root / name).is_file():
             raise CheckpointError(
-                f"{layout.root}: holds LeRobot's {name}, and no config.json whose type is pi0 or pi05: copy config.json again"
+                f"{files.root}: holds LeRobot's {name}, and no config.json whose type is pi0 or pi05: copy config.json again"
             )
     return weights, Processors()
 
@@ -278,18 +276,18 @@ def _refuse_contradiction(source: Source, said: Record, who: str, do: str, *, ro
             )
 
 
-def _step(layout: Layout) -> int | None:
+def _step(files: CheckpointFiles) -> int | None:
     """The training step that the files tell: the optimiser's state, or the name of the step's folder."""
     from vlascope_server.checkpoints.orbax_format import read_step
 
-    step = read_step(layout.train_state)
-    if step is None and layout.root.resolve().name.isdigit():
-        return int(layout.root.resolve().name)
+    step = read_step(files.train_state)
+    if step is None and files.root.resolve().name.isdigit():
+        return int(files.root.resolve().name)
     return step
 
 
-def _as_record(preset: Preset, layout: Layout) -> Record:
+def _as_record(preset: Preset, files: CheckpointFiles) -> Record:
     """What a preset says. Of another checkpoint than its own, statistics under its asset id need not be there."""
     shared = {field.name for field in dataclasses.fields(Record)} & {field.name for field in dataclasses.fields(Preset)}
     record = Record(**{field: getattr(preset, field) for field in shared})
-    return record if record.asset_id in layout.assets else dataclasses.replace(record, asset_id=None)
+    return record if record.asset_id in files.assets else dataclasses.replace(record, asset_id=None)

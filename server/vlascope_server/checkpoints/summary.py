@@ -76,7 +76,7 @@ def summarise(source: Source) -> Summary:
         architecture[field] = getattr(source.record, field)
     architecture["image_tokens"] = config.vision.tokens
     return Summary(
-        path=str(source.layout.weights),
+        path=str(source.files.weights),
         kind=source.kind,
         model="pi0.5" if config.pi05 else "pi0",
         architecture=architecture,

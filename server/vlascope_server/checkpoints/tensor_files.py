@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -34,7 +33,7 @@ class TensorFiles:
     """
 
     def __init__(self, path: Path):
-        self._files: dict[str, Any]
+        self._files: dict[str, safetensors.safe_open]
         if path.suffix == ".json":
             places = _read_index(path)
             files = {name: _open(path.with_name(name)) for name in sorted(set(places.values()))}
@@ -88,7 +87,7 @@ def _read_index(path: Path) -> dict[str, str]:
     return names
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path) -> safetensors.safe_open:
     try:
         # the package knows numpy's bfloat16 from ml_dtypes, which is imported by then
         return safetensors.safe_open(path, framework="np")

@@ -65,7 +65,7 @@ class TorchWeights:
         result = empty(shape, dtype or self.dtypes[name])
         for tensor, index in rule.places(shape):
             stored = self._files.read(self._stored[self._tied(tensor)])
-            result[index] = rule.layout.to_jax(stored, shape[rule.index_axes :])
+            result[index] = rule.axes.to_jax(stored, shape[rule.index_axes :])
         return result
 
     def normalisers(self) -> dict[str, np.ndarray]:
@@ -151,7 +151,7 @@ class TorchWeights:
             rule = names.rule(name)
             # a view of one byte: only its shape is wanted
             part = np.broadcast_to(np.zeros((), np.uint8), shape[rule.index_axes :])
-            expected = rule.layout.to_torch(part).shape
+            expected = rule.axes.to_torch(part).shape
             for tensor, _ in rule.places(shape):
                 known.add(tensor)
                 found = self._shape(tensor, len(expected))
@@ -183,7 +183,7 @@ def write_torch(path: Path, params: Iterable[tuple[str, np.ndarray]], prefix: st
         check_has_torch_form([name])
         rule = names.rule(name)
         for tensor, index in rule.places(array.shape):
-            tensors[tensor] = np.ascontiguousarray(rule.layout.to_torch(array[index]))
+            tensors[tensor] = np.ascontiguousarray(rule.axes.to_torch(array[index]))
     tensors[names.LM_HEAD] = tensors.pop(names.EMBEDDING)
     width = tensors[_first("action_in_proj/kernel")].shape[0]
     embedding = tensors[names.LM_HEAD]

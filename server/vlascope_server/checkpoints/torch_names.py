@@ -1,4 +1,4 @@
-"""Names and layouts of the reference's PyTorch model, derived by rule from the names of its JAX parameters.
+"""Names and axis orders of the reference's PyTorch model, derived by rule from the names of its JAX parameters.
 
 One rule says for a parameter which torch tensors hold it and how a tensor's axes are ordered. LeRobot's port of the model has
 the same tensors under other names; `reference_name` translates these.
@@ -52,7 +52,7 @@ def reference_name(stored: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class AxisOrder:
     """How one torch tensor holds one slice x of a parameter; the shape of x is the parameter's without its index axes."""
 
     to_torch: Callable[[np.ndarray], np.ndarray]
@@ -60,17 +60,17 @@ class Layout:
     """Takes the shape of x, which torch's merged head axes no longer tell."""
 
 
-SAME = Layout(lambda x: x, lambda t, s: t)
-LINEAR = Layout(lambda x: x.T, lambda t, s: t.T)  # (D, E)
-HEADS_BIAS = Layout(lambda x: x.reshape(-1), lambda t, s: t.reshape(s))  # (N, H)
-HEADS_LAST = Layout(lambda x: x.reshape(x.shape[0], -1).T, lambda t, s: t.T.reshape(s))  # (D, N, H)
-HEADS_FIRST = Layout(  # (N, D, H)
+SAME = AxisOrder(lambda x: x, lambda t, s: t)
+LINEAR = AxisOrder(lambda x: x.T, lambda t, s: t.T)  # (D, E)
+HEADS_BIAS = AxisOrder(lambda x: x.reshape(-1), lambda t, s: t.reshape(s))  # (N, H)
+HEADS_LAST = AxisOrder(lambda x: x.reshape(x.shape[0], -1).T, lambda t, s: t.T.reshape(s))  # (D, N, H)
+HEADS_FIRST = AxisOrder(  # (N, D, H)
     lambda x: x.transpose(0, 2, 1).reshape(-1, x.shape[1]),
     lambda t, s: t.reshape(s[0], s[2], s[1]).transpose(0, 2, 1),
 )
-HEADS_OUT = Layout(lambda x: x.reshape(-1, x.shape[-1]).T, lambda t, s: t.T.reshape(s))  # (N, H, E)
-PATCHES = Layout(lambda x: x.transpose(3, 2, 0, 1), lambda t, s: t.transpose(2, 3, 1, 0))  # (P, P, 3, E)
-POSITIONS = Layout(lambda x: x[0], lambda t, s: t[None])  # (1, tokens, D)
+HEADS_OUT = AxisOrder(lambda x: x.reshape(-1, x.shape[-1]).T, lambda t, s: t.T.reshape(s))  # (N, H, E)
+PATCHES = AxisOrder(lambda x: x.transpose(3, 2, 0, 1), lambda t, s: t.transpose(2, 3, 1, 0))  # (P, P, 3, E)
+POSITIONS = AxisOrder(lambda x: x[0], lambda t, s: t[None])  # (1, tokens, D)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +80,11 @@ class Rule:
     Attributes:
         tensors: torch names; `{}` stands for the layer, and makes the parameter's first axis the layers. Several names
             share the axis after it (gate and up, key and value).
-        layout: of each of them.
+        axes: how each of these tensors holds its slice.
     """
 
     tensors: tuple[str, ...]
-    layout: Layout
+    axes: AxisOrder
 
     @property
     def stacked(self) -> bool:

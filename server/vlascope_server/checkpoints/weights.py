@@ -1,6 +1,6 @@
 """What a checkpoint's file format offers to the rest: names, shapes and dtypes at once, values one parameter at a time.
 
-Knows nothing of any one format, nor of what the parameters mean.
+What the parameters mean is the model's business.
 """
 
 from __future__ import annotations

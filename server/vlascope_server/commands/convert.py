@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from vlascope_base.options import CommandOptions
+from vlascope_base.text import readable_bytes
 
-from vlascope_server.commands.options import LogLevel
+from vlascope_server.options import CheckpointOptions
 
 
-@dataclasses.dataclass(frozen=True)
-class Convert:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Convert(CheckpointOptions, CommandOptions):
     """Writes a checkpoint anew as Orbax, as safetensors or as LeRobot's policies are saved, with its statistics.
 
     Without --dtype the values stay exact.
@@ -28,32 +30,22 @@ class Convert:
     """The format to write: openpi's two, or LeRobot's, which has to know the lengths and one set of statistics."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Of the parameters; without it each stays as it is stored."""
-    preset: str | None = None
-    """Fills in what the checkpoint's own files do not say."""
-    action_horizon: int | None = None
-    """Actions in one chunk, where nothing says."""
-    max_token_len: int | None = None
-    """Text tokens, padding included, where nothing says."""
-    asset_id: str | None = None
-    """Which statistics belong to it, where it has several."""
     delta_actions: bool | None = None
     """Whether its actions are relative to the state, where nothing says."""
-    log_level: LogLevel = "info"
-    """How much to log, to stderr."""
 
     def run(self) -> None:
         """Writes the folder, and in it `convert.json` with these options."""
-        from vlascope_server.checkpoints import Record, convert_checkpoint, opened
+        from vlascope_server.checkpoints import convert_checkpoint, opened
+        from vlascope_server.checkpoints.record import asked_for
         from vlascope_server.checkpoints.weights import nbytes
 
-        asked = Record(
-            self.action_horizon, self.max_token_len, asset_id=self.asset_id, delta_actions=self.delta_actions
-        )
+        asked = dataclasses.replace(asked_for(self), delta_actions=self.delta_actions)
         with opened(self.source, self.preset) as opened_source:
             source = opened_source.asked(asked)
             size = nbytes(source.weights, self.dtype)
-            print(f"writing about {size / 1e9:.3f} GB to {self.destination}", file=sys.stderr)
+            print(f"writing about {readable_bytes(size)} to {self.destination}", file=sys.stderr)
             folder = convert_checkpoint(source, self.destination, self.to, self.dtype)
         options = json.dumps(dataclasses.asdict(self), default=str, indent=2)
+        # what is left of a temporary file would be taken for half a download of the checkpoint
         (folder / "convert.json").write_text(options + "\n", encoding="utf-8")
         print(folder)

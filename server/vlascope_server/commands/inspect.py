@@ -7,25 +7,22 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from vlascope_base.options import CommandOptions
 
-from vlascope_server.commands.options import LogLevel
+from vlascope_server.options import PresetOptions
 
 if TYPE_CHECKING:
     from vlascope_server.checkpoints.summary import Group, Summary
 
 
-@dataclasses.dataclass(frozen=True)
-class Inspect:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inspect(PresetOptions, CommandOptions):
     """Shows a checkpoint's architecture, parameters by component, statistics and training step, reading no weights."""
 
     checkpoint: Annotated[str, tyro.conf.Positional]
     """A step folder, its params/, a safetensors file, a URL (downloaded to the cache first), or a preset's name."""
     json: bool = False
     """Print JSON rather than tables."""
-    preset: str | None = None
-    """Fills in what the checkpoint's own files do not say."""
-    log_level: LogLevel = "info"
-    """How much to log, to stderr."""
 
     def run(self) -> None:
         """Prints to stdout."""

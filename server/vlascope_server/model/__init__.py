@@ -1,17 +1,18 @@
-"""Pi0 and Pi0.5 in JAX, with capture taps. Knows nothing of files, robots or the wire."""
+"""Pi0 and Pi0.5 in JAX, with capture taps. It reads no files, and its inputs are normalised."""
 
 from vlascope_server.model.config import CAMERAS, GemmaConfig, Lora, Pi0Config, VisionConfig
 from vlascope_server.model.infer import ParameterError, check_shapes, infer_config
-from vlascope_server.model.observation import Observation, ObservationError
+from vlascope_server.model.inputs import ModelInputs, ModelInputsError
 from vlascope_server.model.parameters import Params, fuse_for_inference, init_params, lora_frozen, parameter_shapes
-from vlascope_server.model.pi0 import draw_noise_and_time, flow_errors, flow_loss, sample_actions, velocity
+from vlascope_server.model.pi0 import Draws, draw_noise_and_time, flow_errors, flow_loss, sample_actions, velocity
 
 __all__ = [
     "CAMERAS",
+    "Draws",
     "GemmaConfig",
     "Lora",
-    "Observation",
-    "ObservationError",
+    "ModelInputs",
+    "ModelInputsError",
     "ParameterError",
     "Params",
     "Pi0Config",

@@ -1,7 +1,7 @@
-"""Turns an observation and a flow state into the token sequences of the two experts.
+"""Turns the model's inputs and a flow state into the token sequences of the two experts.
 
 B batch, S prefix tokens (image, text), T suffix tokens (state, action), D width of the expert, A horizon, a action dims,
-Q denoise steps. Knows nothing of attention.
+Q denoise steps.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from vlascope_server.model.config import Pi0Config
-from vlascope_server.model.observation import Observation, pixels
+from vlascope_server.model.inputs import ModelInputs, pixels
 from vlascope_server.model.parameters import Params, under
 from vlascope_server.model.vision import encode_images
 
 _MIN_PERIOD, _MAX_PERIOD = 4e-3, 4.0
-"""Of the denoise time's sine embedding, in units of the whole flow (pi0, appendix B)."""
+"""Periods of the denoise time's sine embedding, in units of the whole flow (pi0, appendix B)."""
 
 
 class Prefix(NamedTuple):
@@ -30,19 +30,19 @@ class Prefix(NamedTuple):
     positions: Int[Array, "B S"]
 
 
-def embed_prefix(params: Params, config: Pi0Config, observation: Observation) -> Prefix:
+def embed_prefix(params: Params, config: Pi0Config, inputs: ModelInputs) -> Prefix:
     """Image tokens of the configured cameras, then the prompt's.
 
     Positions count the valid tokens only: a masked camera and padding consume none.
     """
-    B = observation.batch_size
-    images = jnp.concatenate([pixels(observation.images[camera]) for camera in config.cameras])
+    B = inputs.batch_size
+    images = jnp.concatenate([pixels(inputs.images[camera]) for camera in config.cameras])
     image_tokens = encode_images(under(params, "PaliGemma/img"), config.vision, images, config.dtype)
     # cameras were stacked before the batch; tokens of one sample belong in one row
     image_tokens = image_tokens.reshape(len(config.cameras), B, *image_tokens.shape[1:]).swapaxes(0, 1)
-    tokens = [image_tokens.reshape(B, -1, image_tokens.shape[-1]), embed_prompt(params, config, observation.prompt)]
-    valid = [jnp.repeat(observation.image_masks[camera][:, None], config.vision.tokens, 1) for camera in config.cameras]
-    mask = jnp.concatenate([*valid, observation.prompt_mask], axis=1)
+    tokens = [image_tokens.reshape(B, -1, image_tokens.shape[-1]), embed_prompt(params, config, inputs.prompt)]
+    valid = [jnp.repeat(inputs.image_masks[camera][:, None], config.vision.tokens, 1) for camera in config.cameras]
+    mask = jnp.concatenate([*valid, inputs.prompt_mask], axis=1)
     return Prefix(jnp.concatenate(tokens, axis=1), mask, jnp.cumsum(mask, axis=1) - 1)
 
 

@@ -1,12 +1,14 @@
 """Reads a policy's architecture off the shapes of its parameters.
 
-Knows nothing of files. What shapes cannot tell (action horizon, token length, cameras, LoRA alpha, dtype) the caller says.
+What shapes cannot tell (action horizon, token length, cameras, LoRA alpha, dtype) the caller says.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+
+from vlascope_base import VlascopeError
 
 from vlascope_server.model.config import CAMERAS, GemmaConfig, Lora, Pi0Config, VisionConfig
 from vlascope_server.model.parameters import parameter_shapes
@@ -15,7 +17,7 @@ _IMG = "PaliGemma/img"
 _LLM = "PaliGemma/llm"
 
 
-class ParameterError(ValueError):
+class ParameterError(VlascopeError):
     """Parameters that are no Pi0 or Pi0.5: a name missing, unknown, or of an impossible shape; the message names it."""
 
 

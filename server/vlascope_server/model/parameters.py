@@ -1,7 +1,7 @@
 """Parameters as one flat dictionary from the reference checkpoint's names to arrays: `PaliGemma/llm/layers/mlp/linear`.
 
 The names carry the whole structure, so that loading, comparing and mixing checkpoints needs no second naming scheme.
-Per-layer parameters are stacked on a leading axis L. Knows nothing of files or of what the parameters compute.
+Per-layer parameters are stacked on a leading axis L. Files are read elsewhere (`checkpoints`).
 """
 
 from __future__ import annotations

@@ -3,12 +3,13 @@
 B batch, S prefix tokens, T suffix tokens, D width, L layers, Q denoise steps, A action horizon, a action dims.
 
 The vision-language expert runs once over the prefix and leaves keys and values; the action expert runs once a denoise
-step over the suffix and attends to them. Time 1 is noise, time 0 is actions. Knows nothing of robots, files or servers.
+step over the suffix and attends to them. Time 1 is noise, time 0 is actions.
 Source: Black et al. 2024, "pi0: A Vision-Language-Action Flow Model for General Robot Control".
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -29,20 +30,39 @@ from vlascope_server.model.embed import (
     suffix_attention,
     time_condition,
 )
-from vlascope_server.model.observation import Observation, check_observation
+from vlascope_server.model.inputs import ModelInputs, check_inputs
 from vlascope_server.model.parameters import Params, expert_layers, fuse_for_inference, under
 from vlascope_server.model.taps import Latents, TapSelector, empty_latents, finished, record, scan_tapped
 
 
-class Context(NamedTuple):
-    """What every denoise step needs: the action expert's weights, and what the prefix leaves for it."""
+class Draws(NamedTuple):
+    """What flow matching draws: noise and flow times, of any number of samples."""
 
+    noise: Float[Array, "*lead A a"]
+    time: Float[Array, "*lead"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Context:
+    """What every denoise step needs beside the flow's own state.
+
+    Attributes:
+        params: of the model.
+        layers: those of the action expert's blocks, stacked.
+        state: of the robot.
+        cache: keys and values that the prefix leaves, of every layer, stacked on a leading L.
+        bias: which of [prefix, suffix] each suffix token sees, as `gemma.attention_bias`.
+        rotation: of the suffix tokens.
+        plan: what is captured; None captures nothing.
+    """
+
+    params: Params
     layers: Params
+    state: Float[Array, "B a"]
     cache: gemma.KeysValues
-    """Of every layer, stacked on a leading L."""
     bias: Float[Array, "B T S+T"]
-    """Which of [prefix, suffix] each suffix token sees, as `gemma.attention_bias`."""
     rotation: gemma.Rotation
+    plan: CapturePlan | None
 
 
 class Condition(NamedTuple):
@@ -58,7 +78,7 @@ class Condition(NamedTuple):
 def sample_actions(
     params: Params,
     config: Pi0Config,
-    observation: Observation,
+    inputs: ModelInputs,
     noise: Float[Array, "B A a"],
     *,
     num_steps: int = 10,
@@ -68,7 +88,7 @@ def sample_actions(
 
     Args:
         params: as a checkpoint holds them, or after `fuse_for_inference`.
-        noise: float32 standard normal; the same noise and observation give the same actions.
+        noise: float32 standard normal; the same noise and inputs give the same actions.
         capture: what to keep of the hidden states; None keeps nothing and compiles the plain program.
 
     Returns:
@@ -76,20 +96,20 @@ def sample_actions(
         of `plan_capture(capture, config.layout(num_steps)).tensors`.
 
     Raises:
-        ObservationError: an array of the observation does not fit `config`.
+        ModelInputsError: an array of the inputs does not fit `config`.
         CaptureSpecError: the spec asks for what the model does not have.
     """
-    check_observation(observation, config)
+    check_inputs(inputs, config)
     params = fuse_for_inference(params)
     plan = None if capture is None else plan_capture(capture, config.layout(num_steps))
-    context, latents = _read(params, config, observation, plan)
+    context, latents = _read(params, config, inputs, plan)
     dt = jnp.float32(-1.0 / num_steps)
     # no step's condition depends on another's, so that the weights behind them are read once
     conditions = _condition(params, config, flow_times(num_steps)[:, None])
 
     def denoise(carry, condition: Condition, slot: jax.Array | None):
         x_t, latents = carry
-        v_t, latents = _velocity(params, config, observation, context, x_t, condition, plan, latents, slot)
+        v_t, latents = _velocity(config, context, x_t, condition, latents, slot)
         return (x_t + dt * v_t, latents), None
 
     selected = plan.denoise_steps if plan else ()
@@ -101,7 +121,7 @@ def sample_actions(
 def velocity(
     params: Params,
     config: Pi0Config,
-    observation: Observation,
+    inputs: ModelInputs,
     actions: Float[Array, "B A a"],
     noise: Float[Array, "B A a"],
     time: Float[Array, " B"],
@@ -118,32 +138,31 @@ def velocity(
     Returns:
         The velocity in float32 (its target is noise - actions), and the captured arrays.
     """
-    check_observation(observation, config)
+    check_inputs(inputs, config)
     plan = None if capture is None else plan_capture(capture, config.layout(1))
-    return _teacher_forced(params, config, observation, actions, noise, time, plan)
+    return _teacher_forced(params, config, inputs, actions, noise, time, plan)
 
 
 def flow_loss(
     params: Params,
     config: Pi0Config,
-    observation: Observation,
+    inputs: ModelInputs,
     actions: Float[Array, "B A a"],
     noise: Float[Array, "B A a"],
     time: Float[Array, " B"],
 ) -> Float[Array, "B A"]:
     """Flow-matching loss, mean over action dims: |v(x_t, t) - (noise - actions)|^2. Differentiable in `params`."""
-    check_observation(observation, config)
-    predicted, _ = _teacher_forced(params, config, observation, actions, noise, time, None)
+    check_inputs(inputs, config)
+    predicted, _ = _teacher_forced(params, config, inputs, actions, noise, time, None)
     return jnp.mean(jnp.square(predicted - (noise - actions)), axis=-1)
 
 
 def flow_errors(
     params: Params,
     config: Pi0Config,
-    observation: Observation,
+    inputs: ModelInputs,
     actions: Float[Array, "B A a"],
-    noise: Float[Array, "K B A a"],
-    time: Float[Array, "K B"],
+    draws: Draws,
     *,
     capture: CaptureSpec | None = None,
     remat: bool = False,
@@ -153,6 +172,7 @@ def flow_errors(
     The draws share one pass over the prefix, which costs most of a step. With K = 0 it is all that is computed.
 
     Args:
+        draws: noise [K B A a] and times [K B].
         capture: as for `sample_actions`, of the vlm alone.
         remat: compute a block's activations again in the backward pass instead of keeping them: a third more work, and
             memory that hardly grows with depth.
@@ -160,56 +180,56 @@ def flow_errors(
     Returns:
         The errors, and the captured arrays. Differentiable in `params`, captured float32 arrays too.
     """
-    check_observation(observation, config)
+    check_inputs(inputs, config)
     params = fuse_for_inference(params)
     plan = None if capture is None else plan_capture(capture, config.layout(1))
-    context, latents = _read(params, config, observation, plan, remat)
+    context, latents = _read(params, config, inputs, plan, remat)
+    noise, time = draws
     share = time[..., None, None]
 
     def predict(x_t: jax.Array, condition: Condition) -> jax.Array:
-        return _velocity(params, config, observation, context, x_t, condition, None, {}, None, remat)[0]
+        return _velocity(config, context, x_t, condition, {}, None, remat)[0]
 
     x_t = share * noise + (1 - share) * actions
     predicted = jax.vmap(predict)(x_t, _condition(params, config, time))
     return jnp.square(predicted - (noise - actions)), finished(latents)
 
 
-def draw_noise_and_time(
-    key: jax.Array, batch_size: int, config: Pi0Config
-) -> tuple[Float[Array, "B A a"], Float[Array, " B"]]:
+def draw_noise_and_time(key: jax.Array, batch_size: int, config: Pi0Config) -> Draws:
     """The random inputs of one training step: standard normal noise, and times from Beta(1.5, 1) scaled into (0.001, 1]."""
     noise_key, time_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, (batch_size, config.action_horizon, config.action_dim), jnp.float32)
-    return noise, jax.random.beta(time_key, 1.5, 1.0, (batch_size,), jnp.float32) * 0.999 + 0.001
+    return Draws(noise, jax.random.beta(time_key, 1.5, 1.0, (batch_size,), jnp.float32) * 0.999 + 0.001)
 
 
 def _teacher_forced(
     params: Params,
     config: Pi0Config,
-    observation: Observation,
+    inputs: ModelInputs,
     actions: jax.Array,
     noise: jax.Array,
     time: jax.Array,
     plan: CapturePlan | None,
 ) -> tuple[Float[Array, "B A a"], Latents]:
     params = fuse_for_inference(params)
-    context, latents = _read(params, config, observation, plan)
+    context, latents = _read(params, config, inputs, plan)
     x_t = time[:, None, None] * noise + (1 - time[:, None, None]) * actions
     condition = jax.tree.map(lambda leaf: leaf[0], _condition(params, config, time[None]))
-    v_t, latents = _velocity(params, config, observation, context, x_t, condition, plan, latents, 0)
+    v_t, latents = _velocity(config, context, x_t, condition, latents, 0)
     return v_t, finished(latents)
 
 
 def _read(
-    params: Params, config: Pi0Config, observation: Observation, plan: CapturePlan | None, remat: bool = False
+    params: Params, config: Pi0Config, inputs: ModelInputs, plan: CapturePlan | None, remat: bool = False
 ) -> tuple[Context, Latents]:
     """Runs the vision-language expert over the prefix."""
-    prefix = embed_prefix(params, config, observation)
-    latents = empty_latents(plan, observation.batch_size)
+    prefix = embed_prefix(params, config, inputs)
+    latents = empty_latents(plan, inputs.batch_size)
     cache, latents = _run_vlm(params, config, prefix, plan, latents, remat)
     positions, mask = suffix_attention(config, prefix.valid)
     rotation = gemma.rotary(positions, config.action.head_dim)
-    return Context(expert_layers(params, 1), cache, gemma.attention_bias(mask), rotation), latents
+    context = Context(params, expert_layers(params, 1), inputs.state, cache, gemma.attention_bias(mask), rotation, plan)
+    return context, latents
 
 
 def _run_vlm(
@@ -246,21 +266,22 @@ def _run_vlm(
 
 
 def _velocity(
-    params: Params,
     config: Pi0Config,
-    observation: Observation,
     context: Context,
     x_t: Float[Array, "B A a"],
     condition: Condition,
-    plan: CapturePlan | None,
     latents: Latents,
     step: jax.Array | int | None,
     remat: bool = False,
 ) -> tuple[Float[Array, "B A a"], Latents]:
-    """Runs the action expert once: the velocity at x_t, and the selected taps written at denoise slot `step`."""
+    """Runs the action expert once: the velocity at x_t, and the selected taps written at denoise slot `step`.
+
+    Nothing is written where `step` is None.
+    """
+    params, plan = context.params, context.plan
     valid = jnp.ones(context.bias.shape[:2], bool)
     select = None if step is None else TapSelector.of(plan, "action", valid)
-    x = embed_suffix(params, config, observation.state, x_t, condition.embedding)
+    x = embed_suffix(params, config, context.state, x_t, condition.embedding)
 
     def block(carry, entry, slot: jax.Array | None):
         x, latents = carry

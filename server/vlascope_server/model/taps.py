@@ -2,7 +2,7 @@
 
 Selected values are written in place into arrays of the plan's shapes, which the loops over layers and denoise steps carry
 along. The loops are scans, cut where the selection changes: what is not selected runs the plain body, so that it is
-neither reduced, converted nor copied. Knows nothing of what a block computes.
+neither reduced, converted nor copied.
 """
 
 from __future__ import annotations

@@ -1,20 +1,5 @@
 """Policies: a checkpoint, a robot and a tokenizer as one thing that turns observations into actions.
 
-Knows nothing of who asks or of where latents go.
+It does not depend on who asks or on where latents go. Its modules are imported one by one, so that the command line can read
+`options.py` without JAX.
 """
-
-from vlascope_server.policies.compile_queue import Asker, TooManyJobsError
-from vlascope_server.policies.policy import Policy, PolicyOptions, PreparedObservation, draw_noise
-from vlascope_server.policies.programs import Program, Programs, ProgramsClosedError
-
-__all__ = [
-    "Asker",
-    "Policy",
-    "PolicyOptions",
-    "PreparedObservation",
-    "Program",
-    "Programs",
-    "ProgramsClosedError",
-    "TooManyJobsError",
-    "draw_noise",
-]

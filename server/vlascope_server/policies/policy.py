@@ -1,6 +1,6 @@
 """A policy: a robot's observation to what the model sees, and what the model answers to what the robot executes.
 
-B batch, A action horizon, a the model's action width, r the robot's. Knows nothing of programs or of batches' sizes.
+B batch, A action horizon, a the model's action width, r the robot's.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from vlascope_latents import LatentLayout
 
 from vlascope_server.checkpoints import Checkpoint, CheckpointError, load_checkpoint
-from vlascope_server.model import Observation, fuse_for_inference
+from vlascope_server.model import ModelInputs, fuse_for_inference
 from vlascope_server.policies.assembly import (
     find_cameras,
     find_conventions,
@@ -27,36 +26,11 @@ from vlascope_server.policies.assembly import (
     find_tokenizer,
     missing_statistics,
 )
+from vlascope_server.policies.options import PolicyOptions
 from vlascope_server.robots import NormStatsError, RobotInputError, RobotIO, RobotPipeline
 
+_USUAL = PolicyOptions()
 _FINGERPRINT_SAMPLE = 4096
-
-
-@dataclasses.dataclass(frozen=True)
-class PolicyOptions:
-    """What a person decides about a policy, beyond its checkpoint.
-
-    Attributes:
-        robot: overrules the checkpoint's.
-        num_steps: denoise steps.
-        dtype: `auto` is bfloat16 on an accelerator, as the reference serves, and float32 on a CPU, where it is faster.
-        default_prompt: for observations without one.
-        preset: fills in what the checkpoint does not say.
-        asset_id: which statistics, where a checkpoint has several.
-        tokenizer: a SentencePiece file; the checkpoint's own unless told.
-        action_horizon: actions in one chunk, where the checkpoint does not say.
-        max_token_len: text tokens, padding included, where the checkpoint does not say.
-    """
-
-    robot: str | None = None
-    num_steps: int = 10
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    default_prompt: str | None = None
-    preset: str | None = None
-    asset_id: str | None = None
-    tokenizer: Path | None = None
-    action_horizon: int | None = None
-    max_token_len: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,7 +69,7 @@ class Policy:
         default_prompt: for observations without one.
     """
 
-    def __init__(self, name: str, checkpoint: Checkpoint, options: PolicyOptions = PolicyOptions()):
+    def __init__(self, name: str, checkpoint: Checkpoint, options: PolicyOptions = _USUAL):
         """Puts a loaded checkpoint together with its robot and tokenizer.
 
         Raises:
@@ -114,7 +88,7 @@ class Policy:
         self.params = fuse_for_inference(checkpoint.params)
 
     @classmethod
-    def load(cls, location: str, options: PolicyOptions = PolicyOptions()) -> Policy:
+    def load(cls, location: str, options: PolicyOptions = _USUAL) -> Policy:
         """Loads a checkpoint (a path, a URL or a preset's name) as a policy.
 
         Raises:
@@ -122,14 +96,7 @@ class Policy:
         """
         dtype = find_dtype(options.dtype)
         name = location.rstrip("/").rsplit("/", 1)[-1]
-        checkpoint = load_checkpoint(
-            location,
-            dtype=dtype,
-            preset=options.preset,
-            action_horizon=options.action_horizon,
-            max_token_len=options.max_token_len,
-            asset_id=options.asset_id,
-        )
+        checkpoint = load_checkpoint(location, options, dtype=dtype)
         return cls(name, checkpoint, options)
 
     @property
@@ -139,7 +106,7 @@ class Policy:
 
     @property
     def noise_shape(self) -> tuple[int, int]:
-        """Of the flow's noise for one observation."""
+        """Shape of the flow's noise for one observation."""
         return self.config.action_horizon, self.config.action_dim
 
     def prepare(self, observation: Mapping[str, Any]) -> PreparedObservation:
@@ -150,20 +117,20 @@ class Policy:
         """
         if self.default_prompt is not None and "prompt" not in observation:
             observation = {**observation, "prompt": self.default_prompt}
-        inputs = self.pipeline.inputs(observation)
-        state = inputs.prompt_state if self._state_in_prompt else None
-        prompt = self._tokenizer.encode(inputs.prompt, self.config.max_token_len, state)
+        reading = self.pipeline.read(observation)
+        state = reading.prompt_state if self._state_in_prompt else None
+        prompt = self._tokenizer.encode(reading.prompt, self.config.max_token_len, state)
         return PreparedObservation(
-            inputs.images,
-            inputs.state.astype(np.float32),
+            reading.images,
+            reading.state.astype(np.float32),
             prompt.tokens,
             prompt.mask,
-            inputs.prompt,
-            inputs.robot_state,
+            reading.prompt,
+            reading.robot_state,
             prompt.truncated,
         )
 
-    def batch(self, prepared: Sequence[PreparedObservation], size: int) -> Observation:
+    def batch(self, prepared: Sequence[PreparedObservation], size: int) -> ModelInputs:
         """Observations as one batch of `size`; the last one fills what is left."""
         rows = [*prepared, *[prepared[-1]] * (size - len(prepared))]
         fields: dict[str, Any] = {
@@ -173,9 +140,9 @@ class Policy:
             "prompt": np.stack([row.tokens for row in rows]),
             "prompt_mask": np.stack([row.mask for row in rows]),
         }
-        return Observation(**fields)
+        return ModelInputs(**fields)
 
-    def batch_shape(self, size: int) -> Observation:
+    def batch_shape(self, size: int) -> ModelInputs:
         """Shapes and dtypes of `batch`, for compiling."""
         pixels, n = self.config.vision.image_size, self.config.max_token_len
         shape = jax.ShapeDtypeStruct
@@ -186,7 +153,7 @@ class Policy:
             "prompt": shape((size, n), np.int32),
             "prompt_mask": shape((size, n), bool),
         }
-        return Observation(**fields)
+        return ModelInputs(**fields)
 
     def robot_actions(
         self, actions: Float[np.ndarray, "A a"], prepared: PreparedObservation
@@ -211,7 +178,7 @@ def _pipeline(name: str, checkpoint: Checkpoint, robot: RobotIO) -> RobotPipelin
 
 
 def _fingerprint(checkpoint: Checkpoint, num_steps: int) -> str:
-    """Of architecture, statistics, denoise steps, and up to 4096 values spread over every parameter."""
+    """Hash of architecture, statistics, denoise steps, and up to 4096 values spread over every parameter."""
     digest = hashlib.sha256()
     facts = [dataclasses.asdict(checkpoint.config), dataclasses.asdict(checkpoint.record), num_steps]
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())

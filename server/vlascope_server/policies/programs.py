@@ -19,8 +19,8 @@ import jax
 import numpy as np
 from vlascope_latents import CapturePlan, CaptureSpec, plan_capture
 
-from vlascope_server.cache import heed_free_space
-from vlascope_server.model import Observation, sample_actions
+from vlascope_server.compile_cache import heed_free_space
+from vlascope_server.model import ModelInputs, sample_actions
 from vlascope_server.model.taps import Latents
 from vlascope_server.policies.compile_queue import Asker, CompileQueue, Job
 from vlascope_server.policies.policy import Policy
@@ -41,11 +41,11 @@ class Program:
 
     Attributes:
         size: observations in a batch.
-        run: (observation, noise) -> actions and latents, still being computed on the device.
+        run: (inputs, noise) -> actions and latents, still being computed on the device.
     """
 
     size: int
-    run: Callable[[Observation, np.ndarray], tuple[jax.Array, Latents]]
+    run: Callable[[ModelInputs, np.ndarray], tuple[jax.Array, Latents]]
 
 
 class Programs:
@@ -238,7 +238,7 @@ class Programs:
         finally:
             # JAX remembers every program that it has lowered, and those that we let go would stay in memory
             sample_actions.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
-        return Program(size, lambda observation, noise: compiled(policy.params, observation, noise))
+        return Program(size, lambda inputs, noise: compiled(policy.params, inputs, noise))
 
 
 def _succeed(future: Future[Program], program: Program | None) -> None:

@@ -1,4 +1,4 @@
-"""Policies by name: a small trained one, the published ones, and some with drawn weights. Knows nothing of reading them."""
+"""Policies by name: a small trained one, the published ones, and some with drawn weights."""
 
 from vlascope_server.model import Pi0Config
 from vlascope_server.presets.preset import Preset

@@ -1,4 +1,4 @@
-"""A named policy: where its parameters come from and what they cannot tell. Knows nothing of files or formats."""
+"""A named policy: where its parameters come from and what they cannot tell."""
 
 from __future__ import annotations
 

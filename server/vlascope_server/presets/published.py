@@ -1,6 +1,6 @@
 """The published Pi0 and Pi0.5 checkpoints of openpi, as data.
 
-Knows nothing of how they are read. Facts from openpi's README and training configurations: location, horizon, token
+Facts from openpi's README and training configurations: location, horizon, token
 length, and how the robot's state and actions were presented in training. pi0-FAST is another architecture and not here.
 """
 

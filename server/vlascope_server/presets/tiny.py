@@ -1,6 +1,6 @@
 """Policies small enough that everything downstream of the model runs in seconds on a CPU.
 
-They act as LIBERO's arm. One comes trained; docs/tiny.md says how, and what it can do. Knows nothing of reading weights.
+They act as LIBERO's arm. One comes trained; docs/tiny.md says how, and what it can do.
 """
 
 from __future__ import annotations

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-from vlascope_server.cache import cache_folder
+from vlascope_base.cache import cache_folder
+from vlascope_base.files import make_folders, replace_file
+
 from vlascope_server.prompts.tokenizer import Tokenizer, TokenizerError
 
 URL = "https://storage.googleapis.com/big_vision/paligemma_tokenizer.model"
@@ -56,8 +57,5 @@ def _fetch(path: Path) -> None:
             f"{path}: {URL} gave {len(content)} bytes that are not PaliGemma's tokenizer (sha256 {found[:12]}…,"
             f" expected {SHA256[:12]}…); {by_hand}"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Under its own name only when whole: another process may be looking.
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    make_folders(path.parent)
+    replace_file(path, content)

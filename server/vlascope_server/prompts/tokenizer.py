@@ -1,6 +1,7 @@
 """Turns an instruction into the token numbers that a policy reads, with any SentencePiece model.
 
-It is told how many text tokens the model takes, and a normalised state where the prompt has one.
+The texts are exactly those that pi0 and pi0.5 were trained to read: their rules are the reference's (openpi,
+models/tokenizer.py).
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 from jaxtyping import Bool, Float, Int
-
-from vlascope_server.prompts.text import clean, state_prompt
+from vlascope_base import VlascopeError
 
 PADDING = 0
 """The number of a padding token, whatever the tokenizer calls it; the mask tells it from a real one."""
 
+_BIN_EDGES = np.linspace(-1.0, 1.0, 257)[:-1]
 
-class TokenizerError(ValueError):
+
+class TokenizerError(VlascopeError):
     """A tokenizer that cannot be used; the message is one line that names the file."""
 
 
@@ -107,3 +109,28 @@ class Tokenizer:
 
     def _ids(self, text: str, *, bos: bool) -> list[int]:
         return self._model.encode(text, add_bos=bos)
+
+
+def clean(instruction: str) -> str:
+    """Without blanks around it; underscores and line breaks become spaces, one for one."""
+    return instruction.strip().replace("_", " ").replace("\n", " ")
+
+
+def state_bins(state: Float[np.ndarray, " s"]) -> Int[np.ndarray, " s"]:
+    """Which of 256 equal parts of [-1, 1] each number lies in; -1 below, 255 at 1 and above.
+
+    Args:
+        state: normalised, before it is padded to the model's width.
+
+    Raises:
+        ValueError: a number is NaN.
+    """
+    if np.isnan(state).any():
+        raise ValueError(f"state: number {int(np.argmax(np.isnan(state)))} is NaN and has no bin")
+    return np.digitize(state, _BIN_EDGES) - 1
+
+
+def state_prompt(instruction: str, state: Float[np.ndarray, " s"]) -> str:
+    """The text of a pi0.5 that reads its state: the instruction and one number a state dimension."""
+    numbers = " ".join(map(str, state_bins(state)))
+    return f"Task: {clean(instruction)}, State: {numbers};\nAction: "

@@ -1,4 +1,4 @@
-"""Robots: what each observes and how it acts, on the model's scale and back. Knows nothing of the model or of the wire."""
+"""Robots: what each observes and how it acts, on the model's scale and back."""
 
 from vlascope_server.robots.aloha import Aloha
 from vlascope_server.robots.contract import (
@@ -13,7 +13,7 @@ from vlascope_server.robots.contract import (
 from vlascope_server.robots.droid import Droid
 from vlascope_server.robots.libero import Libero
 from vlascope_server.robots.norm_stats import NormStats, NormStatsError, RunningStats, load_norm_stats, save_norm_stats
-from vlascope_server.robots.pipeline import ModelInputs, RobotPipeline
+from vlascope_server.robots.pipeline import NormalisedReading, RobotPipeline
 
 ROBOTS: dict[str, RobotIO] = {"libero": Libero(), "aloha": Aloha(), "droid": Droid()}
 """Name -> robot as the reference's checkpoints know it; `vlascope.json` names one of these."""
@@ -24,10 +24,10 @@ __all__ = [
     "Conventions",
     "Droid",
     "Libero",
-    "ModelInputs",
     "NormStats",
     "NormStatsError",
     "Normalisation",
+    "NormalisedReading",
     "Reading",
     "RobotIO",
     "RobotInputError",

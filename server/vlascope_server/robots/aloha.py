@@ -1,6 +1,6 @@
 """The ALOHA platform's two arms: fourteen numbers out, up to three cameras in.
 
-Knows nothing of the model's sizes. Facts are the reference's (openpi, policies/aloha_policy.py, training/config.py):
+Facts are the reference's (openpi, policies/aloha_policy.py, training/config.py):
 
 1. State and action are [left arm (6 joints, radians), left gripper, right arm (6), right gripper].
 2. pi0 was pre-trained in another convention: joints 1, 2 of each arm (from 0) turn the other way, and its grippers are angles.
@@ -27,9 +27,9 @@ _SIGNS = np.array([1, -1, -1, 1, 1, 1, 1] * 2)
 _GRIPPERS = [6, 13]
 
 _OPENING_METRES = (0.01844, 0.05800)
-"""Of the fingers, closed and open (ALOHA's PUPPET_GRIPPER_POSITION)."""
+"""Positions of the fingers, closed and open (ALOHA's PUPPET_GRIPPER_POSITION)."""
 _ARM_METRES, _HORN_METRES = 0.036, 0.022
-"""Of the linkage between the gripper's motor and its fingers (Interbotix's driver)."""
+"""Lengths in the linkage between the gripper's motor and its fingers (Interbotix's driver)."""
 _PI_RADIANS = (0.5476, 1.6296)
 """The gripper's motor in pi0's data, closed and open: encoder counts 2405 and 3110 of 4096, zero at 2048."""
 _COMMAND_RADIANS = (-0.6213, 1.4910)

@@ -1,7 +1,4 @@
-"""What a robot must say of itself so that a policy can drive it: its cameras, its widths, and its own conventions.
-
-Knows nothing of the model's sizes, of statistics or of any particular robot.
-"""
+"""What a robot must say of itself so that a policy can drive it: its cameras, its widths, and its own conventions."""
 
 from __future__ import annotations
 
@@ -11,12 +8,13 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from vlascope_base import VlascopeError
 
 Normalisation = Literal["zscore", "quantile", "lerobot_zscore", "lerobot_quantile"]
-"""The formulas are in `normalise.py`: openpi's two, and LeRobot's, which differ in what keeps them from dividing by zero."""
+"""The formulas are in `arithmetic.py`: openpi's two, and LeRobot's, which differ in what keeps them from dividing by zero."""
 
 
-class RobotInputError(ValueError):
+class RobotInputError(VlascopeError):
     """A robot's observation, action or description that cannot be used.
 
     Attributes:

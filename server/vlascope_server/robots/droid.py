@@ -1,6 +1,6 @@
 """The DROID platform's Franka arm: eight numbers out, two cameras in.
 
-Knows nothing of the model's sizes. Facts are the reference's (openpi, policies/droid_policy.py, training/config.py):
+Facts are the reference's (openpi, policies/droid_policy.py, training/config.py):
 
 1. The state is seven joint angles (radians) and the gripper (0 open, 1 closed), under two keys.
 2. An action is seven joint velocities and the gripper's position: 0 open, 1 closed. A checkpoint trained on joint

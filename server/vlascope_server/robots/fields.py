@@ -1,6 +1,6 @@
 """Takes images, vectors and the prompt out of an observation that a client sent, and checks each.
 
-Knows nothing of which keys a robot has or what its numbers mean.
+Which keys a robot has, and what its numbers mean, each robot says itself.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The LIBERO simulation's Franka arm: seven numbers out, two cameras in.
 
-Knows nothing of the model's sizes. Facts are the reference's (openpi, policies/libero_policy.py, training/config.py):
+Facts are the reference's (openpi, policies/libero_policy.py, training/config.py):
 
 1. The state is the gripper's position (3, metres), its axis-angle rotation (3, radians) and the two fingers' joints (2).
 2. An action is a relative pose command (6, scaled to [-1, 1]) and the gripper: -1 opens, +1 closes.

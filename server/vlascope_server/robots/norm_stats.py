@@ -1,18 +1,18 @@
 """Normalisation statistics of a robot's state and actions: the file beside a checkpoint, and one pass over data.
 
-They are applied in `normalise.py`.
+They are applied in `arithmetic.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from vlascope_base import VlascopeError
+from vlascope_base.files import replace_json
 
 from vlascope_server.json_file import JsonError, JsonMap, read_json
 
@@ -27,13 +27,13 @@ _EDGE_MARGIN = 1e-10
 """Widens the first batch's histogram, so that a constant dimension has bins of a width; the reference's number."""
 
 
-class NormStatsError(ValueError):
+class NormStatsError(VlascopeError):
     """Statistics that cannot be used; the message is one line that names the file or the key."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NormStats:
-    """Of one vector quantity, for example the state; in its own units, one number a dimension.
+    """Statistics of one vector quantity, for example the state; in its own units, one number a dimension.
 
     Attributes:
         mean: float64.
@@ -118,9 +118,7 @@ def save_norm_stats(path: str | Path, stats: Mapping[str, NormStats]) -> None:
         key: {field: None if (value := getattr(entry, field)) is None else value.tolist() for field in _FIELDS}
         for key, entry in stats.items()
     }
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps({"norm_stats": entries}, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    replace_json(path, {"norm_stats": entries})
 
 
 def unit_stats(width: int) -> NormStats:

@@ -1,7 +1,7 @@
 """Turns a robot's observation into what a model sees, and a model's actions into what the robot executes.
 
 The order of steps is the reference's (openpi, training/config.py, policies/policy_config.py): the robot's own conventions,
-relative actions, normalisation, resizing, padding. Knows nothing of tokens, of batches or of JAX.
+relative actions, normalisation, resizing, padding. Tokens and batches come after it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vlascope_server.robots.actions import pad, to_absolute, to_delta
+from vlascope_server.robots.arithmetic import (
+    needs_quantiles,
+    normalise,
+    pad,
+    quantiles,
+    to_absolute,
+    to_delta,
+    unnormalise,
+)
 from vlascope_server.robots.contract import Conventions, RobotInputError, RobotIO
 from vlascope_server.robots.images import resize_with_pad
 from vlascope_server.robots.norm_stats import NormStats, NormStatsError
-from vlascope_server.robots.normalise import needs_quantiles, normalise, quantiles, unnormalise
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ModelInputs:
+class NormalisedReading:
     """One observation as the model takes it, but for the batch axis and the prompt's tokens.
 
     Attributes:
@@ -77,15 +84,15 @@ class RobotPipeline:
             if needs_quantiles(self.conventions.normalisation):
                 quantiles(self.stats[key])
 
-    def inputs(self, observation: Mapping[str, Any]) -> ModelInputs:
-        """Of one observation as a client sends it; leaves the observation as it is.
+    def read(self, observation: Mapping[str, Any]) -> NormalisedReading:
+        """What the model sees of one observation as a client sends it; the observation stays as it is.
 
         Raises:
             RobotInputError: it is not what the robot's `read` expects.
         """
         reading = self.robot.read(observation)
         state = normalise(reading.state, self.stats["state"], self.conventions.normalisation)
-        return ModelInputs(
+        return NormalisedReading(
             images={slot: resize_with_pad(image, self.image_size) for slot, image in reading.images.items()},
             state=pad(state, self.action_dim),
             prompt=reading.prompt,
@@ -100,7 +107,7 @@ class RobotPipeline:
 
         Args:
             actions: in the robot's convention.
-            robot_state: `ModelInputs.robot_state` of the observation that the chunk starts from.
+            robot_state: `NormalisedReading.robot_state` of the observation that the chunk starts from.
 
         Raises:
             RobotInputError: actions of another width than the robot's.
@@ -118,7 +125,7 @@ class RobotPipeline:
 
         Args:
             actions: as the model gives them, padding included.
-            robot_state: `ModelInputs.robot_state` of the observation that they answer. The reference recovers it from the
+            robot_state: `NormalisedReading.robot_state` of the observation that they answer. The reference recovers it from the
                 normalised state instead, which differs by float32's rounding.
         """
         if actions.shape[-1] != self.action_dim:

@@ -1,4 +1,4 @@
 """The policy server: a websocket that speaks docs/protocol.md, batches, and captures into a store.
 
-Knows nothing of how a policy computes.
+Everything about how a policy computes is behind `policies`.
 """

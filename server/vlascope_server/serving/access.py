@@ -1,4 +1,4 @@
-"""Who may connect: keys, web pages, hosts and certificates. Knows nothing of what a client then asks.
+"""Who may connect: keys, web pages, hosts and certificates.
 
 A browser lets every page that it shows open a websocket to this machine. What such a page cannot choose are two headers:
 `Origin`, which names the page's own site, and `Host`, which names the address that the browser was given, also where that

@@ -4,8 +4,6 @@
 2. The thread takes the queue whose head has waited longest, of those that have a compiled program.
 3. It waits for more until the batch is full, every client that is active has asked, or `max_wait` is over.
 4. Actions resolve the futures once the device is done; captured arrays follow on their way to the host.
-
-Knows nothing of sockets, of episodes or of stores.
 """
 
 from __future__ import annotations
@@ -23,7 +21,9 @@ import numpy as np
 from vlascope_latents import CaptureSpec
 
 from vlascope_server.model.taps import Latents
-from vlascope_server.policies import Asker, Policy, PreparedObservation, Program, Programs, ProgramsClosedError
+from vlascope_server.policies.compile_queue import Asker
+from vlascope_server.policies.policy import Policy, PreparedObservation
+from vlascope_server.policies.programs import Program, Programs, ProgramsClosedError
 
 _log = logging.getLogger(__name__)
 
@@ -229,9 +229,9 @@ class Batcher:
 
     def _compute(self, program: Program, items: list[_Item]) -> None:
         begun = time.perf_counter()
-        observation = self._policy.batch([item.prepared for item in items], program.size)
+        inputs = self._policy.batch([item.prepared for item in items], program.size)
         noise = np.stack([item.noise for item in items] + [items[-1].noise] * (program.size - len(items)))
-        on_device, latents = program.run(observation, noise)
+        on_device, latents = program.run(inputs, noise)
         on_device.copy_to_host_async()
         for array in latents.values():
             array.copy_to_host_async()

@@ -4,8 +4,6 @@
 2. A frame's room in memory is reserved before the policy runs, its number given when actions are known, and it is filled
    on a thread of its own while the client has its actions already.
 3. An episode ends by request, or with its connection as `interrupted`.
-
-Knows nothing of sockets or of models.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from vlascope_client.wording import short
@@ -27,9 +25,9 @@ from vlascope_latents import CapturePlan, CaptureSpec
 from vlascope_latents.store import EpisodeWriter, RunWriter, StoreError
 from vlascope_latents.store.frame_slot import FrameSlot
 
-from vlascope_server.serving.descriptors import EPISODES_OF_A_CLIENT
 from vlascope_server.serving.errors import RequestError
 from vlascope_server.serving.messages import EpisodeInfo
+from vlascope_server.serving.options import EPISODES_OF_A_CLIENT
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +54,7 @@ class OpenEpisode:
 
     id: str
     owner: object
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
     implicit: bool
     spec: CaptureSpec | None = None
     instruction: str | None = None

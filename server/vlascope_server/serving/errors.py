@@ -1,11 +1,15 @@
-"""What can be wrong with a request, as the client is told it. Knows nothing of sockets."""
+"""What can be wrong with a request, as the client is told it, and with a server that is to be started."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from vlascope_client.protocol import ErrorCode
+from vlascope_base import VlascopeError
+
+if TYPE_CHECKING:
+    from vlascope_client.protocol import ErrorCode
 
 _MESSAGE_BYTES, _FIELD_BYTES, _ALLOWED_BYTES = 1200, 200, 400
 
@@ -30,7 +34,7 @@ class RequestError(Exception):
         return error_json(self.code, self.message, self.field, self.allowed)
 
 
-class ServeError(ValueError):
+class ServeError(VlascopeError):
     """A server that cannot be started as asked; the message is one line."""
 
 

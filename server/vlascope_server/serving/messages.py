@@ -1,6 +1,6 @@
-"""Reads what a client sent: which request it is, and every field of ours checked.
+"""Reads what a client sent: which request it is, with every field of the protocol checked.
 
-Knows nothing of policies: what the robot's keys hold is checked by the robot.
+What the robot's own keys hold is checked by the robot.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EpisodeInfo:
     """
 
     id: str | None
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, object]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -167,7 +167,7 @@ def _infer(message: Mapping[str, Any]) -> Infer:
     )
 
 
-def _check_robot_value(field: str, value: Any) -> None:
+def _check_robot_value(field: str, value: object) -> None:
     """Refuses what no robot sends and numpy would blow up: long text where an array belongs, and lists of other than numbers.
 
     A list of text becomes an array of its longest text in every place.
@@ -186,7 +186,7 @@ def _check_robot_value(field: str, value: Any) -> None:
     raise RequestError("invalid_observation", f"{_key(field)}: {found}", _key(field))
 
 
-def _no_number(values: list[Any]) -> str | None:
+def _no_number(values: list[object]) -> str | None:
     """The type of something in a list, or in the lists in it, that is no number; None where all are."""
     for value in values:
         if isinstance(value, list):
@@ -200,7 +200,7 @@ def _no_number(values: list[Any]) -> str | None:
     return None
 
 
-def _numbers(value: Any) -> np.ndarray | None:
+def _numbers(value: object) -> np.ndarray | None:
     """Numbers, or lists of them, as an array; None where they are none or lie in no regular grid. No text reaches numpy."""
     if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value) if value.dtype.kind in "biuf" else None
@@ -213,7 +213,7 @@ def _numbers(value: Any) -> np.ndarray | None:
     return array if array.dtype.kind in "biuf" else None
 
 
-def _collect(message: Mapping[str, Any]) -> CaptureSpec | bool:
+def _collect(message: Mapping[str, object]) -> CaptureSpec | bool:
     value = message.get("collect_latents")
     value = _plain(value)
     if value is None or isinstance(value, bool):
@@ -232,7 +232,7 @@ def spec_error(error: CaptureSpecError) -> RequestError:
     return RequestError("invalid_spec", error.message, field, error.allowed)
 
 
-def _episode(value: Any) -> EpisodeInfo:
+def _episode(value: object) -> EpisodeInfo:
     value = _plain(value)
     if isinstance(value, str):
         value = {"id": value}
@@ -253,7 +253,7 @@ def _episode(value: Any) -> EpisodeInfo:
             "up to 96 letters, digits, dots, underscores and dashes, or a campaign and a name of these as CAMPAIGN+NAME"
         )
         _refuse("episode.id", f"expected {allowed}, found {short(name)}")
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, object] = {}
     for key in _EPISODE_TEXT:
         text = _plain(value.get(key))
         if text is None:
@@ -276,7 +276,7 @@ def _is_name(value: object, check: Callable[[Any], str] = lambda value: check_na
         return False
 
 
-def _more(value: Any, known: tuple[str, ...]) -> dict[str, Any]:
+def _more(value: object, known: tuple[str, ...]) -> dict[str, object]:
     """Whatever else a client wants kept with its episode."""
     if value is None:
         return {}
@@ -296,7 +296,7 @@ def _more(value: Any, known: tuple[str, ...]) -> dict[str, Any]:
     return value
 
 
-def _annotations(value: Any) -> dict[str, np.ndarray]:
+def _annotations(value: object) -> dict[str, np.ndarray]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -328,13 +328,13 @@ def _float32(field: str, array: np.ndarray) -> np.ndarray:
     return narrow
 
 
-def _only(message: Mapping[str, Any], *known: str) -> None:
+def _only(message: Mapping[str, object], *known: str) -> None:
     for key in message:
         if key not in known:
             _refuse(_key(key), f"no field of {message['request']}", known)
 
 
-def _optional_int(message: Mapping[str, Any], key: str, field: str | None = None) -> int | None:
+def _optional_int(message: Mapping[str, object], key: str, field: str | None = None) -> int | None:
     value = _plain(message.get(key))
     if value is None:
         return None
@@ -343,21 +343,21 @@ def _optional_int(message: Mapping[str, Any], key: str, field: str | None = None
     return value
 
 
-def _optional_bool(message: Mapping[str, Any], key: str) -> bool | None:
+def _optional_bool(message: Mapping[str, object], key: str) -> bool | None:
     value = _plain(message.get(key))
     if value is not None and not isinstance(value, bool):
         _refuse(key, f"expected true or false, found {short(value)}")
     return value
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A numpy scalar, or an array that holds one value, as Python's own."""
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
     return value
 
 
-def _list(value: Any) -> Any:
+def _list(value: object) -> Any:
     """A field of a capture spec with arrays as lists."""
     if isinstance(value, list):
         return [_list(item) for item in value]

@@ -1,21 +1,20 @@
-"""What a server says of itself when a client connects. Knows nothing of sockets."""
+"""What a server says of itself when a client connects."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Mapping
-from typing import Any
 
 from vlascope_client.protocol import PROMPT_CHARACTERS, VERSION
 from vlascope_latents import COMPONENTS, EXPERTS, CapturePlan
 
-from vlascope_server.policies import Policy
+from vlascope_server.policies.policy import Policy
+from vlascope_server.serving.options import Limits
 
 
 def server_metadata(
-    policy: Policy, default: CapturePlan, run: str | None, limits: Mapping[str, int], *, deterministic: bool
-) -> dict[str, Any]:
+    policy: Policy, default: CapturePlan, run: str | None, limits: Limits, *, deterministic: bool
+) -> dict[str, object]:
     """The first message of a connection; docs/protocol.md documents its fields."""
     spec, layout = policy.pipeline.robot.spec, policy.layout
     return {
@@ -47,7 +46,10 @@ def server_metadata(
             "frame_bytes": default.nbytes,
         },
         "limits": {
-            **{name: limits[name] for name in ("message_bytes", "clients", "requests_in_flight", "episodes")},
+            "message_bytes": limits.max_message_bytes,
+            "clients": limits.max_clients,
+            "requests_in_flight": limits.max_in_flight,
+            "episodes": limits.max_episodes,
             "prompt_characters": PROMPT_CHARACTERS,
         },
     }

@@ -10,15 +10,12 @@ Lifecycle:
 
 Errors: a request that is wrong is answered with an error and the connection lives on; a fault of ours is answered with a
 number, and logged with its traceback under that number; a connection that breaks takes only its own episodes with it.
-
-Knows nothing of what messages mean.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import http
 import logging
 import select
@@ -36,7 +33,9 @@ from websockets.http11 import Request, Response
 
 from vlascope_server.serving.access import Access, single
 from vlascope_server.serving.errors import RequestError, error_json
-from vlascope_server.serving.session import Service, Session
+from vlascope_server.serving.options import Limits
+from vlascope_server.serving.service import Service
+from vlascope_server.serving.session import Session
 from vlascope_server.serving.sockets import BACKLOG, Arrivals, listen
 
 _log = logging.getLogger(__name__)
@@ -59,34 +58,15 @@ _HARD_LIMIT = 2
 """Messages up to this many times the limit are read, and refused by name; longer ones end the connection."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What a server takes at most.
-
-    Attributes:
-        message_bytes: of one message.
-        clients: connections.
-        requests_in_flight: messages being answered, of all clients together.
-        connecting: sockets that have not finished their handshake; a quarter of them, or `clients`, from one host.
-        episodes: open in the store, of all clients together; None is as many as descriptors allow, and 32 a client at most.
-    """
-
-    message_bytes: int = 32 * 10**6
-    clients: int = 64
-    requests_in_flight: int = 64
-    connecting: int = 128
-    episodes: int | None = None
-
-
 class PolicyServer:
     """One policy on one port."""
 
-    def __init__(self, service: Service, metadata: Mapping[str, Any], *, access: Access, limits: Limits):
+    def __init__(self, service: Service, metadata: Mapping[str, object], *, access: Access, limits: Limits):
         self._service, self._access, self._limits = service, access, limits
         self._metadata = pack(metadata)
         # as many from one host as could all be let in, since its clients may start together
-        of_a_host = min(limits.connecting, max(limits.clients, limits.connecting // 4))
-        self._arrivals = Arrivals(limits.connecting, of_a_host)
+        of_a_host = min(limits.max_connecting, max(limits.max_clients, limits.max_connecting // 4))
+        self._arrivals = Arrivals(limits.max_connecting, of_a_host)
         self._admitted: set[ServerConnection] = set()
         self._connections: set[ServerConnection] = set()
         self._waiting: set[ServerConnection] = set()
@@ -98,7 +78,7 @@ class PolicyServer:
         self._started = time.monotonic()
         self._servers: list[Server] = []
         # one thread a client, so that one that waits for room in the store holds up nobody else
-        self._workers = ThreadPoolExecutor(limits.clients + 2, thread_name_prefix="session")
+        self._workers = ThreadPoolExecutor(limits.max_clients + 2, thread_name_prefix="session")
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Listens; the port, which is a free one where 0 is asked.
@@ -114,7 +94,7 @@ class PolicyServer:
                 backlog=BACKLOG,
                 ssl=tls,
                 compression=None,
-                max_size=_HARD_LIMIT * self._limits.message_bytes,
+                max_size=_HARD_LIMIT * self._limits.max_message_bytes,
                 max_queue=1,
                 close_timeout=_GOODBYE_SECONDS,
                 process_request=self._process_request,
@@ -177,9 +157,9 @@ class PolicyServer:
             return _response(200, text, "text/plain; version=0.0.4; charset=utf-8")
         if self._stopping:
             return _refusal(503, "shutting_down", "the server is shutting down")
-        if len(self._connections | self._admitted) >= self._limits.clients:
+        if len(self._connections | self._admitted) >= self._limits.max_clients:
             return _refusal(
-                503, "too_many_clients", f"{self._limits.clients} clients are connected, the most that are let in"
+                503, "too_many_clients", f"{self._limits.max_clients} clients are connected, the most that are let in"
             )
         self._arrivals.let_in(connection.remote_address)
         self._admitted.add(connection)
@@ -220,11 +200,11 @@ class PolicyServer:
     async def _answer(self, session: Session, message: bytes | str) -> bytes | str:
         if self._stopping:
             return RequestError("shutting_down", "the server is shutting down: connect again later").to_json()
-        if len(message) > self._limits.message_bytes:
+        if len(message) > self._limits.max_message_bytes:
             return RequestError(
-                "message_too_large", f"message: {len(message)} bytes; expected at most {self._limits.message_bytes}"
+                "message_too_large", f"message: {len(message)} bytes; expected at most {self._limits.max_message_bytes}"
             ).to_json()
-        if self._in_flight >= self._limits.requests_in_flight:
+        if self._in_flight >= self._limits.max_in_flight:
             return RequestError(
                 "overloaded", f"{self._in_flight} requests are in flight, the most that are taken: try again"
             ).to_json()
@@ -249,7 +229,7 @@ class PolicyServer:
             for connection in [connection for connection in self._waiting if _has_hung_up(connection)]:
                 connection.transport.abort()
 
-    def _status(self) -> dict[str, Any]:
+    def _status(self) -> dict[str, object]:
         return {
             "ready": self._ready,
             "clients": len(self._connections),

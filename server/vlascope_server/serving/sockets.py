@@ -1,4 +1,4 @@
-"""The sockets that clients open: how many may be on their way to a handshake, overall and from one host.
+"""The sockets that clients open: how many may be on their way to a handshake, and how many descriptors they leave to the store.
 
 asyncio accepts whatever comes and keeps it through TLS and HTTP handshakes, for as long as those take. The listening socket
 itself keeps the count here, since it is the only one that sees every connection. Where there are too many, the one that
@@ -11,14 +11,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import resource
 import socket
 from collections import Counter, OrderedDict
-from typing import Any
+
+from vlascope_server.serving.errors import ServeError
+from vlascope_server.serving.options import EPISODES_OF_A_CLIENT, Limits
 
 _log = logging.getLogger(__name__)
 
+Address = tuple[str, int] | tuple[str, int, int, int]
+"""A client's address as a socket of IPv4 or of IPv6 names it: the host comes first."""
+
 BACKLOG = 100
 """Connections that one look at a listening socket accepts at most; the system queues as many."""
+
+_MOST_DESCRIPTORS = 1 << 16
+_OF_A_WRITER = 4
+"""A file that is written, its folder, and as much for what seals at the same time."""
+_OF_THE_PROCESS = 96
+"""What Python, JAX, the device, the log and the compiler's cache have open."""
 
 
 class Arrivals:
@@ -27,13 +39,13 @@ class Arrivals:
     def __init__(self, most: int, most_of_a_host: int):
         """Lets `most` wait at a time, and `most_of_a_host` of those from one address."""
         self._most, self._most_of_a_host = most, most_of_a_host
-        self._waiting: OrderedDict[Any, socket.socket] = OrderedDict()
+        self._waiting: OrderedDict[Address, socket.socket] = OrderedDict()
 
     def __len__(self) -> int:
         self._forget_closed()
         return len(self._waiting)
 
-    def arrived(self, connection: socket.socket, address: Any) -> None:
+    def arrived(self, connection: socket.socket, address: Address) -> None:
         """A socket was accepted; hangs up on another one where there are too many."""
         self._waiting[address] = connection
         if len(self._waiting) > self._most_of_a_host:  # neither bound can be exceeded before
@@ -44,7 +56,7 @@ class Arrivals:
             elif hosts[address[0]] > self._most_of_a_host:
                 self._hang_up_on_one(address[0], address, spare=True)
 
-    def let_in(self, address: Any) -> None:
+    def let_in(self, address: Address) -> None:
         """The handshake of the client at `address` is over."""
         self._waiting.pop(address, None)
 
@@ -57,7 +69,7 @@ class Arrivals:
         for address in [address for address, connection in self._waiting.items() if connection.fileno() < 0]:
             del self._waiting[address]
 
-    def _hang_up_on_one(self, host: str, newest: Any, *, spare: bool) -> None:
+    def _hang_up_on_one(self, host: str, newest: Address, *, spare: bool) -> None:
         """Ends the oldest silent one of a host; where none is, the oldest that speaks, or none where those are spared."""
         others = [address for address in self._waiting if address[0] == host and address != newest]
         silent = next((address for address in others if _is_silent(self._waiting[address])), None)
@@ -74,7 +86,7 @@ class Arrivals:
         )
         self._end(chosen)
 
-    def _end(self, address: Any) -> None:
+    def _end(self, address: Address) -> None:
         # the transport that asyncio makes of the socket sees its end and closes it, whatever handshake it is in
         with contextlib.suppress(OSError):
             self._waiting.pop(address).shutdown(socket.SHUT_RDWR)
@@ -93,7 +105,7 @@ class ListeningSocket(socket.socket):
 
     arrivals: Arrivals
 
-    def accept(self) -> tuple[socket.socket, Any]:
+    def accept(self) -> tuple[socket.socket, Address]:
         """The next connection and its address."""
         connection, address = super().accept()
         self.arrivals.arrived(connection, address)
@@ -134,3 +146,39 @@ def listen(host: str, port: int, arrivals: Arrivals) -> list[ListeningSocket]:
     if not sockets:
         raise failure or OSError(f"{host}: has no address")
     return sockets
+
+
+def raise_limit() -> int:
+    """Raises the soft limit of open files as far as this process may, to 65,536 at most; what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):  # macOS has another limit beside this one
+        return soft
+    return wanted
+
+
+def episodes_to_hold(descriptors: int, limits: Limits, *, writers: int) -> int:
+    """How many episodes may be open in the store at a time: as many as asked, else as clients may open and files are left.
+
+    Args:
+        descriptors: files and sockets that the process may have open.
+        limits: that are asked for.
+        writers: threads that write to the store.
+
+    Raises:
+        ServeError: there are too few descriptors.
+    """
+    kept = limits.max_clients + limits.max_connecting + BACKLOG + _OF_A_WRITER * writers + _OF_THE_PROCESS
+    left = descriptors - kept
+    needed = limits.max_episodes or 1
+    if left < needed:
+        raise ServeError(
+            f"--max-clients {limits.max_clients}, --max-connecting {limits.max_connecting}, --writers {writers},"
+            f" --max-episodes {needed}: need {kept + needed} open files, and this process may have {descriptors}: lower"
+            " them, or raise the limit (ulimit -n)"
+        )
+    return limits.max_episodes or min(left, EPISODES_OF_A_CLIENT * limits.max_clients)

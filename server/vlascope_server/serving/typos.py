@@ -10,7 +10,6 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from vlascope_client.protocol import OWN_FIELDS
 from vlascope_client.wording import short
@@ -38,7 +37,7 @@ class Typos:
         self._robot = robot
         self._known: dict[frozenset[str], tuple[str, ...]] = {}
 
-    def warnings(self, observation: Mapping[str, Any]) -> list[str]:
+    def warnings(self, observation: Mapping[str, object]) -> list[str]:
         """A line for each key that is probably meant to be another one. Each is logged the first time.
 
         Args:
@@ -58,7 +57,7 @@ class Typos:
                         _log.warning("a client sent %s", line)
         return list(found)
 
-    def _read(self, observation: Mapping[str, Any]) -> set[str]:
+    def _read(self, observation: Mapping[str, object]) -> set[str]:
         """The keys that the robot reads."""
         asked = _Asked(observation)
         with contextlib.suppress(RobotInputError):  # the prompt may be the server's
@@ -66,14 +65,14 @@ class Typos:
         return asked.keys_asked
 
 
-class _Asked(Mapping[str, Any]):
+class _Asked(Mapping[str, object]):
     """A mapping that remembers which keys were asked for."""
 
-    def __init__(self, content: Mapping[str, Any]):
+    def __init__(self, content: Mapping[str, object]):
         self._content = content
         self.keys_asked: set[str] = {"prompt"}
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> object:
         self.keys_asked.add(key)
         return self._content[key]
 

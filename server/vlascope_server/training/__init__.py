@@ -1,7 +1,4 @@
-"""Training: a policy on a LeRobot dataset, by flow matching. Knows nothing of serving."""
+"""Training: a policy on a LeRobot dataset, by flow matching.
 
-from vlascope_server.training.errors import TrainingError
-from vlascope_server.training.options import TrainOptions
-from vlascope_server.training.trainer import Trained, train
-
-__all__ = ["TrainOptions", "Trained", "TrainingError", "train"]
+`options.py` has what a person decides, and imports no JAX; `trainer.py` has `train`.
+"""

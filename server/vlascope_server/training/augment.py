@@ -1,7 +1,7 @@
 """Random changes to images that leave what is to be done the same: shifts, brightness, contrast, saturation.
 
-B images, H and W pixels. On the device, from a key; the same key changes an image in the same way. Knows nothing of robots but
-that a wrist camera moves with the arm, so that its images are not shifted (as in the reference).
+B images, H and W pixels. They run on the device; the same key changes an image in the same way. A wrist camera moves with the
+arm, so its images are not shifted (as in the reference).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from vlascope_server.model.observation import pixels
+from vlascope_server.model.inputs import pixels
 
 _BRIGHTNESS, _CONTRAST, _SATURATION = 0.2, 0.2, 0.2
 """Factors lie in 1 minus to 1 plus these."""

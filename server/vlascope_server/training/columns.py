@@ -1,4 +1,4 @@
-"""Which columns of a dataset hold what a robot observes and does. Knows nothing of the model or of frames' values."""
+"""Which columns of a dataset hold what a robot observes and does."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from vlascope_datasets import DatasetInfo
 
 from vlascope_server.robots import RobotSpec
-from vlascope_server.training.errors import TrainingError
+from vlascope_server.training.options import TrainingError
 
 ACTIONS = "actions"
 FOLLOWED, LABELLED = "action_mask", "label_mask"
@@ -61,7 +62,9 @@ class Columns:
     labelled: str | None
     targets: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
 
-    def observation(self, state: Mapping[str, Any], images: Mapping[str, Any], prompt: str) -> dict[str, Any]:
+    def observation(
+        self, state: Mapping[str, np.ndarray], images: Mapping[str, np.ndarray], prompt: str
+    ) -> dict[str, Any]:
         """As a client would send it: `state` and `images` by observation key; `images/x` is `x` inside of `images`."""
         observation: dict[str, Any] = {**state, "prompt": prompt}
         for key, image in images.items():

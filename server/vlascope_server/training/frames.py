@@ -1,6 +1,6 @@
 """The numbers of a dataset's frames, in memory: states, actions, masks, instructions; and the chunks that they make.
 
-N frames, n of a batch, A action horizon, s and r the robot's widths of state and action. Knows nothing of images or models.
+N frames, n of a batch, A action horizon, s and r the robot's widths of state and action.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from vlascope_base.text import listed
 from vlascope_datasets import LeRobotDataset
 
 from vlascope_server.robots import RobotInputError, RobotIO
 from vlascope_server.training.columns import Columns
-from vlascope_server.training.errors import TrainingError
-from vlascope_server.training.options import TrainOptions
+from vlascope_server.training.options import TrainingError, TrainOptions
 
 _log = logging.getLogger(__name__)
 
@@ -173,7 +173,8 @@ def choose_episodes(dataset: LeRobotDataset, options: TrainOptions) -> tuple[lis
                 )
         chosen = [number for number in chosen if set(dataset.episodes[number].tasks) <= set(options.tasks)]
     if empty := [number for number in chosen if not dataset.episodes[number].length]:
-        _log.warning("%s: left out %s without frames: %s", dataset.root, *_numbered(empty))
+        episodes = "1 episode" if len(empty) == 1 else f"{len(empty)} episodes"
+        _log.warning("%s: left out %s without frames: %s", dataset.root, episodes, listed(empty))
         chosen = [number for number in chosen if dataset.episodes[number].length]
     if not chosen:
         raise TrainingError(f"{dataset.root}: no episode is left to train on; allow more with --episodes or --tasks")
@@ -181,9 +182,3 @@ def choose_episodes(dataset: LeRobotDataset, options: TrainOptions) -> tuple[lis
     order = np.random.default_rng([options.seed, 1]).permutation(len(chosen))
     validation = sorted(chosen[place] for place in order[:held])
     return [number for number in chosen if number not in set(validation)], validation
-
-
-def _numbered(episodes: Sequence[int]) -> tuple[str, str]:
-    """`1 episode` and its number, or how many and the first ten."""
-    listed = ", ".join(map(str, episodes[:10])) + (", ..." if len(episodes) > 10 else "")
-    return f"{len(episodes)} episode{'s' if len(episodes) > 1 else ''}", listed

@@ -11,7 +11,7 @@ hand on to the action expert what is found.
 A second question, with rows of its own before those, is where the object is to be brought: once it is held, that is what the
 instruction decides.
 
-B batch, Q questions, C cameras. Knows nothing of optimisers or datasets.
+B batch, Q questions, C cameras.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A dataset's images at the model's size: on disk, decoded once and read one by one, or decoded each time.
 
-Runs over the same dataset share what is on disk, whichever episodes they use. Knows nothing of the robot's numbers.
+Runs over the same dataset share what is on disk, whichever episodes they use.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, UInt8
+from vlascope_base.files import make_folders, replacing
+from vlascope_base.text import readable_bytes
 from vlascope_datasets import LeRobotDataset
 
 from vlascope_server.robots.images import resize_with_pad
-from vlascope_server.training.errors import TrainingError
+from vlascope_server.training.options import TrainingError
 
 
 class ImageCache:
@@ -62,12 +64,12 @@ class ImageCache:
         if self.folder is None:
             return
         wanted = self.missing_bytes(episodes)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folders(self.folder)
         free = shutil.disk_usage(self.folder).free
         if wanted > free:
             raise TrainingError(
-                f"{self.folder}: resized images take {wanted / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free: make"
-                " room, set VLASCOPE_CACHE to another disk, or train with --no-cache-images"
+                f"{self.folder}: resized images take {readable_bytes(wanted)}, the disk has {readable_bytes(free)} free:"
+                " make room, set VLASCOPE_CACHE to another disk, or train with --no-cache-images"
             )
         for number in episodes:
             for camera in self._cameras.values():
@@ -115,17 +117,13 @@ class ImageCache:
 
     def _write(self, camera: str, episode: int) -> None:
         path = self._path(camera, episode)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        try:
-            images = resize_with_pad(self._dataset.images(episode, camera), self._size)
+        images = resize_with_pad(self._dataset.images(episode, camera), self._size)
+        make_folders(path.parent)
+        with replacing(path) as partial:
             with partial.open("wb") as file:
                 np.save(file, np.ascontiguousarray(images), allow_pickle=False)
             for stale in path.parent.glob(f"episode_{episode:06d}-*.npy"):
                 stale.unlink(missing_ok=True)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _name(dataset: LeRobotDataset, size: int) -> str:

@@ -1,4 +1,4 @@
-"""Batches for training: which frames, in what order, made ahead by threads. Knows nothing of gradients.
+"""Batches for training: which frames, in what order, made ahead by threads.
 
 What a batch holds follows from the seed and the step alone, so that a resumed run sees what an unbroken one sees.
 """
@@ -14,20 +14,21 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from vlascope_server.model import Observation, Pi0Config
+from vlascope_server.model import ModelInputs, Pi0Config
 from vlascope_server.prompts import Tokenizer
 from vlascope_server.robots import RobotPipeline
-from vlascope_server.robots.actions import pad as pad_to_width
-from vlascope_server.robots.normalise import normalise
+from vlascope_server.robots.arithmetic import normalise
+from vlascope_server.robots.arithmetic import pad as pad_to_width
 from vlascope_server.training.columns import QUESTIONS
 from vlascope_server.training.frames import Frames
 from vlascope_server.training.image_cache import ImageCache
+from vlascope_server.training.options import TrainOptions
 
 
 class Batch(NamedTuple):
     """A pytree; numpy arrays from the loader, JAX's on the device."""
 
-    observation: Observation
+    inputs: ModelInputs
     actions: Float[Array, "B A a"]
     mask: Bool[Array, "B A"]
     """Which actions count."""
@@ -105,7 +106,7 @@ class Batches:
         )
         targets[len(rows) :] = -1
         rest: Any = mask, targets
-        return Batch(Observation(**fields), actions, *rest)
+        return Batch(ModelInputs(**fields), actions, *rest)
 
 
 def rows_of_step(rows: Int[np.ndarray, " N"], step: int, batch_size: int, seed: int) -> Int[np.ndarray, " B"]:
@@ -125,24 +126,21 @@ def _order(count: int, seed: int, epoch: int) -> Int[np.ndarray, " N"]:
 class Loader:
     """Training batches from a step on, made ahead by threads. A context manager; leaving it ends the threads."""
 
-    def __init__(
-        self,
-        batches: Batches,
-        first: int,
-        *,
-        batch_size: int,
-        seed: int,
-        state_noise: float,
-        first_steps: int,
-        first_repeats: int,
-        workers: int,
-        prefetch: int,
-    ):
-        self._batches, self._size, self._seed, self._std = batches, batch_size, seed, state_noise
-        self._next, self._prefetch = first, prefetch
-        self.rows = np.repeat(batches.rows, np.where(batches.frame_numbers < first_steps, first_repeats, 1))
+    def __init__(self, batches: Batches, first: int, options: TrainOptions):
+        """Makes nothing yet.
+
+        Args:
+            batches: makes a batch of given rows.
+            first: the step of the first batch.
+            options: of the run.
+        """
+        self._batches, self._size, self._seed = batches, options.batch_size, options.seed
+        self._std = options.state_noise if options.augment else 0.0
+        self._next, self._prefetch = first, options.prefetch
+        repeats = np.where(batches.frame_numbers < options.first_steps, options.first_repeats, 1)
+        self.rows = np.repeat(batches.rows, repeats)
         """Frames of an epoch."""
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
+        self._pool = ThreadPoolExecutor(options.workers, thread_name_prefix="batches")
         self._ahead: collections.deque[Future[Batch]] = collections.deque()
 
     def at(self, step: int) -> Batch:

@@ -1,4 +1,4 @@
-"""One step of training: loss, gradients, optimiser, averaged weights. Knows nothing of datasets or files.
+"""One step of training: loss, gradients, optimiser, averaged weights.
 
 B batch, K draws of noise and time on each observation, A action horizon, a the model's action width, Q questions of grounding.
 
@@ -12,48 +12,29 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from vlascope_server.model import Params, Pi0Config, draw_noise_and_time, flow_errors
+from vlascope_server.model import Draws, Params, Pi0Config, draw_noise_and_time, flow_errors
 from vlascope_server.training.augment import augment_images
 from vlascope_server.training.grounding import Places, capture_of, locate, seen
 from vlascope_server.training.loader import Batch
 from vlascope_server.training.options import TrainOptions
+from vlascope_server.training.train_state import TrainState
+
+T = TypeVar("T")
 
 _IN, _OUT = "action_in_proj/kernel", ("action_out_proj/kernel", "action_out_proj/bias")
 _UNDECAYED = ("bias", "scale", "pos_embedding")
 _GROUNDED = "flow_loss", "grounding_loss", "located", "place_located"
 _BETAS = 0.9, 0.95
 """Of Adam; the reference's."""
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-    """What a step changes; a pytree.
-
-    Attributes:
-        params: those that are trained, float32.
-        average: their exponential moving average.
-        optimiser: optax's state.
-    """
-
-    params: dict[str, jax.Array]
-    average: dict[str, jax.Array]
-    optimiser: Any
-
-
-class Draws(NamedTuple):
-    """What flow matching draws for a batch."""
-
-    noise: Float[Array, "B K A a"]
-    time: Float[Array, "B K"]
 
 
 class Errors(NamedTuple):
@@ -72,7 +53,7 @@ class Counts(NamedTuple):
     places: Float[Array, " Q"]
 
 
-StepFunction = Callable[[TrainState, Params, Batch, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
+StepFunction = Callable[[TrainState, Params, Batch, ArrayLike, ArrayLike], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def blind_to(params: Mapping[str, jax.Array], carrying: Bool[np.ndarray, " a"]) -> dict[str, jax.Array]:
@@ -109,7 +90,7 @@ class Recipe:
 def make_optimiser(options: Recipe) -> optax.GradientTransformation:
     """AdamW with clipping, but for the learning rate, which a step is given."""
 
-    def decayed(params: Mapping[str, Any]) -> dict[str, bool]:
+    def decayed(params: Mapping[str, jax.Array]) -> dict[str, bool]:
         return {name: name.rsplit("/", 1)[-1] not in _UNDECAYED for name in params}
 
     return optax.chain(
@@ -144,17 +125,17 @@ def make_step(config: Pi0Config, counted: tuple[bool, ...], recipe: Recipe, *, r
     def step(state: TrainState, frozen: Params, batch: Batch, number: jax.Array, rate: jax.Array):
         image_key, flow_key = jax.random.split(jax.random.fold_in(jax.random.key(recipe.seed), number))
         if recipe.augment:
-            images, moves = augment_images(image_key, dict(batch.observation.images), recipe.shift)
+            images, moves = augment_images(image_key, dict(batch.inputs.images), recipe.shift)
             moved = jnp.stack([moves[camera] for camera in config.cameras], axis=1)
             # a place that is not seen is not to be moved into the picture
             targets = jnp.where(seen(batch.targets)[..., None], batch.targets - moved[:, None], -1.0)
-            batch = batch._replace(observation=dataclasses.replace(batch.observation, images=images), targets=targets)
+            batch = batch._replace(inputs=dataclasses.replace(batch.inputs, images=images), targets=targets)
         actions, places = (jnp.maximum(total, 1.0) for total in count(batch, recipe.flow_samples))
 
         def loss_of(params: dict[str, jax.Array], part: Batch, draws: Draws) -> tuple[jax.Array, dict[str, jax.Array]]:
             params = {**frozen, **params}
             errors = summed_errors(params, config, part, draws, counted, remat=remat, grounding=recipe.grounding > 0)
-            metrics = figures(errors, Counts(actions, places), recipe.grounding)
+            metrics = metrics_of(errors, Counts(actions, places), recipe.grounding)
             return metrics["loss"], metrics
 
         def add(sums: Any, part: tuple[Batch, Draws]) -> tuple[Any, None]:
@@ -162,7 +143,7 @@ def make_step(config: Pi0Config, counted: tuple[bool, ...], recipe: Recipe, *, r
             return jax.tree.map(jnp.add, sums, (metrics, gradients)), None
 
         nothing = (
-            dict.fromkeys(figure_names(recipe.grounding, batch.targets.shape[1]), jnp.float32(0)),
+            dict.fromkeys(metric_names(recipe.grounding, batch.targets.shape[1]), jnp.float32(0)),
             jax.tree.map(jnp.zeros_like, state.params),
         )
         parts = _in_parts((batch, draw(flow_key, len(batch.actions), recipe.flow_samples, config)), recipe.accumulate)
@@ -197,29 +178,29 @@ def make_evaluation(config: Pi0Config, counted: tuple[bool, ...], draws: int, *,
 
 
 def draw(key: jax.Array, batch_size: int, draws: int, config: Pi0Config) -> Draws:
-    """Noise and times for so many draws on each observation."""
+    """Noise [B K A a] and times [B K] for K draws on each observation."""
     noise, time = draw_noise_and_time(key, draws * batch_size, config)
     return Draws(noise.reshape(batch_size, draws, *noise.shape[1:]), time.reshape(batch_size, draws))
 
 
-def _in_parts(tree: Any, parts: int) -> Any:
+def _in_parts(tree: T, parts: int) -> T:
     """B rows as `parts` times B/parts. Every part takes some of each device's rows, so that none has to move."""
     return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(len(x) // parts, parts, *x.shape[1:]), 0, 1), tree)
 
 
-def figure_names(grounding: float, questions: int) -> tuple[str, ...]:
-    """What `figures` gives, with so many of the questions where something is."""
+def metric_names(grounding: float, questions: int) -> tuple[str, ...]:
+    """What `metrics_of` gives, with so many of the questions where something is."""
     return "loss", *(_GROUNDED[: 2 + questions] if grounding else ())
 
 
-def figures(errors: Errors, counts: Counts, grounding: float) -> dict[str, Any]:
+def metrics_of(errors: Errors, counts: Counts, grounding: float) -> dict[str, jax.Array]:
     """`loss`, which is minimised; where it has two parts, each, and the shares of objects and places that were found."""
     flow = errors.flow / counts.actions
     if errors.places is None:
         return {"loss": flow}
     where = (errors.places.loss / counts.places).sum()
     found = errors.places.found / counts.places
-    return dict(zip(figure_names(grounding, len(found)), (flow + grounding * where, flow, where, *found), strict=True))
+    return dict(zip(metric_names(grounding, len(found)), (flow + grounding * where, flow, where, *found), strict=True))
 
 
 def count(batch: Batch, draws: int) -> Counts:
@@ -242,11 +223,9 @@ def summed_errors(
     visible = jnp.asarray(counted, jnp.float32)
     # noise in a dimension that is left out must not teach the model to see it
     blind = {**params, _IN: params[_IN] * visible[:, None]}
-    noise, time = (jnp.swapaxes(x, 0, 1) for x in draws)
+    draws_first = Draws(*(jnp.swapaxes(x, 0, 1) for x in draws))
     capture = capture_of(config) if grounding else None
-    errors, latents = flow_errors(
-        blind, config, batch.observation, batch.actions, noise, time, capture=capture, remat=remat
-    )
+    errors, latents = flow_errors(blind, config, batch.inputs, batch.actions, draws_first, capture=capture, remat=remat)
     per_action = jnp.sum(errors * visible, axis=-1) / jnp.sum(visible)
     # a masked action is cut out, not multiplied by zero: its label may be anything
     per_action = jnp.where(batch.mask, per_action, 0.0)

@@ -1,4 +1,4 @@
-"""Everything that a person decides about a training run, as one frozen value. Knows nothing of how it is carried out."""
+"""Everything that a person decides about a training run, as one frozen value, and the error that names what does not fit."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from vlascope_server.training.errors import TrainingError
+from vlascope_base import VlascopeError
+from vlascope_base.options import CommandOptions, Numbers
+
+from vlascope_server.options import CheckpointOptions
 
 MAY_CHANGE = frozenset(
     {
+        "log_level",
         "resume",
         "steps",
         "minutes",
@@ -26,103 +30,110 @@ MAY_CHANGE = frozenset(
 """Options that a resumed run may be given anew: none but `steps` (the cosine's length) changes a number that it computes."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """A run.
+class TrainingError(VlascopeError):
+    """Training that cannot begin or go on; one line: what was wrong, which value, what was allowed, what to do."""
 
-    Attributes:
-        dataset: folder of a LeRobot dataset.
-        output: folder of the run.
-        init: a checkpoint, or a preset's name.
-        steps: optimiser steps; None takes as many as fit into `minutes`, from the speed of the first ones.
-        minutes: with `steps`, when to save and stop, to be resumed later.
-        batch_size: observations a step, over all devices.
-        flow_samples: draws of noise and flow time on each observation; they share the pass over images and text.
-            With grounding, 0 trains on that alone.
-        grounding: weight of saying where in the images the told object is, and its place, beside the actions; see
-            `grounding.py`.
-        accumulate: parts that a batch is taken through the model in, one after the other: memory for one of them, and the
-            same gradient but for rounding.
-        learning_rate: at its peak; None is 1e-3 for drawn weights and 2.5e-5, the reference's, for loaded ones.
-        warmup: steps of linear rise.
-        final_share: of the peak, where the cosine ends.
-        weight_decay: decoupled; on matrices only.
-        clip: largest norm of the gradient.
-        ema: decay of the averaged weights, which are what is saved and served; 0 averages nothing.
-        lora: rank of adapters; None trains every parameter.
-        lora_alpha: their scale; the rank unless told.
-        norm_stats: `dataset` measures them, `checkpoint` keeps those of `init`; `auto` keeps where there are some.
-        episodes: which, as numbers; None is all.
-        tasks: instructions to keep; None is all.
-        first_steps, first_repeats: an episode's first so many frames come so many times an epoch.
-        validation: share of the episodes that are held out.
-        pad: at an episode's end, `mask` actions that are not there, or `repeat` the last as the reference does.
-        columns: observation key (or `actions`) -> the dataset's column, where the usual names do not fit.
-        robot, preset, asset_id, action_horizon, max_token_len, delta_actions: overrule the checkpoint.
-        trained_on: goes into the checkpoint's record, so that a client can compare.
-        dtype: of activations; parameters are float32. `auto` is bfloat16 on an accelerator and float32 on a CPU.
-        remat: compute activations again in the backward pass, to save memory; None does on an accelerator.
-        augment: random shifts, brightness, contrast and saturation of images.
-        shift: of images, at most, as a share of their side.
-        state_noise: standard deviation added to the normalised state.
-        cache_images: keep resized images on disk; without, each is decoded every time.
-        tolerance_s: seconds that a video's frame may be off its row's timestamp.
-        seed: of everything that is drawn.
-        save_every, save_minutes: how often to save: every so many steps, or minutes, whichever comes first.
-        keep: checkpoints that stay; 0 keeps all.
-        log_every, validate_every: steps.
-        workers, prefetch: threads that make batches, and batches made ahead.
-        resume: go on with the run in `output`.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions(CheckpointOptions, CommandOptions):
+    """A training run.
+
+    Raises:
+        TrainingError: an option is out of its range, or contradicts another; the message begins with its name.
     """
 
     dataset: Path
+    """Folder of a LeRobot dataset."""
     output: Path
+    """Folder of the run: new, or with --resume one to go on with."""
     init: str = "tiny-drawn"
+    """What to begin with: a checkpoint (folder, URL), or a preset's name; the weights of tiny-drawn and tiny-pi05 are drawn."""
     steps: int | None = None
+    """Optimiser steps; without, as many as fit into --minutes, by the speed of the first ones."""
     minutes: float | None = None
+    """How long to train, in minutes; with --steps, the time after which the run saves and stops, to be resumed."""
     batch_size: int = 64
+    """Observations in one step, over all devices."""
     flow_samples: int = 4
+    """Draws of noise and flow time on each observation; they share the pass over images and text, which costs most."""
     grounding: float = 0.0
+    """Weight of a second objective beside the actions: to say where in the images the told object is, and where its place is.
+    The dataset needs columns such as `image_target` and `image_place`. With --flow-samples 0, it is the only objective."""
     accumulate: int = 1
+    """Parts that a batch is taken through the model in, one after the other: it takes less memory, and on a CPU less time."""
     learning_rate: float | None = None
+    """Learning rate at its peak; unless given, 1e-3 for drawn weights and 2.5e-5, the reference's, for loaded ones."""
     warmup: int = 100
+    """Steps over which the learning rate rises linearly; after them it falls as a cosine."""
     final_share: float = 0.02
+    """Learning rate at the last step, as a share of the peak."""
     weight_decay: float = 1e-3
+    """Decoupled weight decay, on matrices only."""
     clip: float = 1.0
+    """Largest norm of the gradient."""
     ema: float = 0.995
+    """Decay of the averaged weights, which are what is saved and served; 0 averages nothing."""
     lora: int | None = None
+    """Rank of LoRA adapters, which are trained instead of the language model's weights."""
     lora_alpha: float | None = None
+    """Scale of the adapters; the rank unless given."""
     norm_stats: Literal["auto", "dataset", "checkpoint"] = "auto"
-    episodes: tuple[int, ...] | None = None
+    """Statistics to normalise with: measured on the dataset, or kept from --init; auto keeps those that loaded weights have."""
+    episodes: Numbers | None = None
+    """Numbers of the episodes to use, such as 0-9 (inclusive) or 0,3,5; all unless given."""
     tasks: tuple[str, ...] | None = None
+    """Instructions: only episodes of these are used; all unless given."""
     first_steps: int = 0
+    """With --first-repeats: so many frames at the start of an episode come more often. They decide what it reaches for, and
+    there the instruction matters most."""
     first_repeats: int = 1
+    """How many times an epoch these first frames come."""
     validation: float = 0.05
+    """Share of the episodes that are held out."""
     pad: Literal["mask", "repeat"] = "mask"
+    """Actions beyond an episode's end: they do not count, or the last one is repeated, as in the reference."""
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Pairs of the robot's observation key (or `actions`) and the dataset's column, where the usual names do not fit."""
     robot: str | None = None
-    preset: str | None = None
+    """Whose observations these are: libero, droid or aloha; the checkpoint says so where it knows."""
     asset_id: str | None = None
-    action_horizon: int | None = None
-    max_token_len: int | None = None
+    """Name of the statistics in what is saved; with --norm-stats checkpoint, which of the checkpoint's are kept."""
     delta_actions: bool | None = None
+    """Whether the state is subtracted from actions; unless given, as the checkpoint says, or as is usual for its robot."""
     trained_on: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Pairs for the checkpoint's record, such as `render fast`: clients compare them with where they act."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Dtype of activations; auto is bfloat16 on an accelerator and float32 on a CPU. Parameters are float32."""
     remat: bool | None = None
+    """Compute activations again in the backward pass, to save memory; done on an accelerator unless given."""
     augment: bool = True
+    """Shift images, change their brightness, contrast and saturation, and add noise to the state."""
     shift: float = 0.05
+    """How far an image is shifted at most, as a share of its side; 0 where the camera never moves."""
     state_noise: float = 0.03
+    """Standard deviation of the noise that is added to the state, in standard deviations of the state."""
     cache_images: bool = True
+    """Keep resized images in the cache folder; without, each is decoded every time."""
     tolerance_s: float = 1e-4
+    """Seconds that a video's frame may be off its row's timestamp; LeRobot's option of that name."""
     seed: int = 0
+    """Seed of everything that is drawn."""
     save_every: int = 1000
+    """Steps from one checkpoint to the next."""
     save_minutes: float = 15.0
+    """Minutes after which a checkpoint is saved even before --save-every steps."""
     keep: int = 2
+    """Checkpoints that stay; 0 keeps all."""
     log_every: int = 10
+    """Steps from one line of metrics to the next."""
     validate_every: int = 200
+    """Steps from one look at the held-out episodes to the next."""
     workers: int = 2
+    """Threads that make batches."""
     prefetch: int = 4
+    """Batches that are made ahead."""
     resume: bool = False
+    """Go on with the run in --output; it begins where there is none."""
 
     def __post_init__(self):
         """Raises `TrainingError` that names the first option out of its range."""

@@ -1,4 +1,4 @@
-"""Puts together what a run trains and what it trains on: a checkpoint, a robot, a dataset. Knows nothing of steps.
+"""Puts together what a run trains and what it trains on: a checkpoint, a robot, a dataset.
 
 A run that goes on takes all that it can from its own last checkpoint, and nothing from where it began.
 """
@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
+from vlascope_base.cache import cache_folder
 from vlascope_datasets import LeRobotDataset
 from vlascope_datasets.info import COLLECTIONS
 
-from vlascope_server.cache import cache_folder
 from vlascope_server.checkpoints import Checkpoint, Record, load_checkpoint
 from vlascope_server.model import Lora, Pi0Config, init_params, lora_frozen, parameter_shapes
 from vlascope_server.policies.assembly import find_cameras, find_conventions, find_dtype, find_robot, find_tokenizer
@@ -26,13 +26,12 @@ from vlascope_server.prompts import Tokenizer
 from vlascope_server.robots import NormStats, NormStatsError, RobotInputError, RobotIO, RobotPipeline
 from vlascope_server.robots.images import places_with_pad
 from vlascope_server.training.columns import Columns, find_columns
-from vlascope_server.training.errors import TrainingError
 from vlascope_server.training.frames import Frames, choose_episodes, read_frames
 from vlascope_server.training.grounding import seen
 from vlascope_server.training.image_cache import ImageCache
 from vlascope_server.training.loader import Batches
 from vlascope_server.training.objective import blind_to
-from vlascope_server.training.options import TrainOptions
+from vlascope_server.training.options import TrainingError, TrainOptions
 from vlascope_server.training.statistics import carrying, measure
 
 
@@ -183,15 +182,9 @@ def _targets_as_resized(frames: Frames, dataset: LeRobotDataset, columns: Column
 
 
 def _load(options: TrainOptions) -> Checkpoint:
-    return load_checkpoint(
-        options.init,
-        dtype="float32",
-        preset=options.preset,
-        action_horizon=options.action_horizon,
-        max_token_len=options.max_token_len,
-        to_train=True,
-        asset_id=options.asset_id if options.norm_stats == "checkpoint" else None,
-    )
+    # else the asset id is a new name, and none of the checkpoint's
+    said = options if options.norm_stats == "checkpoint" else dataclasses.replace(options, asset_id=None)
+    return load_checkpoint(options.init, said, dtype="float32", to_train=True)
 
 
 def _architecture(

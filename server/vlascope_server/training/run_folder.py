@@ -1,26 +1,21 @@
-"""A run's folder: what was asked for (`train.json`), what happened (`metrics.jsonl`, `loss.png`), its checkpoints.
-
-Knows nothing of how a step is taken.
-"""
+"""A run's folder: what was asked for (`train.json`), what happened (`metrics.jsonl`, `loss.png`), its checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import filelock
-from vlascope_base.files import replace_file
+from vlascope_base.files import append_line, make_folders, replace_file, replacing
 
-from vlascope_server.checkpoints.layout import TOKENIZER_FILE
-from vlascope_server.training.errors import TrainingError
-from vlascope_server.training.figure import draw_loss
-from vlascope_server.training.options import MAY_CHANGE, TrainOptions
+from vlascope_server.checkpoints.files import TOKENIZER_FILE
+from vlascope_server.training.options import MAY_CHANGE, TrainingError, TrainOptions
+from vlascope_server.training.progress import Metrics, draw_loss
 from vlascope_server.training.train_state import steps_in, sweep
 
 CONFIGURATION, METRICS, CURVE = "train.json", "metrics.jsonl", "loss.png"
@@ -42,7 +37,7 @@ def opened(options: TrainOptions) -> Iterator[RunFolder]:
             raise TrainingError(f"{run}: exists and is not empty; go on with --resume, or choose another --output")
         if not begun:
             raise TrainingError(f"{run}: holds no run ({CONFIGURATION} is missing); choose another --output")
-    run.mkdir(parents=True, exist_ok=True)
+    make_folders(run)
     try:
         with filelock.FileLock(run / ".lock", timeout=0):
             sweep(run)
@@ -70,7 +65,7 @@ class RunFolder:
         """Cuts the metrics back to the checkpoint that the run goes on from."""
         self.path = path
         self.last = max(steps_in(path), default=0)
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Metrics] = []
         self.facts = _described(path) if (path / CONFIGURATION).is_file() else {}
         file = path / METRICS
         for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
@@ -79,14 +74,14 @@ class RunFolder:
                 if row["step"] <= self.last:
                     self.rows.append(row)
         if file.is_file():
-            replace_file(file, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+            replace_file(file, "".join(json.dumps(row) + "\n" for row in self.rows))
 
-    def describe(self, options: TrainOptions, facts: dict[str, Any]) -> None:
+    def describe(self, options: TrainOptions, facts: Mapping[str, object]) -> None:
         """Writes `train.json`: the options, and what follows from them and from the data."""
         content = {"options": dataclasses.asdict(options), **facts}
-        replace_file(self.path / CONFIGURATION, (json.dumps(content, default=str, indent=2) + "\n").encode())
+        replace_file(self.path / CONFIGURATION, json.dumps(content, default=str, indent=2) + "\n")
 
-    def check_data(self, facts: Mapping[str, Any]) -> None:
+    def check_data(self, facts: Mapping[str, object]) -> None:
         """Whether a run that goes on finds the episodes that it began with.
 
         Raises:
@@ -107,16 +102,14 @@ class RunFolder:
             return None
         copy = self.path / TOKENIZER_FILE
         if not copy.exists():
-            partial = copy.with_name(f"{copy.name}.{os.getpid()}.partial")
-            shutil.copyfile(file, partial)
-            partial.replace(copy)
+            with replacing(copy) as partial:
+                shutil.copyfile(file, partial)
         return copy
 
-    def log(self, row: dict[str, Any]) -> None:
+    def log(self, row: Metrics) -> None:
         """Adds a line to the metrics."""
         self.rows.append(row)
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.path / METRICS, row)
 
     def draw(self) -> None:
         """Draws the loss curve anew."""

@@ -1,4 +1,4 @@
-"""Normalisation statistics of a dataset, and which action dimensions carry anything. Knows nothing of files or models."""
+"""Normalisation statistics of a dataset, and which action dimensions carry anything."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vlascope_server.robots import Conventions, NormStats, NormStatsError, RobotIO, RobotPipeline, RunningStats
-from vlascope_server.robots.actions import to_delta
-from vlascope_server.robots.normalise import quantiles
-from vlascope_server.training.errors import TrainingError
+from vlascope_server.robots.arithmetic import quantiles, to_delta
 from vlascope_server.training.frames import Frames
+from vlascope_server.training.options import TrainingError
 
 _ROWS = 4096
 """Chunks looked at together."""

@@ -1,13 +1,14 @@
-"""A run's checkpoint on disk: averaged weights that anything can load, and beside them what training goes on from.
+"""What training goes on from, in memory and on disk.
 
-`<step>/params`, `assets`, `vlascope.json` and the tokenizer are a checkpoint like any other; `<step>/train_state` is an Orbax
-folder with the step, the trained weights before averaging and the optimiser's state. Knows nothing of how they came about.
+In a run's folder, `<step>/params`, `assets`, `vlascope.json` and the tokenizer are a checkpoint of the averaged weights, which
+anything can load; beside them, `<step>/train_state` is an Orbax folder with the step, the trained weights before averaging and
+the optimiser's state.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import errno
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,14 +16,31 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
+from vlascope_base.files import sync
 
 from vlascope_server.checkpoints import CheckpointError
-from vlascope_server.training.errors import TrainingError
-from vlascope_server.training.objective import TrainState
+from vlascope_server.training.options import TrainingError
 
 _SAVING = "saving"
 """Folder of the run in which a checkpoint is put together, and taken apart."""
 _STATE = "train_state"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What a step of training changes; a pytree.
+
+    Attributes:
+        params: the parameters that are trained, float32.
+        average: their exponential moving average.
+        optimiser: optax's state.
+    """
+
+    params: dict[str, jax.Array]
+    average: dict[str, jax.Array]
+    optimiser: optax.OptState
 
 
 def steps_in(run: Path) -> list[int]:
@@ -37,7 +55,7 @@ def sweep(run: Path) -> None:
     shutil.rmtree(run / _SAVING, ignore_errors=True)
 
 
-def save(run: Path, step: int, steps: int | None, state: TrainState, write_weights: Callable[[Path], Any]) -> Path:
+def save(run: Path, step: int, steps: int | None, state: TrainState, write_weights: Callable[[Path], object]) -> Path:
     """Writes a checkpoint of a run; it is whole or absent, and those before it stay as they are.
 
     Args:
@@ -56,7 +74,8 @@ def save(run: Path, step: int, steps: int | None, state: TrainState, write_weigh
         folder.parent.mkdir(parents=True)
         write_weights(folder)
         _write_tree(folder / _STATE, _tree(step, steps, state))
-        _sync(folder)
+        for path in (folder, *folder.rglob("*")):
+            sync(path)
         if target.exists():
             raise CheckpointError(f"{target}: exists; expected a step that was not saved before")
         folder.rename(target)
@@ -131,7 +150,7 @@ def _tree(step: int, steps: int | None, state: TrainState) -> dict[str, Any]:
     return tree
 
 
-def _path(path: tuple[Any, ...]) -> str:
+def _path(path: jax.tree_util.KeyPath) -> str:
     """Such as `1/mu/PaliGemma/llm/...`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
@@ -159,16 +178,6 @@ def _write_tree(folder: Path, tree: dict[str, Any]) -> None:
 
     with ocp.PyTreeCheckpointer() as checkpointer:
         checkpointer.save(folder.resolve(), args=ocp.args.PyTreeSave(tree))
-
-
-def _sync(folder: Path) -> None:
-    """Makes every file and name below survive a power cut."""
-    for path in (folder, *folder.rglob("*")):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _is_full(error: BaseException | None) -> bool:

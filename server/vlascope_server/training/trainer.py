@@ -4,8 +4,6 @@
 2. SIGTERM and SIGINT let the step end, save, and return; a second SIGINT interrupts.
 3. A loss that is not finite stops the run before anything of it is saved.
 4. A checkpoint is whole or absent, whenever the process dies.
-
-Knows nothing of command lines.
 """
 
 from __future__ import annotations
@@ -20,32 +18,34 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from vlascope_base.provenance import provenance
+from vlascope_base.text import readable_bytes
 
-from vlascope_server.checkpoints import save_checkpoint
-from vlascope_server.provenance import provenance, versions
-from vlascope_server.training.errors import TrainingError
+from vlascope_server.checkpoints import Sidecars, save_checkpoint
 from vlascope_server.training.loader import Batch, Loader
 from vlascope_server.training.objective import (
     Counts,
     Recipe,
-    TrainState,
     counted_dimensions,
-    figures,
     learning_rate,
     make_evaluation,
     make_optimiser,
     make_step,
+    metrics_of,
 )
-from vlascope_server.training.options import TrainOptions
+from vlascope_server.training.options import TrainingError, TrainOptions
 from vlascope_server.training.prepare import Prepared, prepare
 from vlascope_server.training.progress import TrainingProgress
 from vlascope_server.training.run_folder import RunFolder, opened
-from vlascope_server.training.train_state import prune, restore, save, steps_in
+from vlascope_server.training.train_state import TrainState, prune, restore, save, steps_in
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,9 @@ _DRAWN_RATE, _LOADED_RATE = 1e-3, 2.5e-5
 _TIMED = 5, 25
 """Steps between which the speed is measured, where a run is to take a time rather than a number of steps."""
 _VALIDATION_BATCHES = 8
-_PACKAGES = ("optax", "vlascope-datasets")
+_PACKAGES = (
+    "vlascope-server", "vlascope-latents", "vlascope-datasets", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,12 +141,7 @@ class _Trainer:
                     return Trained(newest, self._step, self._steps)
         pending: tuple[int, float, dict[str, jax.Array]] | None = None
         window, clock, saved_at = _Window(options), _Clock(self._step), time.monotonic()
-        loader = Loader(
-            prepared.training, self._step,
-            batch_size=options.batch_size, seed=options.seed, state_noise=options.state_noise if options.augment else 0.0,
-            first_steps=options.first_steps, first_repeats=options.first_repeats,
-            workers=options.workers, prefetch=options.prefetch,
-        )  # fmt: skip
+        loader = Loader(prepared.training, self._step, options)
         self._progress.begin(self._step, self._steps)
         with loader:
             for batch in loader:
@@ -219,7 +216,7 @@ class _Trainer:
             sums.append(jax.device_get(self._evaluate(params, batch, np.int32(number))))
         errors, counts = jax.tree.map(lambda *each: np.sum(each, axis=0), *sums)
         counts = Counts(*(np.maximum(number, 1.0) for number in counts))
-        found = figures(errors, counts, self._options.grounding)
+        found = metrics_of(errors, counts, self._options.grounding)
         row = {"step": self._step, **{f"validation_{name}": float(value) for name, value in found.items()}}
         self._folder.log(row)
         self._progress.line(row, self._steps)
@@ -236,16 +233,15 @@ class _Trainer:
                 raise self._diverged(self._step, f"weights of {name} are not finite")
         params = {**jax.device_get(self._frozen), **state.average}
 
+        sidecars = Sidecars(
+            norm_stats=prepared.norm_stats,
+            asset_id=prepared.asset_id,
+            record=dataclasses.replace(prepared.record, step=self._step),
+            tokenizer=self._tokenizer,
+        )
+
         def write_weights(folder: Path) -> None:
-            save_checkpoint(
-                folder,
-                params,
-                prepared.config,
-                norm_stats=prepared.norm_stats,
-                asset_id=prepared.asset_id,
-                record=dataclasses.replace(prepared.record, step=self._step),
-                tokenizer=self._tokenizer,
-            )
+            save_checkpoint(folder, params, prepared.config, sidecars)
 
         save(self._folder.path, self._step, self._steps, state, write_weights)
         self._saved = self._step
@@ -261,27 +257,28 @@ class _Trainer:
         size = 4 * (facts["parameters"] + 3 * facts["trained_parameters"])
         free = shutil.disk_usage(self._folder.path).free
         kept = f"{keep} are kept" if keep else "all are kept"
-        _log.info("a checkpoint takes up to %.2f GB, %s; %.2f GB are free", size / 1e9, kept, free / 1e9)
+        _log.info(
+            "a checkpoint takes up to %s, %s; %s are free", readable_bytes(size, 3), kept, readable_bytes(free, 3)
+        )
         # one is removed only after the next is whole
         more = max(1, (keep or 1) + 1 - len(steps_in(self._folder.path)))
         if more * size > free:
             raise TrainingError(
-                f"{self._folder.path}: {more} more of {size / 1e9:.2f} GB each come, the disk has {free / 1e9:.2f} GB free:"
-                " make room, --keep fewer checkpoints, or choose another --output"
+                f"{self._folder.path}: {more} more of {readable_bytes(size, 3)} each come, the disk has"
+                f" {readable_bytes(free, 3)} free: make room, --keep fewer checkpoints, or choose another --output"
             )
 
     def _describe(self) -> None:
         facts = self._facts | {"learning_rate": self._peak, "steps": self._steps, "taken": self._step}
-        made = provenance()
-        made["versions"] |= versions(_PACKAGES)
-        made["devices"] = [str(device) for device in jax.devices()]
+        devices = jax.devices()
+        made = provenance(*_PACKAGES) | {"device": devices[0].device_kind, "devices": [str(each) for each in devices]}
         self._folder.describe(self._options, facts | {"provenance": made})
 
     def _split(self, batch: Batch) -> Batch:
         """Each device gets its share of the batch."""
         return jax.device_put(batch, self._rows)
 
-    def _put(self, tree: Any) -> Any:
+    def _put(self, tree: T) -> T:
         """Every device gets everything."""
         return jax.device_put(tree, self._everywhere)
 
@@ -298,7 +295,7 @@ class _Window:
         self._values.append(values)
         self._step, self._rate = step, rate
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, float]:
         """A line of metrics; begins anew."""
         now = time.monotonic()
         row = {
@@ -353,7 +350,7 @@ def _asked_to_stop() -> Iterator[threading.Event]:
         yield stop
         return
 
-    def handle(number: int, frame: Any) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()

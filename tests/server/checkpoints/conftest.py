@@ -59,7 +59,7 @@ def goldens() -> Path:
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory) -> Path:
     """A pi0 checkpoint in Orbax format, with statistics; read only."""
-    from vlascope_server.checkpoints import Record, save_checkpoint
+    from vlascope_server.checkpoints import Record, Sidecars, save_checkpoint
     from vlascope_server.robots.norm_stats import NormStats
 
     stats = {
@@ -69,7 +69,9 @@ def saved(tmp_path_factory) -> Path:
         tmp_path_factory.mktemp("saved") / "1000",
         draw(PI0),
         PI0,
-        norm_stats=stats,
-        asset_id="lab/robot",
-        record=Record(robot="libero", normalisation="zscore", norm_stats_count=123, step=1000),
+        Sidecars(
+            norm_stats=stats,
+            asset_id="lab/robot",
+            record=Record(robot="libero", normalisation="zscore", norm_stats_count=123, step=1000),
+        ),
     )

@@ -8,6 +8,7 @@ import logging
 import pytest
 from vlascope_server.checkpoints import CheckpointError, load_checkpoint, open_source, save_checkpoint
 from vlascope_server.commands import main
+from vlascope_server.options import CheckpointOptions
 
 from .conftest import PI0, draw
 
@@ -31,7 +32,7 @@ def converted(request, tmp_path):
 
 def test_the_horizon_is_read(converted, caplog):
     with caplog.at_level(logging.WARNING):
-        checkpoint = load_checkpoint(converted, max_token_len=12)
+        checkpoint = load_checkpoint(converted, CheckpointOptions(max_token_len=12))
     assert checkpoint.config.action_horizon == 5
     assert checkpoint.kind in ("safetensors", "orbax")
     # the sizes are the parameters' own, whatever name they are given
@@ -41,7 +42,7 @@ def test_the_horizon_is_read(converted, caplog):
 def test_who_contradicts_it_is_refused(converted):
     def refuses(match, **options):
         with pytest.raises(CheckpointError) as error:
-            load_checkpoint(converted, max_token_len=12, **options)
+            load_checkpoint(converted, CheckpointOptions(max_token_len=12, **options))
         assert match in str(error.value)
         assert "\n" not in str(error.value)
 
@@ -51,7 +52,7 @@ def test_who_contradicts_it_is_refused(converted):
         preset="pi0_base",
     )
     refuses(f"{path}: action_horizon: it says 5, and action_horizon 50 was asked for", action_horizon=50)
-    assert load_checkpoint(converted, action_horizon=5, max_token_len=12).config.action_horizon == 5
+    assert load_checkpoint(converted, CheckpointOptions(action_horizon=5, max_token_len=12)).config.action_horizon == 5
     (converted / "vlascope.json").write_text('{"schema": 1, "action_horizon": 6}')
     refuses(f"it says 5, and {converted / 'vlascope.json'} says action_horizon 6; correct the one that is wrong")
 

@@ -16,14 +16,17 @@ from safetensors.numpy import load_file, save_file
 from vlascope_server.checkpoints import (
     CheckpointError,
     Record,
+    Sidecars,
     convert_checkpoint,
     load_checkpoint,
     open_source,
     save_checkpoint,
 )
 from vlascope_server.commands import main
-from vlascope_server.policies import Policy, PolicyOptions
+from vlascope_server.options import CheckpointOptions
 from vlascope_server.policies.assembly import find_conventions, find_robot, find_tokenizer
+from vlascope_server.policies.options import PolicyOptions
+from vlascope_server.policies.policy import Policy
 from vlascope_server.robots import Aloha, RobotPipeline
 from vlascope_server.robots.norm_stats import NormStats
 
@@ -47,16 +50,16 @@ def both(request, tmp_path_factory):
     kind = "lerobot_quantile" if config.pi05 else "lerobot_zscore"
     folder = tmp_path_factory.mktemp("lerobot") / "pretrained_model"
     record = dataclasses.replace(RECORD, normalisation=kind)
-    save_checkpoint(folder, draw(config), config, kind="lerobot", norm_stats=STATS, asset_id="x", record=record)
+    sidecars = Sidecars(norm_stats=STATS, asset_id="x", record=record)
+    save_checkpoint(folder, draw(config), config, sidecars, kind="lerobot")
     return config, folder
 
 
 @pytest.fixture(scope="module")
 def saved_pi0(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lerobot") / "pretrained_model"
-    return save_checkpoint(
-        folder, draw(TWO_CAMERAS), TWO_CAMERAS, kind="lerobot", norm_stats=STATS, asset_id="x", record=RECORD
-    )
+    sidecars = Sidecars(norm_stats=STATS, asset_id="x", record=RECORD)
+    return save_checkpoint(folder, draw(TWO_CAMERAS), TWO_CAMERAS, sidecars, kind="lerobot")
 
 
 @pytest.fixture
@@ -83,7 +86,7 @@ def edit(path: Path, *keys: Any, to: Any) -> None:
 
 def refuses(match: str, location: Path, **options: Any) -> None:
     with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(location, **options)
+        load_checkpoint(location, CheckpointOptions(**options))
     assert match in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -156,7 +159,7 @@ def test_normalisation_is_lerobots_own(policy):
     pipeline = RobotPipeline(robot, stats, find_conventions(checkpoint, robot), 8, 56)
     image = np.zeros((56, 56, 3), np.uint8)
     observation = {"observation/image": image, "observation/wrist_image": image, "prompt": "x"}
-    state = pipeline.inputs({**observation, "observation/state": STATE + 1e-7}).state
+    state = pipeline.read({**observation, "observation/state": STATE + 1e-7}).state
     np.testing.assert_allclose(state, np.full(8, 1e-7 / 1.1e-7), rtol=1e-6)  # 1 / 1.1; openpi's margin gives 0.09
     actions = pipeline.robot_actions(np.full((5, 8), 2.0), STATE)
     np.testing.assert_array_equal(actions[0], 2.0 * (ACTION + 0.25) + ACTION)
@@ -174,7 +177,7 @@ def test_identity_and_quantiles(policy):
     pipeline = RobotPipeline(find_robot("x", checkpoint, "libero"), stats, find_conventions(checkpoint, Aloha()), 8, 56)
     image = np.zeros((56, 56, 3), np.uint8)
     observation = {"observation/image": image, "observation/wrist_image": image, "prompt": "x"}
-    np.testing.assert_allclose(pipeline.inputs({**observation, "observation/state": STATE}).state, STATE, atol=1e-15)
+    np.testing.assert_allclose(pipeline.read({**observation, "observation/state": STATE}).state, STATE, atol=1e-15)
     actions = pipeline.robot_actions(np.zeros((5, 8)), STATE)
     np.testing.assert_allclose(actions[0], (ACTION - 2 + ACTION + 1) / 2)
 
@@ -392,8 +395,8 @@ def test_who_contradicts_lerobots_files(policy):
     refuses("norm_map, eps: it says lerobot_zscore, and", policy)
     # one that repeats it, and one that is to become another policy
     (policy / "vlascope.json").unlink()
-    assert load_checkpoint(policy, action_horizon=5).config.action_horizon == 5
-    assert load_checkpoint(policy, action_horizon=7, to_train=True).config.action_horizon == 7
+    assert load_checkpoint(policy, CheckpointOptions(action_horizon=5)).config.action_horizon == 5
+    assert load_checkpoint(policy, CheckpointOptions(action_horizon=7), to_train=True).config.action_horizon == 7
 
 
 def test_conversion_from_openpis_formula_and_back(saved, tmp_path):
@@ -438,7 +441,7 @@ def test_what_lerobot_cannot_do_is_not_written(saved, tmp_path):
             draw(PI05),
             PI05,
             kind="lerobot",
-            record=Record(delta_actions=False, state_in_prompt=False),
+            sidecars=Sidecars(record=Record(delta_actions=False, state_in_prompt=False)),
         )
     assert not list(tmp_path.iterdir())
 
@@ -460,9 +463,8 @@ def test_one_of_several_statistics(saved, tmp_path, capsys):
 
 def test_statistics_padded_to_the_models_width_are_cut(tmp_path):
     padded = {key: NormStats(np.zeros(8), np.ones(8)) for key in ("state", "actions")}
-    folder = save_checkpoint(
-        tmp_path / "a", draw(PI0), PI0, kind="lerobot", norm_stats=padded, asset_id="x", record=RECORD
-    )
+    sidecars = Sidecars(norm_stats=padded, asset_id="x", record=RECORD)
+    folder = save_checkpoint(tmp_path / "a", draw(PI0), PI0, sidecars, kind="lerobot")
     content = json.loads((folder / CONFIG).read_text())
     assert content["output_features"]["action"]["shape"] == [7]
     stats = load_checkpoint(folder).norm_stats
@@ -472,12 +474,10 @@ def test_statistics_padded_to_the_models_width_are_cut(tmp_path):
 
 def test_a_state_padded_in_the_prompt(tmp_path, caplog):
     """LeRobot 0.4 wrote 32 numbers into a pi0.5 prompt, and since 0.5 the robot's own; a file does not tell which."""
-    drawn = load_checkpoint("tiny-pi05", dtype="float32", max_token_len=200)
+    drawn = load_checkpoint("tiny-pi05", CheckpointOptions(max_token_len=200), dtype="float32")
     record = dataclasses.replace(drawn.record, delta_actions=False)
-    folder = save_checkpoint(
-        tmp_path / "a", drawn.params, drawn.config, kind="lerobot", norm_stats=drawn.norm_stats, asset_id="x", record=record,
-        tokenizer=drawn.tokenizer,
-    )  # fmt: skip
+    sidecars = Sidecars(norm_stats=drawn.norm_stats, asset_id="x", record=record, tokenizer=drawn.tokenizer)
+    folder = save_checkpoint(tmp_path / "a", drawn.params, drawn.config, sidecars, kind="lerobot")
     assert load_checkpoint(folder).record.prompt_state_dim == 8
     facts = {"schema": 1, "vision_heads": 4}
 

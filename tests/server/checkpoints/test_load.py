@@ -13,6 +13,7 @@ import pytest
 from vlascope_server.checkpoints import (
     CheckpointError,
     Record,
+    Sidecars,
     convert_checkpoint,
     load_checkpoint,
     open_source,
@@ -20,6 +21,7 @@ from vlascope_server.checkpoints import (
 )
 from vlascope_server.checkpoints.orbax_format import write_orbax
 from vlascope_server.model import CAMERAS, ParameterError
+from vlascope_server.options import CheckpointOptions
 from vlascope_server.presets import PRESETS
 from vlascope_server.robots.norm_stats import NormStats
 
@@ -38,9 +40,9 @@ def bare(folder, config=PI0):
     return folder
 
 
-def refuses(match, location, **options):
+def refuses(match, location, dtype="bfloat16", **options):
     with pytest.raises(CheckpointError, match=match) as caught:
-        load_checkpoint(location, **options)
+        load_checkpoint(location, CheckpointOptions(**options), dtype=dtype)
     assert "\n" not in str(caught.value)
 
 
@@ -75,11 +77,13 @@ def test_nobody_guesses_horizon_or_token_length(tmp_path):
         folder,
         action_horizon=5,
     )
-    assert load_checkpoint(folder, action_horizon=5, max_token_len=12).config.cameras == CAMERAS
+    assert load_checkpoint(folder, CheckpointOptions(action_horizon=5, max_token_len=12)).config.cameras == CAMERAS
 
 
 def test_preset_fills_in_and_arguments_overrule(tmp_path):
-    checkpoint = load_checkpoint(bare(tmp_path / "step", PI05), preset="pi05_libero", max_token_len=30)
+    checkpoint = load_checkpoint(
+        bare(tmp_path / "step", PI05), CheckpointOptions(preset="pi05_libero", max_token_len=30)
+    )
     config, record = checkpoint.config, checkpoint.record
     assert (config.action_horizon, config.max_token_len) == (10, 30)
     assert config.cameras == ("base_0_rgb", "left_wrist_0_rgb")
@@ -87,7 +91,7 @@ def test_preset_fills_in_and_arguments_overrule(tmp_path):
 
 
 def test_record_overrules_preset(saved):
-    assert load_checkpoint(saved, preset="pi0_droid").config.action_horizon == PI0.action_horizon
+    assert load_checkpoint(saved, CheckpointOptions(preset="pi0_droid")).config.action_horizon == PI0.action_horizon
 
 
 def test_wrong_preset(saved, tmp_path):
@@ -104,10 +108,10 @@ def test_presets_are_whole():
 
 @pytest.mark.parametrize("name", ["tiny-drawn", "tiny-pi05"])
 def test_seeded_presets(tmp_path, name):
-    checkpoint = load_checkpoint(name, dtype="float32", action_horizon=7)
+    checkpoint = load_checkpoint(name, CheckpointOptions(action_horizon=7), dtype="float32")
     assert (checkpoint.kind, checkpoint.config.action_horizon, checkpoint.record.robot) == ("seeded", 7, "libero")
     assert checkpoint.record.normalisation == ("quantile" if checkpoint.config.pi05 else "zscore")
-    folder = save_checkpoint(tmp_path / "a", checkpoint.params, checkpoint.config, record=checkpoint.record)
+    folder = save_checkpoint(tmp_path / "a", checkpoint.params, checkpoint.config, Sidecars(record=checkpoint.record))
     assert load_checkpoint(folder, dtype="float32").config == checkpoint.config
     refuses("tiny.*: is whole by itself", name, preset="pi0_base")
     with pytest.raises(CheckpointError, match=f"{name}: its weights are drawn, not read"):
@@ -211,7 +215,7 @@ def test_nan_weights_are_loaded_with_a_warning(tmp_path, caplog):
 
 def test_norm_stats_of_another_width(tmp_path):
     stats = {"state": NormStats(np.zeros(9), np.ones(9))}
-    folder = save_checkpoint(tmp_path / "a", draw(PI0), PI0, norm_stats=stats, asset_id="x")
+    folder = save_checkpoint(tmp_path / "a", draw(PI0), PI0, Sidecars(norm_stats=stats, asset_id="x"))
     refuses(r"assets/x/norm_stats.json: state: expected at most 8 numbers.*found 9", folder)
 
 
@@ -220,7 +224,7 @@ def test_norm_stats_must_be_chosen_among_several(copy):
     (copy / "vlascope.json").write_text(json.dumps({**record, "asset_id": None}))
     shutil.copytree(copy / "assets" / "lab" / "robot", copy / "assets" / "droid")
     assert load_checkpoint(copy).norm_stats is None
-    assert load_checkpoint(copy, asset_id="droid").asset_id == "droid"
+    assert load_checkpoint(copy, CheckpointOptions(asset_id="droid")).asset_id == "droid"
     refuses(r"assets/arm/norm_stats.json: missing; asset ids found: droid, lab/robot", copy, asset_id="arm")
 
 
@@ -294,7 +298,7 @@ def test_nothing_is_overwritten(saved, tmp_path):
     with pytest.raises(CheckpointError, match="1000: exists; expected a new folder"):
         convert_checkpoint(open_source(saved), saved, "orbax")
     with pytest.raises(CheckpointError, match="norm_stats and asset_id: expected both or neither"):
-        save_checkpoint(tmp_path / "a", draw(PI0), PI0, asset_id="x")
+        Sidecars(asset_id="x")
 
 
 def test_record_merges_field_by_field():

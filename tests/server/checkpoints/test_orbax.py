@@ -10,6 +10,7 @@ import pytest
 from vlascope_server.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from vlascope_server.checkpoints.orbax_format import OrbaxWeights, write_orbax
 from vlascope_server.model import parameter_shapes
+from vlascope_server.options import CheckpointOptions
 
 from .conftest import LORA, PI0, PI05, assert_same, draw, dtype_of
 
@@ -35,7 +36,9 @@ def read_all(folder, dtype=None):
 def test_reads_what_orbax_wrote(tmp_path, value, given):
     params = draw(PI0)
     ocp.PyTreeCheckpointer().save(tmp_path / "step" / "params", nested(params, value=value))
-    checkpoint = load_checkpoint(tmp_path / "step" / given, dtype="float32", action_horizon=5, max_token_len=12)
+    checkpoint = load_checkpoint(
+        tmp_path / "step" / given, CheckpointOptions(action_horizon=5, max_token_len=12), dtype="float32"
+    )
     assert_same(checkpoint.params, params)
     assert checkpoint.config == PI0
 
@@ -90,7 +93,7 @@ def test_reference_checkpoints_agree(goldens):
 
 
 def test_reference_step_comes_from_the_train_state(goldens):
-    checkpoint = load_checkpoint(goldens / "openpi_orbax_pi0", action_horizon=50, max_token_len=48)
+    checkpoint = load_checkpoint(goldens / "openpi_orbax_pi0", CheckpointOptions(action_horizon=50, max_token_len=48))
     assert checkpoint.record.step == 29999
     assert checkpoint.asset_id == "physical-intelligence/libero"
     assert checkpoint.norm_stats is not None

@@ -14,7 +14,7 @@ import threading
 
 import fsspec
 import pytest
-from vlascope_server.checkpoints import CheckpointError, load_checkpoint, remote, save_checkpoint
+from vlascope_server.checkpoints import CheckpointError, Sidecars, load_checkpoint, remote, save_checkpoint
 
 from .conftest import PI0, assert_same, draw
 
@@ -115,10 +115,8 @@ def test_one_safetensors_file(memory, cache, tmp_path):
 def test_a_lerobot_policy_comes_with_what_belongs_to_it(memory, tmp_path):
     drawn = load_checkpoint("tiny-drawn", dtype="float32")
     record = dataclasses.replace(drawn.record, delta_actions=False)
-    folder = save_checkpoint(
-        tmp_path / "lerobot", drawn.params, drawn.config, kind="lerobot", norm_stats=drawn.norm_stats, asset_id="x",
-        record=record, tokenizer=drawn.tokenizer,
-    )  # fmt: skip
+    sidecars = Sidecars(norm_stats=drawn.norm_stats, asset_id="x", record=record, tokenizer=drawn.tokenizer)
+    folder = save_checkpoint(tmp_path / "lerobot", drawn.params, drawn.config, sidecars, kind="lerobot")
     for path in folder.iterdir():
         memory.pipe(f"/bucket/lerobot/{path.name}", path.read_bytes())
     memory.pipe("/bucket/lerobot/README.md", b"not fetched")

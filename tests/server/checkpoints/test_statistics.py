@@ -8,7 +8,9 @@ import shutil
 import pytest
 from vlascope_server.checkpoints import CheckpointError, convert_checkpoint, load_checkpoint, open_source
 from vlascope_server.commands import main
-from vlascope_server.policies import Policy, PolicyOptions
+from vlascope_server.options import CheckpointOptions
+from vlascope_server.policies.options import PolicyOptions
+from vlascope_server.policies.policy import Policy
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_another_id_than_there_is(beside):
     with pytest.raises(
         CheckpointError, match=r"missing; asset ids found: beside \(beside the parameters\); name one of these with"
     ):
-        load_checkpoint(beside, asset_id="droid")
+        load_checkpoint(beside, CheckpointOptions(asset_id="droid"))
 
 
 def test_messages_say_what_there_is(copy):
@@ -64,7 +66,7 @@ def test_messages_say_what_there_is(copy):
     ):
         Policy.load(str(copy), PolicyOptions())
     with pytest.raises(CheckpointError, match="asset ids found: none; copy the file there"):
-        load_checkpoint(copy, asset_id="droid")
+        load_checkpoint(copy, CheckpointOptions(asset_id="droid"))
 
 
 def test_statistics_of_other_things_are_left_alone(beside):

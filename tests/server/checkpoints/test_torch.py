@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 from vlascope_server.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, torch_names
 from vlascope_server.checkpoints.torch_format import TorchWeights, write_torch
 from vlascope_server.model import parameter_shapes
-from vlascope_server.model.sizes import full_size
+from vlascope_server.model.config import full_size
+from vlascope_server.options import CheckpointOptions
 
 from .conftest import LORA, PI0, PI05, assert_same, draw
 
@@ -28,11 +29,11 @@ def test_rules_against_the_references_table(table, variant):
     for row in table["tables"][variant]:
         x = np.arange(np.prod(row["shape"], dtype=np.int64)).reshape(row["shape"])
         rule = torch_names.rule(row["jax"])
-        ours = {name: rule.layout.to_torch(x[index]) for name, index in rule.places(x.shape)}
+        ours = {name: rule.axes.to_torch(x[index]) for name, index in rule.places(x.shape)}
         assert ours.keys() == {entry["name"] for entry in row["torch"]}
         back = np.empty_like(x)
         for name, index in rule.places(x.shape):
-            back[index] = rule.layout.to_jax(ours[name], x.shape[rule.index_axes :])
+            back[index] = rule.axes.to_jax(ours[name], x.shape[rule.index_axes :])
         np.testing.assert_array_equal(back, x)
         for entry in row["torch"]:
             part = x if entry["index"] is None else x[tuple(entry["index"])]
@@ -48,7 +49,7 @@ def test_rules_at_full_size(table, pi05):
     for name, shape in parameter_shapes(full_size(pi05=pi05)).items():
         rule = torch_names.rule(name)
         part = np.broadcast_to(np.zeros((), np.uint8), shape[rule.index_axes :])
-        ours |= {tensor: rule.layout.to_torch(part).shape for tensor, _ in rule.places(shape)}
+        ours |= {tensor: rule.axes.to_torch(part).shape for tensor, _ in rule.places(shape)}
     assert ours == expected
 
 
@@ -93,7 +94,7 @@ def test_we_write_the_tensors_that_the_reference_writes(goldens, tmp_path, varia
 
 def test_reference_torch_is_the_reference_orbax(goldens):
     both = (
-        load_checkpoint(goldens / folder, dtype="float32", action_horizon=50, max_token_len=48)
+        load_checkpoint(goldens / folder, CheckpointOptions(action_horizon=50, max_token_len=48), dtype="float32")
         for folder in ("openpi_torch_pi0", "openpi_orbax_pi0")
     )
     torch, orbax = ({name: np.asarray(value) for name, value in checkpoint.params.items()} for checkpoint in both)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from vlascope_server.model import Observation, parameter_shapes, sample_actions
+from vlascope_server.model import ModelInputs, parameter_shapes, sample_actions
 from vlascope_server.presets.tiny import TINY, TINY_PI05, TOKENIZER_PATH, unit_norm_stats
 from vlascope_server.prompts import Tokenizer
 from vlascope_server.robots import Libero, RobotPipeline
@@ -36,7 +36,7 @@ def test_a_robots_observation_becomes_its_actions(config):
     conventions = robot.conventions(pi05=config.pi05)
     pipeline = RobotPipeline(robot, stats, conventions, config.action_dim, config.vision.image_size)
     rng = np.random.default_rng(0)
-    inputs = pipeline.inputs(
+    inputs = pipeline.read(
         {
             "observation/image": rng.integers(0, 256, (256, 256, 3), dtype=np.uint8),
             "observation/wrist_image": rng.integers(0, 256, (256, 256, 3), dtype=np.uint8),
@@ -46,7 +46,7 @@ def test_a_robots_observation_becomes_its_actions(config):
     )
     prompt = tokenizer.encode(inputs.prompt, config.max_token_len, inputs.prompt_state if config.pi05 else None)
     assert prompt.truncated == 0
-    batch = Observation(
+    batch = ModelInputs(
         images={slot: jnp.asarray(image)[None] for slot, image in inputs.images.items()},
         image_masks={slot: jnp.ones(1, bool) for slot in inputs.images},
         state=jnp.asarray(inputs.state, "float32")[None],
@@ -58,7 +58,7 @@ def test_a_robots_observation_becomes_its_actions(config):
     # drawn with numpy: compiling a draw for each shape takes longer than all the rest
     shapes = parameter_shapes(config).items()
     params = {name: jnp.asarray(0.05 * rng.standard_normal(shape), "float32") for name, shape in shapes}
-    actions, _ = sample(params, observation=batch, noise=noise)
+    actions, _ = sample(params, inputs=batch, noise=noise)
     found = pipeline.robot_actions(np.asarray(actions[0]), inputs.robot_state)
     assert found.shape == (10, 7)
     assert np.isfinite(found).all()

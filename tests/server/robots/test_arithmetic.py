@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 from vlascope_server.robots import NormStats, NormStatsError
-from vlascope_server.robots.actions import pad, to_absolute, to_delta
-from vlascope_server.robots.normalise import normalise, unnormalise
+from vlascope_server.robots.arithmetic import normalise, pad, to_absolute, to_delta, unnormalise
 
 KINDS = ["zscore", "quantile"]
 

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-from vlascope_server.robots.images import places_with_pad, resize_with_pad
-from vlascope_server.robots.resample import resample_with_pad
+from vlascope_server.robots.images import places_with_pad, resample_with_pad, resize_with_pad
 
 
 @pytest.mark.parametrize("name", ["480x640", "256x256", "100x161", "224x224", "batch60x80"])

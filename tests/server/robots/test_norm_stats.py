@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 from vlascope_server.robots import NormStats, NormStatsError, RunningStats, load_norm_stats, save_norm_stats
-from vlascope_server.robots.normalise import quantiles
+from vlascope_server.robots.arithmetic import quantiles
 
 
 def test_running_stats_equal_the_reference(golden):

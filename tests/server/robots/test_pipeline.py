@@ -36,7 +36,7 @@ def _observation(golden, **changes):
 @pytest.mark.parametrize(("family", "pi05"), FAMILIES)
 def test_the_chain_equals_the_reference(golden, stats, family, pi05):
     pipeline = _pipeline(stats, pi05)
-    inputs = pipeline.inputs(_observation(golden))
+    inputs = pipeline.read(_observation(golden))
     np.testing.assert_array_equal(inputs.state, golden[f"chain/{family}/state"])
     assert inputs.prompt == "pick up the bowl"
 
@@ -50,7 +50,7 @@ def test_the_chain_equals_the_reference(golden, stats, family, pi05):
 def test_the_way_back_equals_the_reference(golden, stats, family, pi05):
     pipeline = _pipeline(stats, pi05)
     actions, expected = golden[f"chain/{family}/output_actions_in"], golden[f"chain/{family}/output_actions"]
-    found = pipeline.robot_actions(actions, pipeline.inputs(_observation(golden)).robot_state)
+    found = pipeline.robot_actions(actions, pipeline.read(_observation(golden)).robot_state)
     # what never moved is its constant; the reference leaves a millionth of what the model says in it
     still = stats["actions"].std[: expected.shape[-1]] == 0
     np.testing.assert_allclose(found[:, ~still], expected[:, ~still], rtol=0, atol=1e-9)
@@ -63,7 +63,7 @@ def test_the_way_back_equals_the_reference(golden, stats, family, pi05):
 )
 def test_images_equal_the_reference(golden, stats, rows, slot, key, name):
     image = golden[f"libero_inputs/hwc_uint8/{name}"]
-    found = _pipeline(stats, False).inputs(_observation(golden, **{key: image})).images[slot]
+    found = _pipeline(stats, False).read(_observation(golden, **{key: image})).images[slot]
     expected = golden[f"chain/image/{slot}"]
     np.testing.assert_array_equal(rows(found, expected), expected)
 

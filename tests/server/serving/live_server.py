@@ -79,7 +79,7 @@ def serve(
     command = [
         sys.executable,
         "-m",
-        "vlascope_server.commands",
+        "vlascope_server",
         "serve",
         "--checkpoint",
         checkpoint,

@@ -329,12 +329,10 @@ def test_a_disk_that_must_stay_free(tmp_path):
         (["--tls-cert", "{file}"], "both or neither"),
         (["--tls-cert", "{file}", "--tls-key", "{file}"], "cannot be used"),
         (["--checkpoint", "{folder}/nowhere"], "no such file or folder"),
-        (["--capture", "{{"], "expected JSON"),
         (["--capture", '{{"layers": [99]}}'], "99 is out of range"),
         (["--robot", "toaster"], "toaster"),
         (["--robot", "aloha"], "expected 14 dimensions for aloha"),
         (["--num-steps", "0"], "num_steps"),
-        (["--queue-bytes", "a lot"], "--queue-bytes"),
         (["--queue-bytes", "1kB", "--store", "{folder}"], "one frame takes"),
         (["--max-batch", "0"], "--max-batch"),
     ],
@@ -347,3 +345,21 @@ def test_refuses_to_start(tmp_path, capsys, options, says):
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("vlascope-server: ")
     assert says in last
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--capture", "{"], ("--capture", "expected JSON such as")),
+        (["--capture", '{"layer": [1]}'], ("--capture", "layer")),
+        (["--queue-bytes", "a lot"], ("--queue-bytes", "expected bytes such as", "found 'a lot'")),
+    ],
+)
+def test_options_that_cannot_be_read(capsys, monkeypatch, options, says):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as done:
+        main(["serve", "--port", "0", *options])
+    assert done.value.code == 2
+    error = capsys.readouterr().err
+    for words in says:
+        assert words in error

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from vlascope_latents import CaptureSpec
-from vlascope_server.policies import Policy, Programs, draw_noise
+from vlascope_server.policies.policy import Policy, draw_noise
+from vlascope_server.policies.programs import Programs
 from vlascope_server.serving.batcher import Batcher
 
 from tests.server.serving.live_server import serve

@@ -13,8 +13,9 @@ import jax
 import pytest
 from vlascope_latents import CaptureSpec
 from vlascope_latents.store import LatentStore
-from vlascope_server.policies import Policy, Programs, TooManyJobsError, draw_noise
-from vlascope_server.policies.compile_queue import CompileQueue
+from vlascope_server.policies.compile_queue import CompileQueue, TooManyJobsError
+from vlascope_server.policies.policy import Policy, draw_noise
+from vlascope_server.policies.programs import Programs
 from vlascope_server.serving.batcher import Batcher
 
 from tests.server.serving.live_server import LiveServer, serve

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -16,13 +17,13 @@ import pytest
 import websockets
 from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_latents.store import LatentStore, RunWriter, verify
-from vlascope_server.policies import Policy
-from vlascope_server.serving.descriptors import episodes_to_hold
+from vlascope_server.policies.policy import Policy
 from vlascope_server.serving.episodes import Episodes
 from vlascope_server.serving.errors import ServeError
 from vlascope_server.serving.messages import EpisodeInfo
-from vlascope_server.serving.repeats import OncePerSecond
-from vlascope_server.serving.sockets import Arrivals, listen
+from vlascope_server.serving.monitoring import OncePerSecond
+from vlascope_server.serving.options import Limits
+from vlascope_server.serving.sockets import Arrivals, episodes_to_hold, listen
 
 from tests.server.serving.live_server import serve
 from tests.server.serving.wire import connect, observation
@@ -86,13 +87,13 @@ def test_open_episodes_of_others_take_nothing_from_an_episode(tmp_path):
 
 
 def test_descriptors_are_shared_out():
-    usual = {"clients": 64, "connecting": 128, "writers": 4}
-    assert episodes_to_hold(20_000, **usual, asked=None) == 2048
-    assert 500 < episodes_to_hold(1024, **usual, asked=None) < 1024
-    assert episodes_to_hold(1024, **usual, asked=100) == 100
-    for wrong in ({"asked": 1000}, {"asked": None, "clients": 1000}):
+    usual = Limits(max_clients=64, max_connecting=128)
+    assert episodes_to_hold(20_000, usual, writers=4) == 2048
+    assert 500 < episodes_to_hold(1024, usual, writers=4) < 1024
+    assert episodes_to_hold(1024, dataclasses.replace(usual, max_episodes=100), writers=4) == 100
+    for wrong in ({"max_episodes": 1000}, {"max_clients": 1000}):
         with pytest.raises(ServeError, match="this process may have 1024"):
-            episodes_to_hold(1024, **{**usual, **wrong})
+            episodes_to_hold(1024, dataclasses.replace(usual, **wrong), writers=4)
 
 
 def test_the_soft_limit_is_raised():
@@ -187,7 +188,7 @@ def test_a_port_that_is_taken_is_refused_for_every_address():
 
 def test_a_failure_that_repeats_itself_is_logged_once_a_second(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("vlascope_server.serving.repeats.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("vlascope_server.serving.monitoring.time.monotonic", lambda: now[0])
     lines: list[str] = []
 
     class Keeper(logging.Handler):

@@ -12,7 +12,7 @@ import pytest
 from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_latents.store import LatentStore
 from vlascope_server.model import sample_actions
-from vlascope_server.policies import Policy, draw_noise
+from vlascope_server.policies.policy import Policy, draw_noise
 
 from tests.server.serving.live_server import serve
 from tests.server.serving.wire import connect, observation

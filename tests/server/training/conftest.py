@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from vlascope_datasets import DatasetWriter
 from vlascope_server.presets import SEEDED
-from vlascope_server.training import TrainOptions
+from vlascope_server.training.options import TrainOptions
 
 from tests.server.small_models import small_config
 

@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from vlascope_datasets import DatasetWriter, LeRobotDataset
-from vlascope_server.model import draw_noise_and_time, flow_errors, flow_loss
+from vlascope_server.model import Draws, draw_noise_and_time, flow_errors, flow_loss
 from vlascope_server.robots import Conventions, Libero, RobotPipeline
-from vlascope_server.robots.normalise import normalise
-from vlascope_server.training import TrainingError
+from vlascope_server.robots.arithmetic import normalise
 from vlascope_server.training.augment import augment_images
 from vlascope_server.training.frames import Frames, choose_episodes
 from vlascope_server.training.image_cache import ImageCache
 from vlascope_server.training.loader import Loader, rows_of_step
+from vlascope_server.training.options import TrainingError
 from vlascope_server.training.prepare import prepare
 from vlascope_server.training.statistics import carrying, measure
 
@@ -57,10 +57,10 @@ def test_batches_follow_from_seed_and_step(options, dataset):
     prepared = prepare(options(), None)
     list(prepared.images.fill([*prepared.episodes, *prepared.held_out]))
     settings = {"batch_size": 8, "seed": 3, "state_noise": 0.1, "first_steps": 2, "first_repeats": 3}
-    with Loader(prepared.training, 5, workers=3, prefetch=4, **settings) as loader:
+    with Loader(prepared.training, 5, options(workers=3, prefetch=4, **settings)) as loader:
         made = [batch for batch, _ in zip(loader, range(6), strict=False)]
         for step, batch in enumerate(made, 5):
-            again = Loader(prepared.training, 0, workers=1, prefetch=1, **settings).at(step)
+            again = Loader(prepared.training, 0, options(workers=1, prefetch=1, **settings)).at(step)
             jax.tree.map(np.testing.assert_array_equal, batch, again)
     every = np.concatenate([rows_of_step(loader.rows, step, 8, 3) for step in range(12)])
     assert sorted(every[: len(loader.rows)].tolist()) == loader.rows.tolist()
@@ -72,11 +72,11 @@ def test_batches_follow_from_seed_and_step(options, dataset):
     number = prepared.episodes[0]
     columns, images = episode(number)
     np.testing.assert_allclose(
-        one.observation.state[0, :8], normalise(columns["state"][3], prepared.norm_stats["state"], "zscore"), rtol=1e-6
+        one.inputs.state[0, :8], normalise(columns["state"][3], prepared.norm_stats["state"], "zscore"), rtol=1e-6
     )
     # 20 x 16 pixels become 14 x 11, centred between black bars
-    assert np.unique(one.observation.images[CAMERAS[0]][0, :, 1:12]).tolist() == [images["image"][3, 0, 0, 0]]
-    assert not one.observation.images[CAMERAS[0]][0, :, 0].any()
+    assert np.unique(one.inputs.images[CAMERAS[0]][0, :, 1:12]).tolist() == [images["image"][3, 0, 0, 0]]
+    assert not one.inputs.images[CAMERAS[0]][0, :, 0].any()
     assert one.mask[0].tolist() == [False, True, True, True, False]
     assert not one.mask[1].any()
 
@@ -238,5 +238,5 @@ def test_shared_draws_are_single_ones(pi05):
     single = [loss(params, config, observation, actions, noise[k], time[k]) for k in range(3)]
     shared = jax.jit(flow_errors, static_argnums=1, static_argnames="remat")
     for remat in (False, True):
-        errors, _ = shared(params, config, observation, actions, noise, time, remat=remat)
+        errors, _ = shared(params, config, observation, actions, Draws(noise, time), remat=remat)
         np.testing.assert_allclose(errors.mean(-1), np.stack(single), rtol=2e-5)

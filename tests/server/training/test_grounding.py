@@ -12,11 +12,13 @@ import pytest
 from vlascope_datasets import DatasetWriter
 from vlascope_server.checkpoints import load_checkpoint
 from vlascope_server.model import init_params
-from vlascope_server.training import TrainingError, objective, train
+from vlascope_server.training import objective
 from vlascope_server.training.augment import shift
 from vlascope_server.training.grounding import PARTS, Places, capture_of, locate, seen
 from vlascope_server.training.loader import Batch
+from vlascope_server.training.options import TrainingError
 from vlascope_server.training.prepare import prepare
+from vlascope_server.training.trainer import train
 
 from tests.server.small_models import random_inputs, small_config
 

@@ -15,12 +15,16 @@ import types
 import jax
 import numpy as np
 import pytest
-from vlascope_server.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from vlascope_server.checkpoints import CheckpointError, Sidecars, load_checkpoint, save_checkpoint
 from vlascope_server.commands import main
 from vlascope_server.model import lora_frozen, sample_actions
-from vlascope_server.policies import Policy, PolicyOptions, draw_noise
-from vlascope_server.training import TrainingError, prepare, train, train_state, trainer
+from vlascope_server.options import CheckpointOptions
+from vlascope_server.policies.options import PolicyOptions
+from vlascope_server.policies.policy import Policy, draw_noise
+from vlascope_server.training import prepare, train_state, trainer
+from vlascope_server.training.options import TrainingError
 from vlascope_server.training.run_folder import METRICS
+from vlascope_server.training.trainer import train
 
 from tests.datasets import foreign
 
@@ -106,15 +110,13 @@ def test_begins_with_a_lerobot_policy(options, tmp_path):
     """Its normalisation and what it calls its statistics stay; the horizon may become another."""
     drawn = load_checkpoint("small", dtype="float32")
     record = dataclasses.replace(drawn.record, normalisation="lerobot_zscore", delta_actions=False)
-    lerobot = save_checkpoint(
-        tmp_path / "lerobot", drawn.params, drawn.config, kind="lerobot", norm_stats=drawn.norm_stats, asset_id="x",
-        record=record, tokenizer=drawn.tokenizer,
-    )  # fmt: skip
+    sidecars = Sidecars(norm_stats=drawn.norm_stats, asset_id="x", record=record, tokenizer=drawn.tokenizer)
+    lerobot = save_checkpoint(tmp_path / "lerobot", drawn.params, drawn.config, sidecars, kind="lerobot")
     horizon = drawn.config.action_horizon + 1
     with pytest.raises(
         CheckpointError, match=f"chunk_size: it says {horizon - 1}, and action_horizon {horizon} was asked for"
     ):
-        load_checkpoint(lerobot, action_horizon=horizon)
+        load_checkpoint(lerobot, CheckpointOptions(action_horizon=horizon))
     trained = train(options(init=str(lerobot), action_horizon=horizon, steps=1, norm_stats="dataset"))
     checkpoint = load_checkpoint(trained.checkpoint)
     assert checkpoint.config.action_horizon == horizon
@@ -331,7 +333,7 @@ def test_a_finished_run_is_described_and_needs_no_room(options, monkeypatch):
     for steps in (2, 1):
         assert train(options(steps=steps, keep=1, resume=True)).finished
         assert json.loads(file.read_text())["taken"] == 2
-    with pytest.raises(TrainingError, match=r"1 more of .* GB each come, the disk has 0\.00 GB free"):
+    with pytest.raises(TrainingError, match=r"1 more of 1\.\d+ MB each come, the disk has 0 B free"):
         train(options(steps=4, keep=1, resume=True))
 
 
@@ -397,7 +399,8 @@ def test_two_devices_compute_what_one_does(options, dataset, tmp_path):
         "import sys, dataclasses, pathlib, jax\n"
         "from vlascope_server.presets import SEEDED\n"
         "from tests.server.training.conftest import SMALL\n"
-        "from vlascope_server.training import TrainOptions, train\n"
+        "from vlascope_server.training.options import TrainOptions\n"
+        "from vlascope_server.training.trainer import train\n"
         "SEEDED['small'] = SMALL\n"
         "assert len(jax.devices()) == 2\n"
         "train(TrainOptions(dataset=pathlib.Path(sys.argv[1]), output=pathlib.Path(sys.argv[2]), init='small', steps=3,\n"
@@ -431,6 +434,14 @@ def test_errors_are_one_line(dataset, tmp_path, capsys):
         assert main(["train", *usual, *arguments]) == 2
         return capsys.readouterr().err.splitlines()[-1]
 
+    def refused(*arguments):
+        """What is said of options that are not even options; a box is around it."""
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as done:
+            main(["train", "--dataset", str(dataset), "--output", str(tmp_path / "run"), *arguments])
+        assert done.value.code == 2
+        return " ".join(capsys.readouterr().err.replace("│", " ").split())
+
     assert "no dataset" in told("--dataset", str(tmp_path)) or "no LeRobot dataset" in told("--dataset", str(tmp_path))
     line = told("--robot", "aloha")
     assert "no camera for images/cam_high of robot aloha" in line
@@ -440,8 +451,11 @@ def test_errors_are_one_line(dataset, tmp_path, capsys):
     assert "image, wrist_image" in line
     assert "no 'wipe'" in told("--tasks", "wipe")
     assert "no episode 8; it has 0 to 7" in told("--episodes", "6-8")
-    assert "--episodes: '5-2'" in told("--episodes", "5-2")
-    assert "ema: expected at least 0 and less than 1" in told("--ema", "1")
+    said = refused("--steps", "1", "--episodes", "5-2")
+    assert "Error parsing --episodes" in said
+    assert "'5-2': 5-2 runs backwards; write 2-5" in said
+    assert "ema: expected at least 0 and less than 1, found 1.0" in refused("--steps", "1", "--ema", "1")
+    assert "steps and minutes: neither was given; say how long to train" in refused()
     assert "small has none that could be kept; measure them" in told("--norm-stats", "checkpoint")
     line = told("--max-token-len", "2")
     assert "max_token_len: 2 tokens; 'open the drawer' takes" in line

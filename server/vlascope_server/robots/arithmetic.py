@@ -1,16 +1,22 @@
-"""Puts states and actions on the model's scale, and back. float64 throughout, as the statistics are.
+"""The arithmetic between a robot's states and actions and the model's, and back: relative actions, scale, width.
 
-There are two sets of formulas, and a policy needs the one that it was trained with:
+Relative actions and padding are the reference's (openpi, transforms.py: DeltaActions, AbsoluteActions,
+PadStatesAndActions), which changes the caller's array; here it stays as it is.
+
+Normalisation is in float64 throughout, as the statistics are. There are two sets of formulas, and a policy needs the one that
+it was trained with:
 
 - `zscore` and `quantile` are openpi's (transforms.py: Normalize, Unnormalize): a margin of 1e-6 is added to every deviation
   and every range, on the way in and on the way back.
 - `lerobot_zscore` and `lerobot_quantile` are LeRobot's (processor/normalize_processor.py): 1e-8 is added to a deviation on the
   way in only, and takes the place of a range only where that is zero.
 
-An array may be narrower or wider than its statistics.
+A normalised array may be narrower or wider than its statistics.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -27,6 +33,31 @@ whatever the arm has slipped to, step by step.
 """
 LEROBOT_MARGIN = 1e-8
 """The `eps` that LeRobot's processors have unless told."""
+
+
+def to_delta(
+    actions: Float[np.ndarray, "*lead A a"], state: Float[np.ndarray, "*lead s"], mask: Sequence[bool]
+) -> Float[np.ndarray, "*lead A a"]:
+    """Subtracts the state from the dimensions where `mask` is true, in the actions' dtype; a mask may end early."""
+    return _shift(actions, state, mask, -1)
+
+
+def to_absolute(
+    actions: Float[np.ndarray, "*lead A a"], state: Float[np.ndarray, "*lead s"], mask: Sequence[bool]
+) -> Float[np.ndarray, "*lead A a"]:
+    """Adds the state to the dimensions where `mask` is true, in the actions' dtype; inverse of `to_delta`."""
+    return _shift(actions, state, mask, 1)
+
+
+def pad(x: Float[np.ndarray, "*lead d"], width: int) -> Float[np.ndarray, "*lead width"]:
+    """Zeros after the last dimension, up to `width`.
+
+    Raises:
+        ValueError: `x` is wider than that.
+    """
+    if x.shape[-1] > width:
+        raise ValueError(f"cannot pad {x.shape[-1]} dimensions to {width}")
+    return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
 
 
 def normalise(x: Float[np.ndarray, "*lead d"], stats: NormStats, kind: Normalisation) -> Float[np.ndarray, "*lead d"]:
@@ -88,3 +119,13 @@ def _range(low: Float[np.ndarray, " d"], high: Float[np.ndarray, " d"], kind: No
     if kind == "quantile":
         return high - low + OPENPI_MARGIN
     return np.where(high == low, LEROBOT_MARGIN, high - low)
+
+
+def _shift(
+    actions: Float[np.ndarray, "*lead A a"], state: Float[np.ndarray, "*lead s"], mask: Sequence[bool], sign: int
+) -> Float[np.ndarray, "*lead A a"]:
+    d = len(mask)
+    out = actions.copy()
+    if d:
+        out[..., :d] += sign * np.where(mask, state[..., :d], 0)[..., None, :]
+    return out

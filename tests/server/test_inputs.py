@@ -6,7 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import pytest
-from vlascope_server.model import ObservationError, sample_actions
+from vlascope_server.model import ModelInputsError, sample_actions
 
 from tests.server.small_models import noisy_params, random_inputs, small_config
 
@@ -33,17 +33,17 @@ BASE, LEFT, RIGHT = CONFIG.cameras
     ],
 )
 def test_an_observation_that_does_not_fit_is_named(change, message):
-    observation, noise = random_inputs(CONFIG)
-    observation = dataclasses.replace(observation, **change(observation))
-    with pytest.raises(ObservationError) as caught:
-        sample_actions(noisy_params(CONFIG), CONFIG, observation, noise)
+    inputs, noise = random_inputs(CONFIG)
+    inputs = dataclasses.replace(inputs, **change(inputs))
+    with pytest.raises(ModelInputsError) as caught:
+        sample_actions(noisy_params(CONFIG), CONFIG, inputs, noise)
     assert str(caught.value).startswith(message)
 
 
 def test_cameras_that_the_policy_does_not_have_are_ignored():
-    observation, noise = random_inputs(CONFIG)
+    inputs, noise = random_inputs(CONFIG)
     params, two = noisy_params(CONFIG), CONFIG.with_cameras(BASE, RIGHT)
-    some = dataclasses.replace(observation, images={c: observation.images[c] for c in two.cameras})
+    some = dataclasses.replace(inputs, images={c: inputs.images[c] for c in two.cameras})
     args = {"num_steps": 1}
-    actions, _ = sample_actions(params, two, observation, noise, **args)
+    actions, _ = sample_actions(params, two, inputs, noise, **args)
     assert jnp.array_equal(actions, sample_actions(params, two, some, noise, **args)[0])

@@ -34,7 +34,7 @@ _UNFINISHED = (".partial", ".incomplete", ".part", ".gstmp", ".crdownload", ".ar
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class CheckpointFiles:
     """One checkpoint on disk.
 
     Attributes:
@@ -66,7 +66,7 @@ class Layout:
         return self.root / "train_state"
 
 
-def find_layout(path: Path) -> Layout:
+def find_files(path: Path) -> CheckpointFiles:
     """The checkpoint at `path`: a step folder, its `params/`, a safetensors file, or the index of several.
 
     Raises:
@@ -80,15 +80,15 @@ def find_layout(path: Path) -> Layout:
             )
         if path.suffix != ".safetensors" and path.name != TORCH_INDEX:
             raise CheckpointError(f"{path}: expected a checkpoint folder or a .safetensors file, found another file")
-        return Layout("safetensors", path.parent, path)
+        return CheckpointFiles("safetensors", path.parent, path)
     if (path / "_METADATA").is_file() or path.name == "params":
-        return Layout("orbax", path.parent if path.name == "params" else path, path)
+        return CheckpointFiles("orbax", path.parent if path.name == "params" else path, path)
     found = [name for name, there in _candidates(path).items() if there]
     if len(found) > 1:
         raise CheckpointError(f"{path}: holds both {' and '.join(found)}: name the one that is meant")
     if found:
         name = found[0]
-        return Layout("orbax" if name == "params/" else "safetensors", path, path / name.rstrip("/"))
+        return CheckpointFiles("orbax" if name == "params/" else "safetensors", path, path / name.rstrip("/"))
     raise CheckpointError(
         f"{path}: expected a checkpoint with params/, {TORCH_FILE} or {TORCH_INDEX}; found"
         f" {', '.join(sorted(p.name for p in path.iterdir())[:5]) or 'an empty folder'}; {_hint(path)}"

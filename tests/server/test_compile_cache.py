@@ -9,15 +9,15 @@ import sys
 PROGRAM = """
 import sys
 import jax
-from vlascope_server import cache
+from vlascope_server import compile_cache
 
-cache.PROGRAM_BYTES, cache.FREE_BYTES = int(sys.argv[1]), int(sys.argv[2])
-cache._WORTH_KEEPING = 0.0
+compile_cache.PROGRAM_BYTES, compile_cache.FREE_BYTES = int(sys.argv[1]), int(sys.argv[2])
+compile_cache._WORTH_KEEPING = 0.0
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-cache.use_compilation_cache()
+compile_cache.use_compilation_cache()
 for size in range(1, 9):
-    cache.heed_free_space()
+    compile_cache.heed_free_space()
     jax.jit(lambda x: (x @ x.T).sum())(jax.numpy.zeros((size, 3)))
 """
 

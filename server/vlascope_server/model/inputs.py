@@ -1,6 +1,6 @@
 """What one inference sees, as the model takes it: resized images, a padded state, token numbers.
 
-Knows nothing of robots, of prompts as text or of normalisation: those have happened.
+Reading the robot, tokenising the prompt and normalising have happened before.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
+from vlascope_base import VlascopeError
 
 from vlascope_server.model.config import Pi0Config
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Observation:
+class ModelInputs:
     """A batch of model inputs; a pytree.
 
     Attributes:
@@ -40,22 +41,22 @@ class Observation:
         return self.state.shape[0]
 
 
-class ObservationError(ValueError):
-    """An observation that does not fit the model; the message names the field, what was expected and what was found."""
+class ModelInputsError(VlascopeError):
+    """Inputs that do not fit the model; the message names the field, what was expected and what was found."""
 
 
-def check_observation(observation: Observation, config: Pi0Config) -> None:
-    """Raises `ObservationError` where an array's shape or dtype is not the model's. Looks at shapes only, never at values."""
-    B, size = observation.batch_size, config.vision.image_size
+def check_inputs(inputs: ModelInputs, config: Pi0Config) -> None:
+    """Raises `ModelInputsError` where an array's shape or dtype is not the model's. Looks at shapes only, never at values."""
+    B, size = inputs.batch_size, config.vision.image_size
     for camera in config.cameras:
-        for field, found in (("images", observation.images), ("image_masks", observation.image_masks)):
+        for field, found in (("images", inputs.images), ("image_masks", inputs.image_masks)):
             if camera not in found:
-                raise ObservationError(f"{field}: camera {camera!r} is missing; the policy sees {list(config.cameras)}")
-        _expect(f"images[{camera!r}]", observation.images[camera], (B, size, size, 3), ("uint8", "float32"))
-        _expect(f"image_masks[{camera!r}]", observation.image_masks[camera], (B,), ("bool",))
-    _expect("state", observation.state, (B, config.action_dim), ("float32",))
-    _expect("prompt", observation.prompt, (B, config.max_token_len), ("int32",))
-    _expect("prompt_mask", observation.prompt_mask, (B, config.max_token_len), ("bool",))
+                raise ModelInputsError(f"{field}: camera {camera!r} is missing; the policy sees {list(config.cameras)}")
+        _expect(f"images[{camera!r}]", inputs.images[camera], (B, size, size, 3), ("uint8", "float32"))
+        _expect(f"image_masks[{camera!r}]", inputs.image_masks[camera], (B,), ("bool",))
+    _expect("state", inputs.state, (B, config.action_dim), ("float32",))
+    _expect("prompt", inputs.prompt, (B, config.max_token_len), ("int32",))
+    _expect("prompt_mask", inputs.prompt_mask, (B, config.max_token_len), ("bool",))
 
 
 def pixels(image: UInt8[Array, "*shape"] | Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -67,6 +68,6 @@ def pixels(image: UInt8[Array, "*shape"] | Float[Array, "*shape"]) -> Float[Arra
 
 def _expect(field: str, array: jax.Array, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> None:
     if array.shape != shape:
-        raise ObservationError(f"{field}: expected shape {shape}, found {array.shape}")
+        raise ModelInputsError(f"{field}: expected shape {shape}, found {array.shape}")
     if str(array.dtype) not in dtypes:
-        raise ObservationError(f"{field}: expected {' or '.join(dtypes)}, found {array.dtype}")
+        raise ModelInputsError(f"{field}: expected {' or '.join(dtypes)}, found {array.dtype}")

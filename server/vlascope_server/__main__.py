@@ -1,4 +1,4 @@
-"""`python -m vlascope_server.commands` is `vlascope-server`."""
+"""`python -m vlascope_server` is `vlascope-server`."""
 
 import sys
 

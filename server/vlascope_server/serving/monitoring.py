@@ -1,7 +1,9 @@
-"""What the server counts and measures, for Prometheus. Knows nothing of who asks."""
+"""What a running server shows: numbers for Prometheus, and a log that a repeated failure cannot fill."""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -10,6 +12,9 @@ from prometheus_client.registry import Collector
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 STAGES = ("read", "transform", "reserve", "queue", "model", "reply", "fill", "total")
+
+_LOG_SECONDS = 1.0
+_LINES_REMEMBERED = 256
 
 
 class Metrics:
@@ -66,3 +71,34 @@ class _Store(Collector):
             ("episodes_open", "vlascope_episodes_open", "Episodes that are being written"),
         ):
             yield GaugeMetricFamily(name, help_text, value=status[key])
+
+
+class OncePerSecond(logging.Filter):
+    """Lets a warning or an error pass once a second, with the number of those that were left out since the last one.
+
+    A full disk must not become full of its own log.
+
+    Records are alike if their logger and their text before arguments are, and the kind of their exception.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._passed: dict[tuple, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to log it. Logging holds the handler's lock meanwhile or not: a lost count is no harm."""
+        if record.levelno < logging.WARNING:
+            return True
+        kind = record.exc_info[0] if record.exc_info else None
+        key = (record.name, record.levelno, str(record.msg), kind)
+        since, left_out = self._passed.get(key, (-_LOG_SECONDS, 0))
+        now = time.monotonic()
+        if now - since < _LOG_SECONDS:
+            self._passed[key] = (since, left_out + 1)
+            return False
+        if len(self._passed) >= _LINES_REMEMBERED:
+            self._passed.clear()
+        self._passed[key] = (now, 0)
+        if left_out:
+            record.msg, record.args = f"{record.getMessage()} (and {left_out} more like it)", ()
+        return True

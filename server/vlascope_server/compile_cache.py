@@ -1,11 +1,12 @@
-"""Where downloads and compiled programs are kept, and how much of a disk the programs may take."""
+"""Compiled programs that outlive their process: where they are kept, and how much of a disk they may take."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from pathlib import Path
+
+from vlascope_base.cache import cache_folder
 
 PROGRAM_BYTES = 4 * 10**9
 """Compiled programs that are kept on disk; those that were used longest ago make room."""
@@ -17,13 +18,11 @@ _WORTH_KEEPING, _NEVER = 1.0, 1e9
 """JAX keeps the programs that took it longer to compile: its own default in seconds, and what no program takes."""
 
 
-def cache_folder() -> Path:
-    """`$VLASCOPE_CACHE`, or `~/.cache/vlascope`; need not exist."""
-    return Path(os.environ.get("VLASCOPE_CACHE") or Path.home() / ".cache" / "vlascope")
-
-
 def use_compilation_cache() -> None:
-    """What one process has compiled, no later one compiles again; a folder or bound that JAX was told of already stays."""
+    """Keeps compiled programs on disk, so that no later process compiles them again.
+
+    A folder or a bound that JAX was told of already stays.
+    """
     import jax
 
     if jax.config.values.get("jax_compilation_cache_dir") is None:
@@ -35,7 +34,7 @@ def use_compilation_cache() -> None:
 
 
 def heed_free_space() -> None:
-    """Call before compiling: programs are still read from a disk that is nearly full, and none is written to it."""
+    """Call this before compiling: programs are still read from a disk that is nearly full, and none is written to it."""
     import jax
 
     folder = jax.config.values.get("jax_compilation_cache_dir")

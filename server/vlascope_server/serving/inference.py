@@ -1,0 +1,193 @@
+"""One observation on its way to actions: prepared, captured, computed, answered. Runs on its client's worker thread."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import numpy as np
+from vlascope_latents import CapturePlan
+from vlascope_latents.store import StoreError
+from vlascope_latents.store.frame_slot import FrameSlot
+
+from vlascope_server.policies.policy import draw_noise
+from vlascope_server.robots import RobotInputError
+from vlascope_server.serving.batcher import Sample
+from vlascope_server.serving.episodes import OpenEpisode
+from vlascope_server.serving.errors import RequestError
+from vlascope_server.serving.messages import Infer
+from vlascope_server.serving.service import Service
+from vlascope_server.serving.waiting import Waiter
+
+
+@dataclasses.dataclass(eq=False)
+class _Capture:
+    """What is to become of the hidden states."""
+
+    plan: CapturePlan
+    episode: OpenEpisode
+    timestep: int
+    slot: FrameSlot | None
+    stored: bool
+
+
+class Inference:
+    """One observation; `run` computes it.
+
+    Attributes:
+        prepared: as the policy takes it.
+    """
+
+    def __init__(self, service: Service, waiter: Waiter, request: Infer, begun: float):
+        """Prepares the observation; nothing is begun or ended where this raises.
+
+        Args:
+            service: that answers.
+            waiter: the client that asks.
+            request: the observation, and what is asked beside actions.
+            begun: when its message came, on the clock of `time.perf_counter`.
+
+        Raises:
+            RequestError: the observation is not the robot's, or the spec is none that the policy can honour.
+        """
+        self._service, self._waiter, self._request, self._begun = service, waiter, request, begun
+        self._read = time.perf_counter()
+        try:
+            self.prepared = service.policy.prepare(request.observation)
+        except RobotInputError as error:
+            raise RequestError("invalid_observation", str(error), error.field) from None
+        self._noise, self._seed = self._draw_noise()
+        self._transformed = time.perf_counter()
+        self._spec = service.default_spec if request.collect is True else request.collect or None
+        self._plan = None if self._spec is None else service.plan(self._spec)
+        service.activity.asked(waiter, self._spec)
+
+    def run(self, episode: OpenEpisode) -> dict[str, object]:
+        """Computes the actions, and sends what is captured on its way to the store; the reply, but for its warnings.
+
+        Raises:
+            RequestError: the frame does not fit the episode, or the store does not take it.
+            ClientGoneError: the client has hung up.
+        """
+        service, request, prepared = self._service, self._request, self.prepared
+        timestep = episode.inferences if request.timestep is None else request.timestep
+        capture = self._reserve(episode, timestep)
+        try:
+            reserved = time.perf_counter()
+            sample = self._waiter.computed(prepared, self._noise, self._spec)
+            actions = service.policy.robot_actions(sample.actions, prepared)
+            latents = self._keep(capture, sample, actions) if capture else None
+        except BaseException as error:
+            if capture and capture.slot is not None:
+                capture.slot.release(error)
+            raise
+        done = time.perf_counter()
+        self._observe(sample, reserved, done)
+        reply: dict[str, object] = {
+            "actions": actions,
+            # a list, since openpi-client's ActionChunkBroker slices every array by the step
+            "state": prepared.robot_state.tolist(),
+            "seed": self._seed,
+            "policy_timing": {
+                "infer_ms": 1e3 * (done - self._begun),
+                "transform_ms": 1e3 * (self._transformed - self._begun),
+                "queue_ms": 1e3 * (sample.queue_seconds + reserved - self._transformed),
+                "model_ms": 1e3 * sample.model_seconds,
+                "batch": sample.batch,
+            },
+        }
+        return reply if latents is None else {**reply, "latents": latents}
+
+    def warnings(self) -> list[str]:
+        """Lines about keys that nobody reads, and about a prompt that the policy has not seen whole."""
+        lines = self._service.typos.warnings(self._request.observation)
+        if self.prepared.truncated:
+            length = self._service.policy.config.max_token_len
+            lines.append(
+                f"prompt: {self.prepared.truncated} tokens did not fit into {length}: the policy has not seen them"
+            )
+        return lines
+
+    def _draw_noise(self) -> tuple[np.ndarray, int | None]:
+        """The flow's noise, and the seed that it was drawn from."""
+        request, shape = self._request, self._service.policy.noise_shape
+        if request.noise is None:
+            seed = self._service.seeds.next() if request.seed is None else request.seed
+            return draw_noise(seed, shape), seed
+        if request.noise.shape != shape:
+            raise RequestError("invalid_field", f"noise: expected shape {shape}, found {request.noise.shape}", "noise")
+        return request.noise, None
+
+    def _reserve(self, episode: OpenEpisode, timestep: int) -> _Capture | None:
+        """Room in the store for what is captured, where something is."""
+        if self._plan is None:
+            return None
+        # a program that is still to be compiled must not hold room that others could use
+        self._waiter.compiled(self._plan.spec)
+        episodes, request = self._service.episodes, self._request
+        if episodes.run is None and request.return_latents:
+            return _Capture(self._plan, episode, timestep, None, stored=False)
+        slot = episodes.reserve(episode, self._plan, self.prepared.prompt, request.annotations, timestep)
+        return _Capture(self._plan, episode, timestep, slot, stored=True)
+
+    def _keep(self, capture: _Capture, sample: Sample, actions: np.ndarray) -> dict[str, object]:
+        """Gives the frame its number and sends it on its way; what the reply says of it."""
+        service, writer = self._service, capture.episode.writer
+        frame = None
+        if capture.slot is not None:
+            try:
+                frame = capture.slot.number(capture.timestep, self._values(capture.plan, actions))
+            except StoreError as error:
+                raise RequestError("store_failed", str(error)) from None
+            service.episodes.fill(capture.slot, sample.tensors, service.metrics.stages.labels("fill").observe)
+            capture.slot = None  # it is another thread's now
+        used, limit = service.episodes.run.queue if service.episodes.run else (0, 0)
+        latents: dict[str, object] = {
+            "run": service.run if capture.stored else None,
+            "episode": capture.episode.id,
+            "attempt": writer.attempt if writer else None,
+            "frame": frame,
+            "bytes": capture.plan.nbytes,
+            "queue": {"bytes": used, "limit": limit},
+        }
+        if self._request.return_latents:
+            latents["tensors"] = _tensors(capture.plan, sample)
+        return latents
+
+    def _values(self, plan: CapturePlan, actions: np.ndarray) -> dict[str, object]:
+        """What is stored beside the tensors of a frame."""
+        annotations = self._request.annotations
+        return {
+            "actions": actions,
+            "state": self.prepared.robot_state.astype(np.float32),
+            "prompt_mask": self.prepared.mask,
+            "denoise_time": 1 - np.array(plan.denoise_steps, np.float32) / self._service.policy.num_steps,
+            "noise_seed": np.int64(-1 if self._seed is None else self._seed),
+            **({"annotations": annotations} if annotations else {}),
+        }
+
+    def _observe(self, sample: Sample, reserved: float, done: float) -> None:
+        """Measures the stages of the inference."""
+        seconds = {
+            "read": self._read - self._begun,
+            "transform": self._transformed - self._read,
+            "reserve": reserved - self._transformed,
+            "queue": sample.queue_seconds,
+            "model": sample.model_seconds,
+            "reply": done - reserved - sample.queue_seconds - sample.model_seconds,
+        }
+        for stage, value in seconds.items():
+            self._service.metrics.stages.labels(stage).observe(value)
+
+
+def _tensors(plan: CapturePlan, sample: Sample) -> dict[str, object]:
+    """The captured arrays as they travel: bfloat16 as the uint16 of its bits."""
+    arrays = sample.tensors()
+    return {
+        tensor.path: {
+            "data": arrays[tensor.path].view(np.uint16) if tensor.dtype == "bfloat16" else arrays[tensor.path],
+            "logical_dtype": tensor.dtype,
+            "dims": list(tensor.dims),
+        }
+        for tensor in plan.tensors
+    }
