@@ -1,4 +1,4 @@
-"""What holds for every test: strict numerics, for mixing dtypes without saying so is an error, and a cache of its own."""
+"""What holds for every test: strict numerics, checked array shapes, and a cache of its own."""
 
 import os
 import tempfile
@@ -16,8 +16,31 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(4 * 10**9))
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
 
+# mixing dtypes without saying so is an error
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# What a signature says of an array's shape and dtype is checked at each call, in the modules that compute with arrays.
+# Modules that check what comes from outside are left out: their own errors are what tests expect.
+_COMPUTING = (
+    "server.model.embed", "server.model.gemma", "server.model.parameters", "server.model.pi0", "server.model.taps",
+    "server.model.vision", "server.policies.policy", "server.prompts", "server.robots.actions", "server.robots.arithmetic",
+    "server.robots.images", "server.robots.pipeline", "server.training.augment", "server.training.frames",
+    "server.training.grounding", "server.training.image_cache", "server.training.loader", "server.training.objective",
+    "server.training.statistics", "analysis",
+)  # fmt: skip
+install_import_hook([f"vlascope_{module}" for module in _COMPUTING], "beartype.beartype")
+
+_QUICKLY_COMPILED = ("server/training", "server/checkpoints", "server/presets", "server/serving", "analysis", "client")
+"""Folders whose tests compare no program's numbers with those of another implementation: XLA compiles for them with few
+optimisations, which takes half the time. Parity, capture and batching are tested as users run them."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Chooses how XLA compiles, before any fixture of the test is made."""
+    where = item.path.relative_to(item.config.rootpath / "tests").as_posix()
+    jax.config.update("jax_disable_most_optimizations", where.startswith(_QUICKLY_COMPILED) and "batching" not in where)
 
 
 @pytest.fixture(scope="session", autouse=True)

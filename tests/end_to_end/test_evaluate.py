@@ -16,7 +16,7 @@ def evaluate(*options: str) -> subprocess.CompletedProcess:
 
 def test_conditions_are_run_and_counted(tmp_path):
     asked = ("--out", str(tmp_path / "found"), "--only", "shipped,told,blank", "--tasks", "0", "--episodes", "40-41")
-    asked = (*asked, "--max-steps", "20")
+    asked = (*asked, "--max-steps", "20", "--workers", "1")
     done = evaluate("tiny", *asked)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = json.loads((tmp_path / "found" / "evaluation.json").read_text())["conditions"]

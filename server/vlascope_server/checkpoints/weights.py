@@ -6,7 +6,7 @@ What the parameters mean is the model's business.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
@@ -20,6 +20,7 @@ _ALIGNMENT = 64
 """Bytes; XLA's for arrays in host memory."""
 
 
+@runtime_checkable
 class Weights(Protocol):
     """Parameters on disk by the reference's names. Opening reads metadata only; `read` reads one parameter."""
 

@@ -51,7 +51,7 @@ class Context:
         layers: those of the action expert's blocks, stacked.
         state: of the robot.
         cache: keys and values that the prefix leaves, of every layer, stacked on a leading L.
-        bias: which of [prefix, suffix] each suffix token sees, as `gemma.attention_bias`.
+        bias: which of the K = S + T tokens of [prefix, suffix] each suffix token sees, as `gemma.attention_bias`.
         rotation: of the suffix tokens.
         plan: what is captured; None captures nothing.
     """
@@ -60,7 +60,7 @@ class Context:
     layers: Params
     state: Float[Array, "B a"]
     cache: gemma.KeysValues
-    bias: Float[Array, "B T S+T"]
+    bias: Float[Array, "B T K"]
     rotation: gemma.Rotation
     plan: CapturePlan | None
 

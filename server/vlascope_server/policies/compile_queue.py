@@ -16,12 +16,13 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Hashable
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 JOBS_OF_A_CLIENT = 2
 _HOSTS_REMEMBERED = 1024
 
 
+@runtime_checkable
 class Asker(Protocol):
     """Somebody who waits for programs. Compared by identity."""
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from vlascope_server.robots.contract import Normalisation
 from vlascope_server.robots.norm_stats import NormStats, NormStatsError
@@ -34,16 +34,19 @@ whatever the arm has slipped to, step by step.
 LEROBOT_MARGIN = 1e-8
 """The `eps` that LeRobot's processors have unless told."""
 
+Mask = Sequence[bool] | Bool[np.ndarray, " m"]
+"""Which of the first dimensions of an action it concerns."""
+
 
 def to_delta(
-    actions: Float[np.ndarray, "*lead A a"], state: Float[np.ndarray, "*lead s"], mask: Sequence[bool]
+    actions: Float[np.ndarray, "*lead A a"], state: Float[np.ndarray, "*lead s"], mask: Mask
 ) -> Float[np.ndarray, "*lead A a"]:
     """Subtracts the state from the dimensions where `mask` is true, in the actions' dtype; a mask may end early."""
     return _shift(actions, state, mask, -1)
 
 
 def to_absolute(
-    actions: Float[np.ndarray, "*lead A a"], state: Float[np.ndarray, "*lead s"], mask: Sequence[bool]
+    actions: Float[np.ndarray, "*lead A a"], state: Float[np.ndarray, "*lead s"], mask: Mask
 ) -> Float[np.ndarray, "*lead A a"]:
     """Adds the state to the dimensions where `mask` is true, in the actions' dtype; inverse of `to_delta`."""
     return _shift(actions, state, mask, 1)
@@ -122,7 +125,7 @@ def _range(low: Float[np.ndarray, " d"], high: Float[np.ndarray, " d"], kind: No
 
 
 def _shift(
-    actions: Float[np.ndarray, "*lead A a"], state: Float[np.ndarray, "*lead s"], mask: Sequence[bool], sign: int
+    actions: Float[np.ndarray, "*lead A a"], state: Float[np.ndarray, "*lead s"], mask: Mask, sign: int
 ) -> Float[np.ndarray, "*lead A a"]:
     d = len(mask)
     out = actions.copy()

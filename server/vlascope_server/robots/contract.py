@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -77,6 +77,7 @@ class Reading:
     prompt: str
 
 
+@runtime_checkable
 class RobotIO(Protocol):
     """A robot. Methods leave their arguments as they are; arrays may have leading axes where `*lead` says so."""
 

@@ -12,9 +12,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 Images = UInt8[np.ndarray, "*lead h w 3"] | Float[np.ndarray, "*lead h w 3"]
+Square = UInt8[np.ndarray, "*lead {size} {size} 3"] | Float[np.ndarray, "*lead {size} {size} 3"]
 
 
-def resize_with_pad(images: UInt8[np.ndarray, "*lead h w 3"], size: int) -> UInt8[np.ndarray, "*lead size size 3"]:
+def resize_with_pad(images: UInt8[np.ndarray, "*lead h w 3"], size: int) -> UInt8[np.ndarray, "*lead {size} {size} 3"]:
     """The largest copy that fits into `size` by `size` pixels, centred, zeros around it.
 
     An odd pixel of the bar goes below or to the right. An image of that size already is returned as it is.
@@ -39,7 +40,7 @@ def places_with_pad(
     return (places * [new_width, new_height] + [left, top]) / size
 
 
-def resample_with_pad(images: Images, size: int) -> Images:
+def resample_with_pad(images: Images, size: int) -> Square:
     """The largest copy that fits into `size` by `size` pixels, centred, black around it; the dtype stays.
 
     Args:

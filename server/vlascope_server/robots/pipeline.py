@@ -101,8 +101,8 @@ class RobotPipeline:
         )
 
     def training_actions(
-        self, actions: Float[np.ndarray, "A r"], robot_state: Float[np.ndarray, " s"]
-    ) -> Float[np.ndarray, "A a"]:
+        self, actions: Float[np.ndarray, "*lead A r"], robot_state: Float[np.ndarray, "*lead s"]
+    ) -> Float[np.ndarray, "*lead A a"]:
         """A dataset's chunk of actions as the model is to predict it; float64.
 
         Args:

@@ -217,7 +217,7 @@ def test_statistics_of_other_data_are_refused():
 
 
 def test_augmented_images_stay_images():
-    images = {c: np.random.default_rng(0).integers(0, 256, (3, 14, 14, 3), dtype=np.uint8) for c in CAMERAS}
+    images = {c: jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 14, 14, 3), np.uint8)) for c in CAMERAS}
     first, again = (augment_images(jax.random.key(0), images, 0.05)[0] for _ in range(2))
     other, _ = augment_images(jax.random.key(1), images, 0.05)
     for camera, found in first.items():
