@@ -33,13 +33,16 @@ class CommandOptions:
     """Least severe messages to show, on stderr."""
 
 
-def _written(metavar: str, parse: Callable[[str], T], show: Callable[[T], str]) -> PrimitiveConstructorSpec[T]:
+def _written(
+    metavar: str, parse: Callable[[str], T], show: Callable[[T], str], kept: Callable[[Any], bool]
+) -> PrimitiveConstructorSpec[T]:
     """A value that is one word on the command line.
 
     Args:
         metavar: what the help calls it.
         parse: the value of a text; raises `OptionError`.
         show: a text of the value, for the help.
+        kept: whether a value is one of these, as a default has to be.
     """
 
     def read(words: list[str]) -> T:
@@ -48,14 +51,8 @@ def _written(metavar: str, parse: Callable[[str], T], show: Callable[[T], str]) 
         except OptionError as error:
             raise ValueError(str(error)) from None
 
-    def is_instance(value: Any) -> bool:
-        try:
-            return parse(show(value)) == value
-        except (OptionError, TypeError, ValueError):
-            return False
-
     return PrimitiveConstructorSpec(
-        nargs=1, metavar=metavar, instance_from_str=read, is_instance=is_instance, str_from_instance=lambda v: [show(v)]
+        nargs=1, metavar=metavar, instance_from_str=read, is_instance=kept, str_from_instance=lambda v: [show(v)]
     )
 
 
@@ -63,13 +60,20 @@ def _shown_numbers(numbers: tuple[int, ...]) -> str:
     return listed(numbers, limit=len(numbers)).replace(" ", "")
 
 
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(number, int) for number in value)
+
+
 def _shown_bytes(count: int) -> str:
     text = readable_bytes(count, digits=15).replace(" ", "")
     return text if parse_bytes(text) == count else str(count)
 
 
-Numbers = Annotated[tuple[int, ...], _written("0-9|0,3,5", parse_numbers, _shown_numbers)]
-"""Whole numbers, written such as `0-9` (inclusive), `0,3,5` or `0-2,7`."""
+Numbers = Annotated[tuple[int, ...], _written("0-9|0,3,5", parse_numbers, _shown_numbers, _are_numbers)]
+"""Whole numbers, written such as `0-9` (inclusive), `0,3,5` or `0-2,7`; an empty default is shown as `none`.
+
+`Numbers | None` would give an unreadable error: `NumbersOrAll` is the word for it.
+"""
 
 NumbersOrAll = Annotated[
     tuple[int, ...] | None,
@@ -77,11 +81,12 @@ NumbersOrAll = Annotated[
         "all|0-9|0,3,5",
         lambda text: None if text == "all" else parse_numbers(text),
         lambda numbers: "all" if numbers is None else _shown_numbers(numbers),
+        lambda value: value is None or _are_numbers(value),
     ),
 ]
 """The same, or `all`, which is None."""
 
-Bytes = Annotated[int, _written("BYTES", parse_bytes, _shown_bytes)]
+Bytes = Annotated[int, _written("BYTES", parse_bytes, _shown_bytes, lambda value: isinstance(value, int))]
 """A number of bytes, written such as `500MB`, `2GB` or `1GiB`."""
 
 

@@ -23,17 +23,17 @@ class Drop(CopyOptions):
     The copy is of the source's version, or v2.1 of a v2.0 source.
     """
 
-    episodes: Numbers | None = None
+    episodes: Numbers = ()
     """Numbers of the episodes to leave out, such as 3,7-9."""
     empty: bool = False
     """Leave out every episode without frames too."""
 
     def run(self) -> int:
         """Prints the cost, then copies."""
-        if self.episodes is None and not self.empty:
+        if not self.episodes and not self.empty:
             raise DatasetError("drop: say what to leave out: --episodes 3,7-9, or --empty for those without frames")
         source = LeRobotDataset.open(self.source, tolerance_s=self.tolerance_s)
-        episodes = without(source, self.episodes or (), empty=self.empty)
+        episodes = without(source, self.episodes, empty=self.empty)
         version = "v3.0" if source.info.version == "v3.0" else "v2.1"
         print(f"{source!r}: {len(episodes)} stay, at most {readable_bytes(folder_bytes(source.root))} to write")
         with shown() as progress:

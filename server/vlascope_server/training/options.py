@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from vlascope_base import VlascopeError
-from vlascope_base.options import CommandOptions, Numbers
+from vlascope_base.options import CommandOptions, NumbersOrAll
 
 from vlascope_server.options import CheckpointOptions
 
@@ -79,8 +79,8 @@ class TrainOptions(CheckpointOptions, CommandOptions):
     """Scale of the adapters; the rank unless given."""
     norm_stats: Literal["auto", "dataset", "checkpoint"] = "auto"
     """Statistics to normalise with: measured on the dataset, or kept from --init; auto keeps those that loaded weights have."""
-    episodes: Numbers | None = None
-    """Numbers of the episodes to use, such as 0-9 (inclusive) or 0,3,5; all unless given."""
+    episodes: NumbersOrAll = None
+    """Numbers of the episodes to use, such as 0-9 (inclusive) or 0,3,5."""
     tasks: tuple[str, ...] | None = None
     """Instructions: only episodes of these are used; all unless given."""
     first_steps: int = 0
