@@ -1,12 +1,14 @@
 # Everything a person does here starts with one of these. `make setup` is part of each, and quick once it has run.
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen --no-sync
+# Two tests at a time, those of one file one after the other, in the order that tests/conftest.py gives.
+BESIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup setup-torch setup-cuda test test-all lint demo tiny tiny-siblings
 
 help:
 	@echo "make demo         the main job, end to end"
-	@echo "make test         the tests, in a quarter of an hour on two cores"
+	@echo "make test         the tests, in about ten minutes on two cores"
 	@echo "make test-all     the slow ones too"
 	@echo "make lint         formatting, lint, types, import contracts"
 	@echo "make setup        .venv with everything that needs neither torch nor a GPU"
@@ -35,10 +37,10 @@ setup-cuda: setup
 	$(UV) sync --frozen --inexact --all-packages --extra cuda
 
 test: setup
-	$(RUN) pytest -m "not slow" --numprocesses 2 --dist loadfile
+	$(RUN) pytest -m "not slow" $(BESIDE)
 
 test-all: setup
-	$(RUN) pytest --numprocesses 2 --dist loadfile
+	$(RUN) pytest $(BESIDE)
 
 lint: setup
 	$(RUN) ruff format --check .

@@ -28,19 +28,28 @@ _COMPUTING = (
     "server.model.vision", "server.policies.policy", "server.prompts", "server.robots.actions", "server.robots.arithmetic",
     "server.robots.images", "server.robots.pipeline", "server.training.augment", "server.training.frames",
     "server.training.grounding", "server.training.image_cache", "server.training.loader", "server.training.objective",
-    "server.training.statistics", "analysis",
+    "server.training.statistics", "analysis.encoders", "analysis.probes",
 )  # fmt: skip
 install_import_hook([f"vlascope_{module}" for module in _COMPUTING], "beartype.beartype")
 
-_QUICKLY_COMPILED = ("server/training", "server/checkpoints", "server/presets", "server/serving", "analysis", "client")
+_QUICKLY_COMPILED = ("server/training", "server/checkpoints", "server/presets", "analysis", "client")
 """Folders whose tests compare no program's numbers with those of another implementation: XLA compiles for them with few
-optimisations, which takes half the time. Parity, capture and batching are tested as users run them."""
+optimisations, which takes a third less time. Parity, capture and serving are tested as users run them."""
+
+
+_LONG = ("end_to_end", "server/test_taps.py", "server/test_reference_parity.py", "sim_eval/test_rollout.py")
+"""What takes longest begins first, so that no worker is left alone with it at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts long files before the others; the order inside a file stays."""
+    items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(_LONG))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Chooses how XLA compiles, before any fixture of the test is made."""
     where = item.path.relative_to(item.config.rootpath / "tests").as_posix()
-    jax.config.update("jax_disable_most_optimizations", where.startswith(_QUICKLY_COMPILED) and "batching" not in where)
+    jax.config.update("jax_disable_most_optimizations", where.startswith(_QUICKLY_COMPILED))
 
 
 @pytest.fixture(scope="session", autouse=True)

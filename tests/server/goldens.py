@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from vlascope_server.model import CAMERAS, ModelInputs, Pi0Config, infer_config
@@ -29,7 +30,7 @@ class Golden:
     """One entry of `index.json`, its files read."""
 
     name: str
-    params: dict[str, np.ndarray]
+    params: dict[str, jax.Array]
     config: Pi0Config
     inputs: dict[str, np.ndarray]
     outputs: dict[str, np.ndarray]
@@ -84,7 +85,7 @@ def load(name: str) -> Golden:
         lora_alpha=entry.get("lora", {}).get("alpha"),
         dtype=entry["dtype"],
     )
-    return Golden(name, weights, config, inputs, outputs)
+    return Golden(name, jax.tree.map(jnp.asarray, weights), config, inputs, outputs)
 
 
 @functools.cache

@@ -137,7 +137,7 @@ def test_prefix_states(name):
 
     prefix = embed_prefix(golden.params, golden.config, golden.model_inputs())
     layers = expert_layers(fuse_for_inference(golden.params), 0)
-    inputs = np.concatenate([np.asarray(prefix.tokens)[None], taps["hidden_states"][:-1]])
+    inputs = jnp.concatenate([prefix.tokens[None], taps["hidden_states"][:-1]])
     rotation = gemma.rotary(prefix.positions, golden.config.vlm.head_dim)
     for part, limit in (("k", KEYS), ("v", STATES)):
         projected = [
@@ -181,7 +181,7 @@ def test_flow(name):
             close(golden, f"denoise_{n}/cond", np.repeat(np.asarray(cond)[:, None], B, axis=1), STATES)
         state = jnp.asarray(golden.inputs["state"])
         tokens = [
-            embed_suffix(golden.params, golden.config, state, x, e[None])
+            embed_suffix(golden.params, golden.config, state, jnp.asarray(x), e[None])
             for x, e in zip(x_t[:-1], embedding, strict=True)
         ]
         close(golden, f"denoise_{n}/suffix_tokens", np.stack(tokens), STATES)
@@ -206,13 +206,13 @@ def test_actions(name):
 @pytest.mark.parametrize("name", FLOAT32)
 def test_loss_and_gradients(name):
     golden = load(name)
-    actions, noise, time = (golden.inputs[f"loss_{part}"] for part in ("actions", "noise", "time"))
+    actions, noise, time = (jnp.asarray(golden.inputs[f"loss_{part}"]) for part in ("actions", "noise", "time"))
 
     @functools.partial(jax.jit, static_argnames="masks")
     def loss(params, masks="image_mask"):
         return flow_loss(params, golden.config, golden.model_inputs(masks=masks), actions, noise, time)
 
-    params = jax.tree.map(jnp.asarray, golden.params)
+    params = golden.params
     close(golden, "loss", loss(params), LOSS)
     if "alt_loss" in golden.outputs:
         close(golden, "alt_loss", loss(params, masks="alt_image_mask"), LOSS)
@@ -260,7 +260,7 @@ def _positions(whole: Pi0Config, part: Pi0Config) -> np.ndarray:
 @pytest.mark.parametrize("name", FLOAT32)
 def test_the_flow_of_one_loss_is_a_teacher_forced_forward(name):
     golden = load(name)
-    actions, noise, time = (golden.inputs[f"loss_{part}"] for part in ("actions", "noise", "time"))
+    actions, noise, time = (jnp.asarray(golden.inputs[f"loss_{part}"]) for part in ("actions", "noise", "time"))
     args = (golden.params, golden.config, golden.model_inputs(), actions, noise, time)
     v_t, latents = velocity(*args, capture=EVERYTHING)
     np.testing.assert_array_equal(latents["action/v_t"][:, 0], v_t)

@@ -193,7 +193,7 @@ def metric_names(grounding: float, questions: int) -> tuple[str, ...]:
     return "loss", *(_GROUNDED[: 2 + questions] if grounding else ())
 
 
-def metrics_of(errors: Errors, counts: Counts, grounding: float) -> dict[str, jax.Array]:
+def metrics_of(errors: Errors, counts: Counts, grounding: float) -> dict[str, jax.Array | np.floating]:
     """`loss`, which is minimised; where it has two parts, each, and the shares of objects and places that were found."""
     flow = errors.flow / counts.actions
     if errors.places is None:
