@@ -96,7 +96,9 @@ def sweep(
     # the null of the best cell: for each shuffling, the best that any cell does (Westfall & Young 1993)
     table["p_value_best"] = p_value(table["accuracy"].to_numpy(), np.concatenate(nulls).max(axis=0))
     best = table.iloc[int(table["accuracy"].to_numpy().argmax())]
-    warnings += caution(int(best["test_units"]), best["accuracy_low"], best["accuracy_high"], unit_name(evaluation.split))
+    warnings += caution(
+        int(best["test_units"]), best["accuracy_low"], best["accuracy_high"], unit_name(evaluation.split)
+    )
     return SweepResult(table, labels, tuple(dict.fromkeys(warnings)))
 
 
