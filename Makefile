@@ -3,6 +3,8 @@ UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 # Two tests at a time, those of one file one after the other, in the order that tests/conftest.py gives.
 BESIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Much of the tests' time is XLA's; `make test-all` compiles everything as users do.
+QUICK := VLASCOPE_QUICK_COMPILE=1
 
 .PHONY: help setup setup-torch setup-cuda test test-all lint demo tiny tiny-siblings
 
@@ -37,7 +39,7 @@ setup-cuda: setup
 	$(UV) sync --frozen --inexact --all-packages --extra cuda
 
 test: setup
-	$(RUN) pytest -m "not slow" $(BESIDE)
+	$(QUICK) $(RUN) pytest -m "not slow" $(BESIDE)
 
 test-all: setup
 	$(RUN) pytest $(BESIDE)

@@ -15,9 +15,9 @@ import numpy as np
 class Intervals:
     """Means and percentile intervals; arrays of the shape of the leading axes of what was averaged."""
 
-    mean: np.ndarray | np.floating
-    low: np.ndarray | np.floating
-    high: np.ndarray | np.floating
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
 
 def intervals(

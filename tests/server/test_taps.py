@@ -40,7 +40,10 @@ def run(config, capture, batch_size=1):
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
-@pytest.mark.parametrize(("config", "batch_size"), [(PI0, 1), (PI05, 2)], ids=["pi0", "pi05-batch"])
+@pytest.mark.parametrize(
+    ("config", "batch_size"),
+    [pytest.param(PI0, 1, id="pi0"), pytest.param(PI05, 2, id="pi05-batch", marks=pytest.mark.quickly_compiled)],
+)
 def test_capture_never_moves_the_actions_and_yields_what_the_plan_says(config, batch_size, selection):
     spec = SELECTIONS[selection]
     plain, nothing = run(config, None, batch_size)

@@ -37,6 +37,10 @@ _BETAS = 0.9, 0.95
 """Of Adam; the reference's."""
 
 
+Metrics = dict[str, Any]
+"""Scalars by name: arrays of the device inside a step, numbers of the host outside of it."""
+
+
 class Errors(NamedTuple):
     """Sums over a batch."""
 
@@ -53,7 +57,7 @@ class Counts(NamedTuple):
     places: Float[Array, " Q"]
 
 
-StepFunction = Callable[[TrainState, Params, Batch, ArrayLike, ArrayLike], tuple[TrainState, dict[str, jax.Array]]]
+StepFunction = Callable[[TrainState, Params, Batch, ArrayLike, ArrayLike], tuple[TrainState, Metrics]]
 
 
 def blind_to(params: Mapping[str, jax.Array], carrying: Bool[np.ndarray, " a"]) -> dict[str, jax.Array]:
@@ -132,7 +136,7 @@ def make_step(config: Pi0Config, counted: tuple[bool, ...], recipe: Recipe, *, r
             batch = batch._replace(inputs=dataclasses.replace(batch.inputs, images=images), targets=targets)
         actions, places = (jnp.maximum(total, 1.0) for total in count(batch, recipe.flow_samples))
 
-        def loss_of(params: dict[str, jax.Array], part: Batch, draws: Draws) -> tuple[jax.Array, dict[str, jax.Array]]:
+        def loss_of(params: dict[str, jax.Array], part: Batch, draws: Draws) -> tuple[Any, Metrics]:
             params = {**frozen, **params}
             errors = summed_errors(params, config, part, draws, counted, remat=remat, grounding=recipe.grounding > 0)
             metrics = metrics_of(errors, Counts(actions, places), recipe.grounding)
@@ -193,7 +197,7 @@ def metric_names(grounding: float, questions: int) -> tuple[str, ...]:
     return "loss", *(_GROUNDED[: 2 + questions] if grounding else ())
 
 
-def metrics_of(errors: Errors, counts: Counts, grounding: float) -> dict[str, jax.Array | np.floating]:
+def metrics_of(errors: Errors, counts: Counts, grounding: float) -> Metrics:
     """`loss`, which is minimised; where it has two parts, each, and the shares of objects and places that were found."""
     flow = errors.flow / counts.actions
     if errors.places is None:
