@@ -115,6 +115,9 @@ def test_one_table_of_all(tmp_path, capsys):
     assert f"{better} against {first}: +33.3 points" in out
     assert "over 60 episodes in common: more successes." in out
     assert f"{same} against {first}: +0.0 points" in out
+    verdicts = [line.partition(name)[2].rpartition("  ")[2].strip() for name in ("better", "same")
+                for line in out.splitlines() if f" {name} " in line and "against" not in line]  # fmt: skip
+    assert verdicts == ["not told apart", "more successes", "more successes", *["not told apart"] * 3]
     assert "over 40 episodes in common: not told apart: the interval contains 0." in out
     table = pq.read_table(tmp_path / "t.parquet").to_pylist()
     assert [(r["task"], r["campaign"]) for r in table] == [
@@ -181,6 +184,15 @@ def test_one_campaign_alone_is_a_table_too(tmp_path, capsys):
     planted(tmp_path / "a", lambda task, k: task == 0)
     assert main(["results", str(tmp_path / "a")]) == 0
     assert "30 of 30 (100%)" in capsys.readouterr().out
+
+
+def test_a_task_without_episodes_in_common_says_so(tmp_path, capsys):
+    planted(tmp_path / "a", lambda *_: True)
+    planted(tmp_path / "b", lambda task, k: False if task == 0 or k < 0 else None)
+    assert main(["results", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    out = capsys.readouterr().out
+    assert "fewer successes" in out
+    assert "nothing to compare" in out
 
 
 def test_episodes_that_could_not_be_run_are_in_no_pair(tmp_path):

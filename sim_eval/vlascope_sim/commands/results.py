@@ -50,15 +50,18 @@ class Results(CommandOptions):
 
 
 def _print(comparison: Comparison) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     rows = comparison.rows
     paths = dict.fromkeys(row.campaign for row in rows)
     short = len({Path(path).name for path in paths}) == len(paths)
-    table = Table(title="Successes and differences to the first, with 95% intervals")
-    for number, column in enumerate(("task", "campaign", "success", "interval", "difference", "interval", "in common")):
-        table.add_column(column, justify="left" if number < 2 else "right", no_wrap=number != 1, overflow="fold")
+    table = Table(title="Successes and differences to the first, with 95% intervals", box=SIMPLE_HEAD, pad_edge=False)
+    columns = ("task", "campaign", "success", "interval", "difference", "interval", "in common", "")
+    for column in columns:
+        words = column in ("campaign", "")
+        table.add_column(column, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     before = None
     for row in rows:
         if before is not None and row.task != before:
@@ -86,7 +89,16 @@ def _cells(row: Row) -> tuple[str, ...]:
         "" if row.difference is None else f"{100 * row.difference:+.0f}",
         _interval(row),
         "" if row.in_common is None else str(row.in_common),
+        _verdict(row),
     )
+
+
+def _verdict(row: Row) -> str:
+    if row.in_common is None or row.difference is None:
+        return "" if row.in_common is None else "nothing to compare"
+    if not row.told_apart:
+        return "not told apart"
+    return "more successes" if row.difference > 0 else "fewer successes"
 
 
 def _interval(row: Row) -> str:
@@ -96,13 +108,8 @@ def _interval(row: Row) -> str:
 
 
 def _sentence(row: Row, first: str) -> str:
-    difference = row.difference or 0.0
-    verdict = (
-        f"{'more' if difference > 0 else 'fewer'} successes"
-        if row.told_apart
-        else "not told apart: the interval contains 0"
-    )
+    why = "" if row.told_apart else ": the interval contains 0"
     return (
-        f"{row.campaign} against {first}: {100 * difference:+.1f} points, 95% interval {_interval(row)}, over "
-        f"{row.in_common} episodes in common: {verdict}."
+        f"{row.campaign} against {first}: {100 * (row.difference or 0.0):+.1f} points, 95% interval {_interval(row)}, over "
+        f"{row.in_common} episodes in common: {_verdict(row)}{why}."
     )
