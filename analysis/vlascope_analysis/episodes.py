@@ -11,10 +11,13 @@ from vlascope_latents.store import Episode, LatentStore
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import EpisodeQuery, Range
 
+NO_TASK = -1
+"""The task of an episode that does not say one."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Numbered:
-    """An episode with its task and its number within the task."""
+    """An episode with its task (`NO_TASK` where it says none) and its number within the task."""
 
     episode: Episode
     suite: str
@@ -25,11 +28,13 @@ class Numbered:
 def choose_episodes(store: LatentStore, query: EpisodeQuery) -> tuple[list[Numbered], list[str]]:
     """The episodes that a query asks for, and warnings.
 
-    An episode without `episode_index` is numbered by its place among its task's, in order of run and id.
+    An episode without `episode_index` is numbered by its place among its task's, in order of run and id. Left out, and named
+    in a warning, are episodes that say neither what the policy was told nor a task's name, and, where others say their task,
+    those that do not (no `task_id`): nobody decided that they are a class beside the tasks. Where none has one, all are taken.
 
     Raises:
-        AnalysisError: nothing matches, part of an explicit range is missing, or episodes of different models or suites
-            would mix; the message lists what there is.
+        AnalysisError: nothing matches, no episode has something to predict, part of an explicit range is missing, or episodes
+            of different models or suites would mix; the message lists what there is.
     """
     here = [episode for episode in store.episodes(query.run_name, campaign=query.campaign) if episode.frames]
     wanted = ("sealed", "interrupted") if query.interrupted else ("sealed",)
@@ -40,10 +45,11 @@ def choose_episodes(store: LatentStore, query: EpisodeQuery) -> tuple[list[Numbe
             episode.status == "interrupted" for episode in left_out
         ) else ""  # fmt: skip
         raise AnalysisError(f"{store.path}: no sealed episodes with captured frames{hint}")
-    episodes = _of_suite(store, episodes, query)
     warnings = [f"{len(left_out)} episodes left out: they are {listed(sorted({e.status for e in left_out}))}"] * bool(
         left_out
     )
+    episodes = _of_tasks(store, episodes, warnings)
+    episodes = _of_suite(store, episodes, query)
     known = {(e.task, e.number) for e in episodes}
     tasks, numbers = sorted({task for task, _ in known}), sorted({number for _, number in known})
     episodes = [e for e in episodes if _within(e.task, query.task_range) and _within(e.number, query.episode_range)]
@@ -64,11 +70,38 @@ def _numbered(episodes: list[Episode]) -> list[Numbered]:
     found, counts = [], defaultdict(int)
     for episode in episodes:
         suite, task = episode.metadata.get("suite") or "", episode.metadata.get("task_id")
-        task = -1 if task is None else task
+        task = NO_TASK if task is None else task
         index = episode.metadata.get("episode_index")
         found.append(Numbered(episode, suite, task, counts[suite, task] if index is None else index))
         counts[suite, task] += 1
     return found
+
+
+def _of_tasks(store: LatentStore, episodes: list[Numbered], warnings: list[str]) -> list[Numbered]:
+    """Those that an instruction can be predicted of; `warnings` get the names of the others."""
+
+    def leave_out(gone: list[Numbered], why: str) -> None:
+        if gone:
+            names = listed((e.episode.id for e in gone), limit=5)
+            warnings.append(f"{len(gone)} episode{'s' * (len(gone) > 1)} left out, {why}: {names}")
+
+    nameless = [e for e in episodes if not _says_instruction(e.episode)]
+    if len(nameless) == len(episodes):
+        raise AnalysisError(
+            f"{store.path}: no episode says what the policy was told, or its task's name: nothing to predict"
+        )
+    leave_out(nameless, "with neither an instruction nor a task's name")
+    episodes = [e for e in episodes if _says_instruction(e.episode)]
+    homeless = [e for e in episodes if e.task == NO_TASK]
+    if 0 < len(homeless) < len(episodes):
+        leave_out(homeless, "of no task where others have one (their metadata lack `task_id`)")
+        episodes = [e for e in episodes if e.task != NO_TASK]
+    return episodes
+
+
+def _says_instruction(episode: Episode) -> bool:
+    """Whether it says what the policy was told, be it nothing (an empty text), or has a task's name that can stand in."""
+    return episode.metadata.get("instruction") is not None or bool(episode.metadata.get("task_name"))
 
 
 def _of_suite(store: LatentStore, episodes: list[Numbered], query: EpisodeQuery) -> list[Numbered]:

@@ -1,19 +1,22 @@
 """Fields and types that options of several commands share.
 
 The options of a command are one frozen dataclass, which the code runs on and tyro reads: the string below a field is its help.
-Modules that define options import no JAX, so that `--help` stays quick. `word_of` and `read_fields` are for options whose
-defaults come from a file (see `command.py`).
+Modules that define options import no JAX, so that `--help` stays quick. `ConfigFile` is for commands whose options may come
+from a file; `word_of` and `read_fields` are for those that have a file of their own kind (see `command.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from vlascope_base.errors import OptionError
@@ -105,38 +108,163 @@ def word_of(option: str, args: Sequence[str]) -> str | None:
     return found
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConfigFile:
+    """Options whose defaults may come from a file; a subcommand inherits this beside its own.
+
+    The file is a map of options by name, with dashes or underscores, those of nested dataclasses beside the others. A value
+    is written as YAML writes it, or as on the command line (`2GB`, `0-9`). A file in which a command has recorded its options,
+    in a block `options` or `config`, serves too.
+    """
+
+    config: Path | None = None
+    """YAML or JSON file with any of the options by name; what is given on the command line overrides it."""
+
+    @classmethod
+    def defaults(cls, args: Sequence[str]) -> Any:
+        """An instance with the values of the file that the command line names; None where it names none.
+
+        It serves as defaults alone: required options that the file lacks are missing, and nothing is checked but types.
+
+        Raises:
+            OptionError: the file is missing, no map, or has an option that is unknown or of the wrong type; the message names
+                file and option.
+        """
+        file = word_of("--config", args)
+        if file is None:
+            return None
+        try:
+            return _defaults_of(cls, read_fields(cls, _options_in(Path(file))))
+        except OptionError as error:
+            raise OptionError(f"{file}: {error}") from error
+
+
+_BLOCKS = ("options", "config")
+
+
+def _options_in(path: Path) -> dict[str, object]:
+    """The map of options in a file, its names with underscores."""
+    import yaml  # not wanted by those who give no file
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except OSError as error:
+        raise OptionError(error.strerror or str(error)) from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise OptionError(f"expected YAML or JSON ({' '.join(str(error).split())})") from error
+    if not isinstance(found, dict):
+        raise OptionError(f"expected a map of options, found {type(found).__name__}")
+    found = next((found[block] for block in _BLOCKS if isinstance(found.get(block), dict)), found)
+    options: dict[str, object] = {}
+    for name, value in found.items():
+        field = str(name).replace("-", "_")
+        if field == "config":
+            raise OptionError("config: a file of options cannot name another")
+        if field in options:
+            raise OptionError(f"{field}: is given twice")
+        options[field] = value
+    return options
+
+
+def _defaults_of(options: type[T], values: Mapping[str, object]) -> T:
+    """An instance for tyro to take defaults from; not made by its constructor, which may refuse what is not complete."""
+    made = object.__new__(options)
+    for field in dataclasses.fields(options):  # pyright: ignore[reportArgumentType]
+        if (nested := _nested(_kinds(options)[field.name])) is not None:
+            value = _defaults_of(nested, values)
+        elif field.name in values:
+            value = values[field.name]
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        else:
+            value = tyro.MISSING if field.default is dataclasses.MISSING else field.default
+        object.__setattr__(made, field.name, value)
+    return made
+
+
 def read_fields(options: type, found: Mapping[str, object]) -> dict[str, Any]:
-    """The values that a file gives to the fields of a dataclass, which need not be all of them.
+    """The values that a file gives to the fields of a dataclass and of those nested in it, which need not be all of them.
 
     Args:
         options: the dataclass.
-        found: what JSON or YAML made of the file: lists stand for tuples, whole numbers for floats, text for paths.
+        found: what JSON or YAML made of the file: lists stand for tuples, whole numbers for floats, text for paths; what an
+            option reads in a form of its own (`Numbers`, `Bytes`) may be written in it.
 
     Raises:
         OptionError: a field is unknown, or a value is of the wrong type; the message names it and what is allowed.
     """
-    kinds = typing.get_type_hints(options)
+    kinds = _leaves(options)
     for name in found:
         if name not in kinds:
             raise OptionError(f"field {name!r} is unknown; the fields are {', '.join(kinds)}")
     return {name: _typed(name, value, kinds[name]) for name, value in found.items()}
 
 
+def _kinds(options: type) -> dict[str, Any]:
+    return typing.get_type_hints(options, include_extras=True)
+
+
+def _leaves(options: type) -> dict[str, Any]:
+    """The types of fields, those of nested dataclasses in their place."""
+    leaves: dict[str, Any] = {}
+    for name, kind in _kinds(options).items():
+        nested = _nested(kind)
+        leaves |= {name: kind} if nested is None else _leaves(nested)
+    return leaves
+
+
+def _nested(kind: Any) -> type | None:
+    """The dataclass whose fields are options by themselves; None where the type is that of one value."""
+    if _form(kind) is not None:
+        return None
+    bare = typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
+    return bare if isinstance(bare, type) and dataclasses.is_dataclass(bare) else None
+
+
+def _form(kind: Any) -> PrimitiveConstructorSpec[Any] | None:
+    """How a value of this type is written as one word; None where it has no form of its own."""
+    notes = typing.get_args(kind)[1:] if typing.get_origin(kind) is Annotated else ()
+    return next((note for note in notes if isinstance(note, PrimitiveConstructorSpec)), None)
+
+
 def _typed(name: str, value: Any, kind: Any) -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        form = _form(kind)
+        if form is None or not (isinstance(value, str | dict) or type(value) is int):
+            return _typed(name, value, args[0])
+        try:
+            return form.instance_from_str([value if isinstance(value, str) else json.dumps(value)])
+        except (ValueError, TypeError) as error:
+            raise OptionError(f"{name}: {error}") from None
     if origin in (types.UnionType, typing.Union):
         return None if value is None else _typed(name, value, args[0])
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, list) and (args[-1] is Ellipsis or len(args) == len(value)):
         return tuple(_typed(f"{name}[{k}]", entry, args[0]) for k, entry in enumerate(value))
     if origin is dict and isinstance(value, dict):
         return {_typed(name, k, args[0]): _typed(f"{name}.{k}", entry, args[1]) for k, entry in value.items()}
     if origin is Literal and value in args:
         return value
-    if kind is float and type(value) is int:
+    if kind is float and (type(value) is int or (isinstance(value, str) and re.fullmatch(_EXPONENT, value))):
         return float(value)
     if kind is Path and isinstance(value, str):
         return Path(value)
     if kind is Any or (isinstance(kind, type) and type(value) is kind):
         return value
-    allowed = ", ".join(map(str, args)) if origin is Literal else getattr(kind, "__name__", str(kind))
-    raise OptionError(f"{name}: expected {allowed}, found {value!r}")
+    raise OptionError(f"{name}: expected {_allowed(kind)}, found {value!r}")
+
+
+_EXPONENT = r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+"
+"""A number that YAML takes for text: 1e-4 has no point, or its exponent no sign."""
+
+
+def _allowed(kind: Any) -> str:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return ", ".join(map(str, args))
+    if origin is tuple:
+        return (
+            f"a list of {_allowed(args[0])}" if args[-1] is Ellipsis else f"a list of {len(args)} {_allowed(args[0])}"
+        )
+    return "a map" if origin is dict else getattr(kind, "__name__", str(kind))

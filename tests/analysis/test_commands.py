@@ -203,6 +203,51 @@ def test_results_keep_every_option_by_its_name(runs, tmp_path):
     }  # fmt: skip
 
 
+def test_a_result_makes_itself_again(runs, tmp_path):
+    options = ["--experts", "action", "--permutations", "3", "--task-range", "0", "4", "--seed", "5"]
+    assert run("sweep", runs, tmp_path / "a", *options) == 0
+    stem = "sweep_stepall_action_tasks0to4"
+    file = tmp_path / "a" / f"{stem}.json"
+    assert main(["sweep", "--config", str(file), "--output-dir", str(tmp_path / "b")]) == 0
+    first, again = (json.loads((tmp_path / folder / f"{stem}.json").read_text()) for folder in "ab")
+    assert again["cells"] == first["cells"]
+    assert again["config"] == {**first["config"], "output_dir": str(tmp_path / "b")}
+
+
+def test_a_file_may_say_what_to_probe(runs, tmp_path, capsys):
+    file = tmp_path / "probe.yaml"
+    file.write_text(
+        f"store: {runs}\nexpert: vlm\nlayer: 0\nnum-epochs: 2\npermutations: 0\ntask_range: [0, 4]\nbootstrap_samples: 200\n"
+    )
+    assert main(["probe", "--config", str(file), "--layer", "1", "--output-dir", str(tmp_path / "out")]) == 0
+    result = json.loads((tmp_path / "out" / "results_vlm_layer1_stepall_tasks0to4.json").read_text())
+    config = result["config"]
+    assert (config["layer"], config["num_epochs"], config["task_range"], config["expert"]) == (1, 2, [0, 4], "vlm")
+    capsys.readouterr()
+    file.write_text("experts: [vlm]\n")
+    assert main(["probe", "--config", str(file)]) == 2
+    assert capsys.readouterr().err.startswith(f"vlascope-analysis: {file}: field 'experts' is unknown; the fields are ")
+
+
+@pytest.mark.parametrize("command", ["probe", "sweep"])
+def test_episodes_without_task_or_instruction_are_no_class_and_are_named(tmp_path, caplog, command):
+    runs, spec = tmp_path / "runs", CaptureSpec(experts=("vlm",), layers=(0,), spans=("text",), dtype="float32")
+    make_run(runs, timesteps=(0,), spec=spec, campaign="own")
+    nothing = dict.fromkeys(("suite", "task_id", "task_name", "episode_index", "task_instruction", "instruction"))
+    for name, told in (("client", {"instruction": "wave"}), ("silent", {})):
+        make_run(runs, tasks=1, episodes=1, timesteps=(0,), spec=spec, campaign=name, suite="robot",
+                 metadata=lambda *_, told=told: {**nothing, **told})  # fmt: skip
+    chosen = ["--expert", "vlm", "--layer", "0", "--num-epochs", "2"] if command == "probe" else ["--experts", "vlm"]
+    assert run(command, runs, tmp_path / "out", "--permutations", "0", *chosen) == 0
+    (file,) = (tmp_path / "out").glob("*.json")
+    result = json.loads(file.read_text())
+    assert [row["instruction"] for row in result["instructions"]] == list(INSTRUCTIONS[:4])
+    assert {episode["campaign"] for episode in result["data"]["episodes"]} == {"own"}
+    for name in ("client+robot-task0-ep0", "silent+robot-task0-ep0"):
+        assert sum(name in warning for warning in result["warnings"]) == 1
+        assert name in caplog.text
+
+
 def test_no_store_is_one_line(tmp_path, capsys):
     assert main(["sweep", str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err.splitlines()[-1]

@@ -118,3 +118,50 @@ def test_without_numbers_episodes_are_counted(tmp_path):
         tmp_path, tasks=2, episodes=2, timesteps=(0,), spec=TINY, metadata=lambda *_: {"episode_index": None}
     )
     assert chosen(store) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def of_no_task(root, episodes: int, *, instruction: str | None = "wave", campaign: str = "aa") -> None:
+    """Episodes as a client stores them that gives an id and a prompt alone: the server adds the instruction."""
+    make_run(
+        root, tasks=1, episodes=episodes, timesteps=(0,), spec=TINY, campaign=campaign, suite="robot",
+        metadata=lambda *_: {**dict.fromkeys(("suite", "task_id", "task_name", "episode_index", "task_instruction")),
+                             "instruction": instruction},
+    )  # fmt: skip
+
+
+def test_an_episode_of_no_task_is_no_class_beside_the_tasks(tmp_path):
+    make_run(tmp_path, tasks=2, episodes=2, timesteps=(0,), spec=TINY, campaign="aa")
+    of_no_task(tmp_path, 2)
+    store = LatentStore(tmp_path)
+    episodes, warnings = choose_episodes(store, EpisodeQuery(campaign="aa"))
+    assert [(e.task, e.number) for e in episodes] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert warnings == [
+        "2 episodes left out, of no task where others have one (their metadata lack `task_id`): "
+        "aa+robot-task0-ep0, aa+robot-task0-ep1"
+    ]
+    frames = load_features(store, episodes, Slice("text_only")).frames
+    assert set(frames["instruction"]) == set(INSTRUCTIONS[:2])
+    with pytest.raises(AnalysisError, match="tasks 2 are not there; found tasks 0, 1 with"):
+        choose_episodes(store, EpisodeQuery(task_range=(0, 3)))
+
+
+def test_where_no_episode_has_a_task_the_instruction_alone_counts(tmp_path):
+    of_no_task(tmp_path, 1)
+    of_no_task(tmp_path, 2, instruction="", campaign="bb")
+    episodes, warnings = choose_episodes(LatentStore(tmp_path), EpisodeQuery())
+    assert len(episodes) == 3
+    assert warnings == ["episodes of several campaigns: aa, bb; --campaign takes those of one"]
+
+
+def test_an_episode_that_does_not_say_what_was_told_is_left_out_and_named(tmp_path):
+    make_run(tmp_path, tasks=2, episodes=2, timesteps=(0,), spec=TINY, metadata=lambda task, number: (
+        {"instruction": None, "task_name": None} if (task, number) == (1, 0) else {}))  # fmt: skip
+    episodes, warnings = choose_episodes(LatentStore(tmp_path), EpisodeQuery())
+    assert [(e.task, e.number) for e in episodes] == [(0, 0), (0, 1), (1, 1)]
+    assert warnings == ["1 episode left out, with neither an instruction nor a task's name: libero_goal-task1-ep0"]
+
+
+def test_where_nothing_says_what_was_told_there_is_nothing_to_predict(tmp_path):
+    of_no_task(tmp_path, 1, instruction=None)
+    with pytest.raises(AnalysisError, match=r"no episode says what the policy was told.*: nothing to predict"):
+        choose_episodes(LatentStore(tmp_path), EpisodeQuery())

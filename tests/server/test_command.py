@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from vlascope_base.command import parse_command
+from vlascope_latents import CaptureSpec
+from vlascope_server.commands import SUBCOMMANDS, Serve, Train, main
+from vlascope_server.training.run_folder import RunFolder
 
 SERVE = {
     "--checkpoint": "tiny",
@@ -44,6 +51,7 @@ SERVE = {
     "--max-episodes": "None",
     "--max-message-bytes": "32MB",
     "--warm-up": "single",
+    "--config": "None",
     "--log-level": "info",
 }
 INSPECT = {
@@ -80,7 +88,7 @@ TRAIN = {
     "--lora": "None",
     "--lora-alpha": "None",
     "--norm-stats": "auto",
-    "--episodes": "None",
+    "--episodes": "all",
     "--tasks": "None",
     "--first-steps": "0",
     "--first-repeats": "1",
@@ -110,6 +118,7 @@ TRAIN = {
     "--workers": "2",
     "--prefetch": "4",
     "--resume": "False",
+    "--config": "None",
     "--log-level": "info",
 }
 """Option -> default; empty where the option has to be given, or is a list."""
@@ -153,3 +162,71 @@ def test_a_command_has_these_options(command, expected):
         name: "" if "(required)" in t else t.rpartition("(default: ")[2].partition(")")[0] for name, t in told.items()
     }
     assert found == expected
+
+
+def parsed(*args: object) -> Serve | Train:
+    return parse_command("vlascope-server", "", SUBCOMMANDS, [str(arg) for arg in args])
+
+
+def test_a_file_may_say_how_to_serve(tmp_path):
+    file = tmp_path / "serve.yaml"
+    file.write_text(
+        "port: 0\nmax-clients: 8\nnum_steps: 5\nqueue_bytes: 2GB\nmin_free: 5\nstore: runs\nallow_host: [a, b]\n"
+        "capture: {layers: [5], experts: [vlm]}\ndeterministic: true\n"
+    )
+    found = parsed("serve", "--config", file, "--port", "1", "--no-deterministic", "--max-in-flight", "9")
+    assert isinstance(found, Serve)
+    assert (found.port, found.queue_bytes, found.min_free, found.store) == (1, 2 * 10**9, 5, Path("runs"))
+    assert (found.limits.max_clients, found.limits.max_in_flight, found.policy.num_steps) == (8, 9, 5)
+    assert (found.allow_host, found.deterministic) == (("a", "b"), False)
+    assert found.capture == CaptureSpec(layers=(5,), experts=("vlm",))
+    assert dataclasses.replace(found.limits, max_clients=64, max_in_flight=64) == Serve().limits
+
+
+def test_a_trainings_own_record_trains_again(tmp_path):
+    first = parsed(
+        "train", "--dataset", tmp_path / "data", "--output", tmp_path / "first", "--steps", "5", "--learning-rate", "1e-5",
+        "--episodes", "0-3", "--tasks", "a b", "c", "--columns", "image", "x", "--no-augment", "--robot", "libero",
+    )  # fmt: skip
+    assert isinstance(first, Train)
+    RunFolder(tmp_path).describe(first, {"step": 5})
+    assert "config" not in json.loads((tmp_path / "train.json").read_text())["options"]
+    again = parsed("train", "--config", tmp_path / "train.json")
+    assert again == dataclasses.replace(first, config=tmp_path / "train.json")
+    other = parsed("train", "--config", tmp_path / "train.json", "--output", "second", "--augment")
+    assert other == dataclasses.replace(again, output=Path("second"), augment=True)
+
+
+def test_what_a_training_needs_may_be_in_the_file_or_not(tmp_path, capsys):
+    file = tmp_path / "train.yaml"
+    file.write_text("dataset: data\nlearning_rate: 1e-4\nbatch-size: 8\n")
+    found = parsed("train", "--config", file, "--output", "out", "--minutes", "1")
+    assert isinstance(found, Train)
+    assert (found.dataset, found.learning_rate, found.batch_size) == (Path("data"), 1e-4, 8)
+    with pytest.raises(SystemExit) as end:
+        parsed("train", "--config", file, "--minutes", "1")
+    assert end.value.code == 2
+    assert "--output" in "".join(capsys.readouterr())
+    with pytest.raises(SystemExit) as end:
+        parsed("train", "--config", file, "--output", "out")
+    assert end.value.code == 2
+    assert "steps and minutes: neither was given" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("max_clientz: 8", "field 'max_clientz' is unknown; the fields are log_level, config, checkpoint, store, "),
+        ("max_clients: many", "max_clients: expected int, found 'many'"),
+        ("queue_bytes: many", "queue_bytes: expected bytes such as 500MB or 2GB, found 'many'"),
+        ("on_full: wait", "on_full: expected block, drop, found 'wait'"),
+        ("capture: {layer: [5]}", "capture: capture spec, layer: unknown field; allowed: experts, "),
+        ("limits: {max_clients: 8}", "field 'limits' is unknown; the fields are "),
+    ],
+)
+def test_a_file_that_is_wrong_is_one_line_that_names_it(tmp_path, capsys, content, said):
+    file = tmp_path / "serve.yaml"
+    file.write_text(content)
+    assert main(["serve", "--config", str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"vlascope-server: {file}: {said}")

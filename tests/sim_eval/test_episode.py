@@ -12,6 +12,7 @@ from vlascope_sim.environment import LiberoEnvironment, load_task
 from vlascope_sim.errors import RolloutError
 from vlascope_sim.rollout.campaign import EpisodeKey
 from vlascope_sim.rollout.episode import blank_result, run_episode
+from vlascope_sim.rollout.recorder import video_path
 from vlascope_sim.rollout.results import ResultFile
 from vlascope_sim.rollout.session import PolicySession, open_client
 
@@ -52,6 +53,7 @@ def of(policy_server, **changed):
 def test_an_episode_ends_with_the_goal_and_is_sealed_as_a_success(environment, assets, policy_server, tmp_path):
     ours = of(policy_server, collect_latents=True, stride=6, id="helped", prompts={STOVE: "light the stove"})
     (tmp_path / "videos").mkdir()
+    video_path(tmp_path / "videos", ours.episode_name(KEY), False).touch()  # of an attempt whose result was lost
     phases = []
     with open_client(policy_server.url, ours, None) as client:
         row = run_episode(
@@ -66,8 +68,10 @@ def test_an_episode_ends_with_the_goal_and_is_sealed_as_a_success(environment, a
     assert (row.instruction, row.task_instruction) == ("light the stove", "turn on the stove")
     assert {"policy", "step"} == set(phases)
     with av.open(str(tmp_path / str(row.video))) as video:
-        assert sum(1 for _ in video.decode(video=0)) == 7
+        assert sum(1 for _ in video.decode(video=0)) == 7 + 20  # one second more
         assert video.streams.video[0].average_rate == 20
+    assert [f"videos/{p.name}" for p in (tmp_path / "videos").iterdir()] == [row.video]
+    assert str(row.video).endswith("-success.mp4")
 
     (stored,) = (e for e in LatentStore(policy_server.run).episodes() if e.row.episode == row.episode)
     assert (stored.success, stored.row.total_steps, stored.status) == (True, 7, "sealed")

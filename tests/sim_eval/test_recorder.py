@@ -1,4 +1,4 @@
-"""A video shows both cameras in order, and a full disk costs the video alone."""
+"""A video shows both cameras in order and how its episode ended, and a full disk costs the video alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import av
 import numpy as np
 import pytest
-from vlascope_sim.rollout.recorder import VideoRecorder
+from vlascope_sim.rollout.recorder import VideoRecorder, video_path
 
 
 def record(frames: int, size: int = 64) -> VideoRecorder:
@@ -39,8 +39,34 @@ def test_frames_come_back_in_order_scene_left_and_wrist_right(tmp_path, size):
     assert [p.name for p in tmp_path.iterdir()] == ["v.mp4"]
 
 
+def strips(path) -> list[np.ndarray]:
+    """Of each frame a part of the caption's strip where no letters are."""
+    with av.open(str(path)) as file:
+        return [frame.to_ndarray(format="rgb24")[-4:].mean((0, 1)) for frame in file.decode(video=0)]
+
+
+@pytest.mark.parametrize(("success", "channel"), [(True, 1), (False, 0)])
+def test_the_last_second_and_the_name_say_how_it_ended(tmp_path, success, channel):
+    recorder = record(8)
+    recorder.end(success)
+    path = video_path(tmp_path, "task00-episode000", success)
+    assert path.name == f"task00-episode000-{'success' if success else 'failure'}.mp4"
+    assert recorder.write(path)
+    found = strips(path)
+    assert len(found) == 8 + 4  # four frames a second
+    assert all(strip.max() < 30 for strip in found[:8])
+    for strip in found[8:]:
+        assert strip.argmax() == channel
+        assert strip.max() > 60
+    with av.open(str(path)) as file:
+        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    np.testing.assert_allclose(frames[-1][10:50, 10:50].mean((0, 1)), (200, 70, 0), atol=12)
+
+
 def test_no_frames_are_no_video(tmp_path):
-    assert not VideoRecorder("x", 4).write(tmp_path / "v.mp4")
+    recorder = VideoRecorder("x", 4)
+    recorder.end(True)
+    assert not recorder.write(tmp_path / "v.mp4")
     assert not list(tmp_path.iterdir())
 
 

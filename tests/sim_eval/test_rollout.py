@@ -130,7 +130,13 @@ def test_a_rollout_leaves_results_videos_and_frames_in_the_store(unbroken, polic
     assert policy_server.run.name == first["run"]
 
     with av.open(str(unbroken / first["video"])) as video:
-        assert sum(1 for _ in video.decode(video=0)) == 8
+        assert sum(1 for _ in video.decode(video=0)) == 8 + 4  # one second more, at four frames a second
+    for row in rows(unbroken):
+        assert (
+            row["video"]
+            == f"videos/{row['episode'].partition('+')[2]}-{'success' if row['success'] else 'failure'}.mp4"
+        )
+    assert len(list((unbroken / "videos").iterdir())) == 4
     with np.load(unbroken / "observations" / "libero_object-task00-episode000.npz") as seen:
         assert seen["image"].shape == (8, 256, 256, 3)
         assert seen["timestep"].tolist() == list(range(0, 40, 5))
@@ -167,7 +173,8 @@ def test_a_runner_that_was_killed_is_resumed_to_the_same_results(unbroken, polic
 def test_a_dead_worker_a_hung_one_and_a_video_that_cannot_be_written(unbroken, policy_server, tmp_path):
     videos = tmp_path / "videos"
     videos.mkdir()
-    (videos / "libero_object-task00-episode000.mp4" / "in the way").mkdir(parents=True)
+    for ended in ("success", "failure"):
+        (videos / f"libero_object-task00-episode000-{ended}.mp4" / "in the way").mkdir(parents=True)
     before = frames(policy_server.url)
     runner = start("--server", policy_server.url, *CAMPAIGN, "--output", str(tmp_path), "--hang-seconds", "4")
 

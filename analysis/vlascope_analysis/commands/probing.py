@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes, Positional
-from vlascope_base.options import CommandOptions
+from vlascope_base.options import CommandOptions, ConfigFile
 from vlascope_base.text import printable
 
 from vlascope_analysis.options import EpisodeQuery, EvaluationConfig, FeatureOptions
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProbingOptions(CommandOptions):
+class ProbingOptions(CommandOptions, ConfigFile):
     """Which frames, which labels, how to test, and where results go."""
 
     store: Positional[Path]
@@ -54,8 +54,8 @@ class ProbingOptions(CommandOptions):
         return "".join(f"_{value}" for value in given)
 
     def flat(self) -> dict[str, object]:
-        """Every option by its name on the command line."""
-        return _flat(self)
+        """Every option by its name on the command line, but the file that some were read from: it may change."""
+        return {name: value for name, value in _flat(self).items() if name != "config"}
 
     def provenance(self, store: LatentStore, episodes: Sequence[Numbered]) -> dict[str, object]:
         """Configuration and data, as every result carries them."""

@@ -7,7 +7,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from vlascope_base.options import CommandOptions
+from vlascope_base.options import CommandOptions, ConfigFile
 from vlascope_base.text import readable_bytes
 
 from vlascope_server.serving.options import ServeOptions
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Serve(ServeOptions, CommandOptions):
+class Serve(ServeOptions, ConfigFile, CommandOptions):
     """Serves a policy over openpi's websocket protocol, and keeps its hidden states where a client asks for them."""
 
     def run(self) -> None:

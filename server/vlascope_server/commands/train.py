@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 
 from vlascope_base import VlascopeError
+from vlascope_base.options import ConfigFile
 
 from vlascope_server.training.options import TrainOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Train(TrainOptions):
+class Train(TrainOptions, ConfigFile):
     """Trains a preset or a checkpoint on a LeRobot dataset by flow matching, all of it or LoRA adapters.
 
     The output holds a checkpoint a step number (`<output>/1000`, which `serve` takes), `metrics.jsonl`, `loss.png` and
-    `train.json`. SIGTERM and Ctrl-C save and end with 0; `--resume` goes on as if nothing had happened.
+    `train.json`. SIGTERM and Ctrl-C save and end with 0; `--resume` goes on as if nothing had happened. `--config`
+    takes a `train.json` too.
     """
 
     def run(self) -> None:

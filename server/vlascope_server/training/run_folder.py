@@ -78,7 +78,7 @@ class RunFolder:
 
     def describe(self, options: TrainOptions, facts: Mapping[str, object]) -> None:
         """Writes `train.json`: the options, and what follows from them and from the data."""
-        content = {"options": dataclasses.asdict(options), **facts}
+        content = {"options": _recorded(options), **facts}
         replace_file(self.path / CONFIGURATION, json.dumps(content, default=str, indent=2) + "\n")
 
     def check_data(self, facts: Mapping[str, object]) -> None:
@@ -116,9 +116,14 @@ class RunFolder:
         draw_loss(self.rows, self.path / CURVE, self.path.resolve().name)
 
 
+def _recorded(options: TrainOptions) -> dict[str, Any]:
+    """The options, without the file that some of them were read from: it may say something else by now."""
+    return {name: value for name, value in dataclasses.asdict(options).items() if name != "config"}
+
+
 def _check_same(run: Path, options: TrainOptions) -> None:
     kept = _described(run)["options"]
-    given = json.loads(json.dumps(dataclasses.asdict(options), default=str))
+    given = json.loads(json.dumps(_recorded(options), default=str))
     for field, value in given.items():
         if field not in MAY_CHANGE and field != "output" and kept.get(field, value) != value:
             raise TrainingError(

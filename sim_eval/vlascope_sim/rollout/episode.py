@@ -19,7 +19,7 @@ from vlascope_sim.environment.package import DECIDING_PACKAGES
 from vlascope_sim.environment.tasks import load_task
 from vlascope_sim.perturb import PerturbationError, PerturbationRecord, reset_perturbed
 from vlascope_sim.rollout.campaign import Campaign, EpisodeKey
-from vlascope_sim.rollout.recorder import ObservationsFile, VideoRecorder
+from vlascope_sim.rollout.recorder import ObservationsFile, VideoRecorder, video_path
 from vlascope_sim.rollout.results import EpisodeResult
 from vlascope_sim.rollout.session import PolicySession
 
@@ -129,7 +129,9 @@ def run_episode(
             steps += 1
         beat("policy", steps)
         stored = session.end(success, steps)
-        files = _write_files(recorder, observations, output, blank.name)
+        if recorder:
+            recorder.end(success)
+        files = _write_files(recorder, observations, output, blank.name, success=success)
     finally:
         if recorder:
             recorder.discard()
@@ -222,12 +224,16 @@ def _record(
 
 
 def _write_files(
-    recorder: VideoRecorder | None, observations: ObservationsFile | None, output: Path, name: str
+    recorder: VideoRecorder | None, observations: ObservationsFile | None, output: Path, name: str, *, success: bool
 ) -> dict[str, str | None]:
     video, problems = None, []
+    path, other = (video_path(output / "videos", name, ended) for ended in (success, not success))
     try:
-        if recorder and recorder.write(output / "videos" / f"{name}.mp4"):
-            video = f"videos/{name}.mp4"
+        if recorder:
+            # an attempt whose result was lost may have ended the other way: an episode has one video
+            other.unlink(missing_ok=True)
+            if recorder.write(path):
+                video = f"videos/{path.name}"
     except OSError as error:
         problems.append(f"video: {error.strerror or error}")
     try:

@@ -57,7 +57,8 @@ class EpisodeResult:
         warnings: of the server, each text once, such as that the prompt was cut.
         latency_ms: of every inference, from request to actions; model_ms: the part that the server's device took.
         seconds: of the whole attempt.
-        video: path in the results' folder; files_error: which files could not be written, and why.
+        video: path in the results' folder, with how the episode ended in its name; files_error: which files could not be
+            written, and why.
         checkpoint, fingerprint, server: the policy's.
         versions, git: of this side.
         started: UTC, ISO 8601.
