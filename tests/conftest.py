@@ -37,7 +37,9 @@ _QUICKLY_COMPILED = ("server/training", "server/checkpoints", "server/presets", 
 optimisations, which takes a third less time. Parity, capture and serving are tested as users run them."""
 
 
-_LONG = ("end_to_end", "server/test_taps.py", "server/test_reference_parity.py", "sim_eval/test_rollout.py")
+_LONG = (
+    "end_to_end", "test_documents.py", "server/test_taps.py", "server/test_reference_parity.py", "sim_eval/test_rollout.py",
+)  # fmt: skip
 """What takes longest begins first, so that no worker is left alone with it at the end."""
 
 

@@ -1,7 +1,7 @@
-"""What README and docs show is true: Python blocks run, command lines parse, options, targets and linked files exist.
+"""What README and docs show is true: Python blocks run, command lines parse, options, targets and files exist.
 
 The Python blocks of a document run in order, in one process that is no test's own, and in a folder that holds what the
-document's shell blocks would have made: `runs`, a store of forty episodes that a real server captured. That server goes on
+document's shell blocks would have made: `runs`, a store of twenty episodes that a real server captured. That server goes on
 running at a free port; the addresses in ADDRESSES are replaced by its own, which is the only change that is made to a document.
 
 A block that cannot run here stands below `<!-- not run: REASON -->`, and in NOT_RUN.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -64,7 +65,7 @@ assert np.array_equal(vlm["hidden_states"].sel(layer=5).isel(frame=slice(0, 4)),
 """,
     "docs/probing.md": "assert len(result.table) == 1 and len(result.instructions) == 10",
     "docs/datasets.md": "assert actions.shape == (50, 7) and real.sum() == 15",
-    "docs/tutorial.md": "assert features.shape == (80, 1, 1, 11, 64) and distance.shape == told.shape == (80,)",
+    "docs/tutorial.md": "assert features.shape == (40, 1, 1, 11, 64) and distance.shape == told.shape == (40,)",
     "client/README.md": "assert receipt.frames == 1",
 }
 """By document, what holds of the names that its blocks leave; where a document has none, that they run is all."""
@@ -117,14 +118,14 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """`vlascope-server serve --checkpoint tiny --store runs/`, with forty captured episodes of ten tasks in its store."""
+    """`vlascope-server serve --checkpoint tiny --store runs/`, with twenty captured episodes of ten tasks in its store."""
     folder = tmp_path_factory.mktemp("documents")
     image = np.zeros((256, 256, 3), np.uint8)
     observation = {"observation/image": image, "observation/wrist_image": image, "observation/state": np.zeros(8)}
     with serve("--store", str(folder / "live"), "--seed", "0") as live:
         with PolicyClient(live.url) as policy:
             for task in range(10):
-                for index in range(4):
+                for index in range(2):
                     name = f"made+task{task}-ep{index}"
                     episode = {"id": name, "suite": "libero_object", "task_id": task, "episode_index": index}
                     for timestep in (0, 10):
@@ -221,6 +222,23 @@ def test_commands_and_options_in_sentences_exist(document: str, options: dict[tu
             assert options_in(code) <= options[name, words[0]], code
         elif name in COMMANDS or code.startswith("--"):
             assert options_in(code) <= anywhere, code
+
+
+@functools.cache
+def files_here() -> list[str]:
+    found = []
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [f"{folder}/{name}" for name in names]
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_named_files_exist(document: str) -> None:
+    for block in [prose(document), *(f"`{block.text}`" for block in blocks(document) if block.language != "python")]:
+        for word in " ".join(re.findall(r"`([^`]+)`", block)).split():
+            if re.fullmatch(r"[\w/.-]+\.(py|sh|md)", word):
+                assert any(file.endswith(f"/{word}") for file in files_here()), word
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
