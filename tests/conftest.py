@@ -37,7 +37,9 @@ _QUICKLY_COMPILED = ("server/training", "server/checkpoints", "server/presets", 
 compiles for them with hardly any optimisation, as `make test` asks. `make test-all` compiles everything as users do."""
 
 
-_LONG = ("end_to_end", "server/test_taps.py", "server/test_reference_parity.py", "sim_eval/test_rollout.py")
+_LONG = (
+    "end_to_end", "test_documents.py", "server/test_taps.py", "server/test_reference_parity.py", "sim_eval/test_rollout.py",
+)  # fmt: skip
 """What takes longest begins first, so that no worker is left alone with it at the end."""
 
 

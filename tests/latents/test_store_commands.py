@@ -7,6 +7,7 @@ import pickle
 import stat
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,6 +179,33 @@ def test_export_netcdf_says_what_the_store_says(tmp_path):
     with xarray.open_dataset(file, engine="h5netcdf") as data:
         assert (data.attrs["episode"], data.attrs["status"], data.attrs["note"]) == ("mine", "interrupted", "kept")
         assert "success" not in data.attrs
+
+
+def test_export_zarr_needs_no_decoding(run, tmp_path):
+    import zarr
+
+    assert main(["export", str(run), str(tmp_path / "out"), "--format", "zarr", "--dtype", "float32"]) == 0
+    file = tmp_path / "out" / f"{run.name}-ep1.zarr"
+    group = zarr.open_group(file, mode="r")
+    store = LatentStore(run)
+    for path in store.components():
+        array: Any = group[path]
+        assert array.dtype == np.float32
+        assert array.attrs["dtype"] == "float32"
+        want = np.stack([frame(plan(), 100 + n)[path] for n in range(FRAMES)])
+        np.testing.assert_array_equal(array[:], want, err_msg=path)
+    assert dict(group.attrs) == store.episode("ep1").attributes()
+
+    xarray = pytest.importorskip("xarray")
+    data = xarray.open_zarr(file, group="action", consolidated=False)
+    want = np.stack([frame(plan(), 100 + n)["action/hidden_states"][2, 1] for n in range(FRAMES)])
+    np.testing.assert_array_equal(data["hidden_states"].sel(layer=2, denoise_step=2).values, want)
+    own = xarray.open_zarr(file, consolidated=False)
+    assert own["timestep"].values.tolist() == [0, 5, 10]
+    assert own["actions"].shape == (FRAMES, 5, 7)
+    assert xarray.open_zarr(file, group="annotations", consolidated=False)["pose"].shape == (FRAMES, 7)
+    # again, in the same place
+    assert main(["export", str(run), str(tmp_path / "out"), "--format", "zarr"]) == 0
 
 
 def test_export_npz_in_the_nested_layout(run, tmp_path):

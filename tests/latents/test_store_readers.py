@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from pathlib import Path
-from typing import Any
+import time
 
 import numpy as np
 import pytest
-from vlascope_latents.store import LatentStore, RunWriter
+from vlascope_latents.store import LatentStore, RunWriter, StoreError
 
 from tests.latents.store_fixtures import LAYOUT, frame, plan, values
 
@@ -90,20 +88,77 @@ def test_our_adapter_to_xarray(episode):
     assert data.coords["timestep"].values.tolist() == [0, 5, 10]
 
 
-def test_the_example_in_the_documentation_runs(tmp_path, monkeypatch):
-    from vlascope_latents import ExpertLayout, LatentLayout, Span
+@pytest.fixture
+def tree(episode):
+    xarray = pytest.importorskip("xarray")
+    return xarray.open_datatree(episode.path, engine="vlascope")
 
-    pytest.importorskip("xarray")
-    spans = (Span("image/base_0_rgb", 0, 256), Span("text", 256, 304))
-    action = ExpertLayout(6, 8, 8, (Span("state", 0, 1), Span("action", 1, 51)))
-    layout = LatentLayout(ExpertLayout(6, 2048, 8, spans), action, 10, 50, 32)
-    monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
-    names: dict[str, Any] = {"layout": layout}
-    example = re.search(r"```python\n(.*?)```", text, re.DOTALL)
-    assert example
-    exec(example[1], names)  # noqa: S102
-    assert names["committed"] == 10
-    assert names["x"].shape == (4, 1, 48, 2048)
-    assert names["features"].shape == names["x"].shape
-    assert names["success"].all()
+
+def want(path: str) -> np.ndarray:
+    return np.stack([frame(plan(), n)[path] for n in range(FRAMES)])
+
+
+def test_our_engine_of_xarray_decodes(episode, tree):
+    for path in PATHS:
+        array = tree["episodes/ep"][path]
+        assert array.dtype == np.float32
+        assert array.attrs == {"stored_dtype": episode.tensors()[path].dtype}
+        np.testing.assert_array_equal(array.values, want(path), err_msg=path)
+    group = tree["episodes/ep/action"]
+    assert group["hidden_states"].dims == ("frame", "denoise_step", "layer", "token", "feature")
+    assert group["layer"].values.tolist() == [0, 2]
+    assert group["denoise_step"].values.tolist() == [0, 1, 2, 3]
+    assert group["token"].values.tolist() == [0, 1, 2, 3, 4, 5]
+    assert group["token_span"].values.tolist() == ["state", *["action"] * 5]
+    assert group["timestep"].values.tolist() == [0, 5, 10]
+    own = tree["episodes/ep"]
+    assert own["annotations/pose"].shape == (FRAMES, 7)
+    assert own["actions"].dims == ("frame", "actions_1", "actions_2")
+    assert (own.attrs["task_id"], own.attrs["status"], own.attrs["success"]) == (4, "sealed", 1)
+    assert tree.attrs["run"] == episode.run
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"layer": 1},
+        {"frame": 0, "denoise_step": -1, "layer": 1, "token": 2, "feature": 3},
+        {"frame": [2, 0], "layer": [1, 0], "token": slice(1, None, 2)},
+        {"token": [4, 4, 0], "feature": slice(None, None, -1)},
+        {"frame": slice(0, 0), "layer": 0},
+    ],
+)
+def test_our_engine_of_xarray_indexes_as_numpy_does(tree, index):
+    lazy = tree["episodes/ep/action"]["hidden_states"]
+    loaded = lazy.copy(data=want("action/hidden_states"))
+    np.testing.assert_array_equal(lazy.isel(index).values, loaded.isel(index).values)
+    points = {"frame": ("p", [0, 2]), "token": ("p", [1, 5])}
+    np.testing.assert_array_equal(lazy.isel(points).values, loaded.isel(points).values)
+
+
+def test_our_engine_of_xarray_opens_folders_of_runs_single_groups_and_what_is_being_written(tmp_path):
+    xarray = pytest.importorskip("xarray")
+    with RunWriter.create(tmp_path, "tiny", LAYOUT) as run:
+        writer = run.open_episode("ep", {"task_id": 4}, plan())
+        writer.append(frame(plan(), 0), timestep=0, values=values(0))
+        deadline = time.monotonic() + 30
+        while writer.committed < 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        tree = xarray.open_datatree(tmp_path, engine="vlascope")
+        name = f"{run.path.name}/episodes/ep"
+        np.testing.assert_array_equal(tree[name]["vlm/hidden_states"], want("vlm/hidden_states")[:1])
+        assert tree[name].attrs["status"] == "open"
+        # a run is known as one, a folder of runs only by the engine's name
+        group = xarray.open_dataset(run.path, group="episodes/ep/vlm")
+        assert group["hidden_states"].dtype == np.float32
+        with pytest.raises(StoreError, match="no group 'vlm'"):
+            xarray.open_dataset(run.path, engine="vlascope", group="vlm")
+        tree = xarray.open_datatree(run.path, engine="vlascope", drop_variables=["hidden_states"])
+        assert list(tree["episodes/ep/vlm"].data_vars) == ["mlp_activation", "pre_attn_norm_scales"]
+
+
+def test_without_xarray_the_error_names_what_to_install(episode, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xarray", None)
+    with pytest.raises(StoreError, match=r"to_xarray: needs xarray: install vlascope-latents\[xarray\]"):
+        LatentStore(episode.path).select("vlm").to_xarray()

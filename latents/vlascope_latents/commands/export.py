@@ -1,4 +1,4 @@
-"""`vlascope-latents export`: episodes as NetCDF or NPZ files."""
+"""`vlascope-latents export`: episodes in formats that need no decoding."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from vlascope_base.text import readable_bytes
 
 from vlascope_latents.commands.options import CampaignOptions
 from vlascope_latents.store import LatentStore, StoreError
-from vlascope_latents.store.exports import export_netcdf, export_npz
+from vlascope_latents.store.exports import export_netcdf, export_npz, export_zarr
 from vlascope_latents.store.run_folder import ReadableBy, make_missing_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Export(CampaignOptions):
-    """Writes one file an episode, as float32; docs/store.md describes the formats."""
+    """Writes one file an episode, or one Zarr group; docs/store.md describes the formats."""
 
     out: Annotated[Path, tyro.conf.Positional]
     """Folder to write to; made where it is missing."""
-    format: Literal["netcdf", "npz"] = "netcdf"
-    """`netcdf` (needs xarray, h5netcdf and h5py), or `npz` in the nested layout of the reference."""
+    format: Literal["netcdf", "zarr", "npz"] = "netcdf"
+    """`netcdf` (needs xarray, h5netcdf and h5py), `zarr`, or `npz` in the nested layout of the reference."""
+    dtype: Literal["float32"] = "float32"
+    """What tensors are written as. Every reader knows float32, and bfloat16 becomes it exactly."""
     episodes: tuple[str, ...] = ()
     """Ids, or names where only one campaign has them; every episode unless given."""
     readable_by: ReadableBy = "owner"
@@ -44,10 +46,14 @@ class Export(CampaignOptions):
             for episode in chosen
             for tensor in episode.tensors().values()
         )
-        print(f"{len(chosen)} episodes, {readable_bytes(cost)} as float32")
+        print(f"{len(chosen)} episodes, {readable_bytes(cost)} as {self.dtype}")
         if self.dry_run:
             return 0
-        write, suffix = {"netcdf": (export_netcdf, ".nc"), "npz": (export_npz, ".npz")}[self.format]
+        write, suffix = {
+            "netcdf": (export_netcdf, ".nc"),
+            "zarr": (export_zarr, ".zarr"),
+            "npz": (export_npz, ".npz"),
+        }[self.format]
         make_missing_folder(self.out, self.readable_by)
         for episode in tracked(chosen, "exporting"):
             file = self.out / f"{episode.run}-{episode.row.folder}{suffix}"

@@ -1,6 +1,5 @@
-"""Episodes in formats of others: NetCDF through xarray, and NPZ in the nested layout of the reference's pickles.
-
-The formats are described in docs/store.md.
+"""Episodes in formats that need no decoding: plain Zarr, NetCDF through xarray, and NPZ in the nested layout of the
+reference's pickles. All of them hold float32; docs/store.md describes them.
 """
 
 from __future__ import annotations
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 
 from vlascope_latents.store.episode import Episode
 from vlascope_latents.store.reader import LatentStore
-from vlascope_latents.store.sealing import columns_of
+from vlascope_latents.store.sealing import column_dims, columns_of
 
 
 def export_netcdf(store: LatentStore, episode: Episode, path: Path) -> None:
@@ -37,13 +37,44 @@ def export_netcdf(store: LatentStore, episode: Episode, path: Path) -> None:
             flat = name.replace("/", "_")
             dims = ["frame", *(f"{flat}_{axis}" for axis in range(1, column.ndim))]
             variables[flat] = (dims, column.astype(np.uint8) if column.dtype == bool else column)
+    xarray.Dataset(variables, attrs=plain_attributes(episode)).to_netcdf(path, engine="h5netcdf")
+
+
+def plain_attributes(episode: Episode) -> dict[str, str | int | float]:
+    """What is known of an episode, without values that NetCDF has no attributes for: maps, lists, nothing."""
     # what the store says of it stands above what a client said beside it under the same name
     attributes = {**episode.metadata, "episode": episode.id, "status": episode.status}
     attributes.pop("success", None)
     if episode.success is not None:
         attributes["success"] = int(episode.success)
-    kept = {key: value for key, value in attributes.items() if isinstance(value, str | int | float)}
-    xarray.Dataset(variables, attrs=kept).to_netcdf(path, engine="h5netcdf")
+    return {key: value for key, value in attributes.items() if isinstance(value, str | int | float)}
+
+
+def export_zarr(store: LatentStore, episode: Episode, path: Path) -> None:
+    """Writes one episode as a Zarr v3 group, a frame at a time: the store's groups and arrays, but float32.
+
+    `layer` and `denoise_step` hold the model's numbers along the axes of that name.
+    """
+    lines = episode.lines()
+    columns = columns_of(lines)
+    tensors = episode.tensors()
+    group = zarr.open_group(path, mode="w", attributes=dict(episode.attributes()))
+    for name in sorted({name.split("/")[0] for name in (*columns, *tensors) if "/" in name}):
+        group.create_group(name)
+    for name, column in columns.items():
+        group.create_array(name, data=column, dimension_names=column_dims(name, column))
+    for tensor_path, tensor in tensors.items():
+        expert, component = tensor_path.split("/")
+        array = group.create_array(
+            tensor_path, shape=(len(lines), *tensor.shape), chunks=(1, *tensor.shape), dtype="float32",
+            dimension_names=("frame", *tensor.dims), attributes={**tensor.attributes, "dtype": "float32"},
+        )  # fmt: skip
+        selection = store.select(expert, component, episodes=[episode])
+        for number in range(len(lines)):
+            array[number] = selection[number : number + 1].array()[0]
+        for dim, numbers in tensor.numbers.items():
+            if f"{expert}/{dim}" not in group:
+                group.create_array(f"{expert}/{dim}", data=np.array(numbers, np.int64), dimension_names=(dim,))
 
 
 def export_npz(store: LatentStore, episode: Episode, path: Path) -> None:

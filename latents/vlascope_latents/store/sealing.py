@@ -98,9 +98,13 @@ def column_files(lines: Sequence[FrameLine]) -> dict[str, bytes]:
     for group in sorted({name.split("/")[0] for name in columns if "/" in name}):
         files[f"{group}/zarr.json"] = group_metadata()
     for name, column in columns.items():
-        axes = [f"{name.split('/')[-1]}_{axis}" for axis in range(1, column.ndim)]
         chunk = ".".join(["c", *["0"] * column.ndim])
         if column.size:
             files[f"{name}/{chunk}"] = column.astype(column.dtype.newbyteorder("<")).tobytes()
-        files[f"{name}/zarr.json"] = column_metadata(column, ("frame", *axes))
+        files[f"{name}/zarr.json"] = column_metadata(column, column_dims(name, column))
     return files
+
+
+def column_dims(name: str, column: np.ndarray) -> tuple[str, ...]:
+    """Names of the axes of a column: `frame`, and then axes that no other column has."""
+    return ("frame", *(f"{name.split('/')[-1]}_{axis}" for axis in range(1, column.ndim)))

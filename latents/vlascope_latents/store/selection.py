@@ -177,8 +177,15 @@ class Selection:
             yield self[start : start + frames]
 
     def to_xarray(self, dtype: str = "float32") -> xarray.DataArray:
-        """Reads the slice into an xarray `DataArray` with named axes, and labels and the model's numbers as coordinates."""
-        import xarray
+        """Reads the slice into an xarray `DataArray` with named axes, and labels and the model's numbers as coordinates.
+
+        Raises:
+            StoreError: xarray is not installed, or what `array` raises it for.
+        """
+        try:
+            import xarray
+        except ImportError as error:
+            raise StoreError("to_xarray: needs xarray: install vlascope-latents[xarray]") from error
 
         coordinates: dict[str, Any] = dict(self.coordinates)
         coordinates |= {name: ("frame", label) for name, label in self.labels.items() if name != "frame"}
