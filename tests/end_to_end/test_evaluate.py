@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
 
 
@@ -14,6 +16,7 @@ def evaluate(*options: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, SCRIPT, *options], capture_output=True, text=True, timeout=500, check=False)
 
 
+@pytest.mark.slow
 def test_conditions_are_run_and_counted(tmp_path):
     asked = ("--out", str(tmp_path / "found"), "--only", "shipped,told,blank", "--tasks", "0", "--episodes", "40-41")
     asked = (*asked, "--max-steps", "20", "--workers", "1")
