@@ -80,7 +80,7 @@ TRAIN = {
     "--lora": "None",
     "--lora-alpha": "None",
     "--norm-stats": "auto",
-    "--episodes": "None",
+    "--episodes": "all",
     "--tasks": "None",
     "--first-steps": "0",
     "--first-repeats": "1",
@@ -122,7 +122,7 @@ try:
     main({args})
 except SystemExit as done:
     assert done.code == 0
-loaded = {{"jax", "zarr", "orbax", "optax", "vlascope_client"}} & set(sys.modules)
+loaded = {{"jax", "zarr", "orbax", "optax", "vlascope_client", "vlascope_datasets"}} & set(sys.modules)
 assert not loaded, loaded
 """
 
@@ -153,3 +153,19 @@ def test_a_command_has_these_options(command, expected):
         name: "" if "(required)" in t else t.rpartition("(default: ")[2].partition(")")[0] for name, t in told.items()
     }
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("missing", "args"),
+    [
+        ("prometheus_client", ["serve"]),
+        ("vlascope_client", ["serve"]),
+        ("vlascope_datasets", ["train", "--dataset", "d", "--output", "o", "--steps", "1"]),
+    ],
+)
+def test_a_missing_extra_is_one_line(missing, args):
+    program = f"import sys; sys.modules[{missing!r}] = None; from vlascope_server.commands import main; sys.exit(main({args}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2
+    error = done.stderr.splitlines()[-1]
+    assert error == f"vlascope-server: {args[0]} needs {missing}: install vlascope-server[{args[0]}]"
