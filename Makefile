@@ -4,12 +4,13 @@ RUN := $(UV) run --frozen --no-sync
 # Two tests at a time, those of one file one after the other, in the order that tests/conftest.py gives.
 BESIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup setup-torch setup-cuda test test-all lint demo tiny tiny-siblings
+.PHONY: help setup setup-torch setup-cuda test test-all test-newest lint demo tiny tiny-siblings
 
 help:
 	@echo "make demo         the main job, end to end"
 	@echo "make test         the tests, in about ten minutes on two cores"
 	@echo "make test-all     the slow ones too"
+	@echo "make test-newest  model, store and client on Python 3.12 with the newest of every package, two minutes"
 	@echo "make lint         formatting, lint, types, import contracts"
 	@echo "make setup        .venv with everything that needs neither torch nor a GPU"
 	@echo "make setup-torch  adds PyTorch 2.13 for the analyses that use it"
@@ -41,6 +42,9 @@ test: setup
 
 test-all: setup
 	$(RUN) pytest $(BESIDE)
+
+test-newest: | $(UV)
+	scripts/test_newest.sh
 
 lint: setup
 	$(RUN) ruff format --check .

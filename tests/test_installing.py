@@ -32,9 +32,10 @@ PART_OF = {"pydantic-core": "pydantic"}
 WORK = {
     "client": "import vlascope_client; vlascope_client.PolicyClient",
     "sim_eval": """
+from pathlib import Path
 from vlascope_sim.assets import resolve_assets
 from vlascope_sim.environment import DUMMY_ACTION, LiberoEnvironment, load_task
-with LiberoEnvironment(load_task("libero_object", 0), resolve_assets().folder) as environment:
+with LiberoEnvironment(load_task("libero_object", 0), Path(resolve_assets().path)) as environment:
     environment.reset(0, 0)
     assert environment.step(DUMMY_ACTION)[0].image.shape == (256, 256, 3)
 """,
