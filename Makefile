@@ -6,12 +6,13 @@ BESIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # Much of the tests' time is XLA's; `make test-all` compiles everything as users do.
 QUICK := VLASCOPE_QUICK_COMPILE=1
 
-.PHONY: help setup setup-torch setup-cuda test test-all lint demo tiny tiny-siblings
+.PHONY: help setup setup-torch setup-cuda test test-all test-newest lint demo tiny tiny-siblings
 
 help:
 	@echo "make demo         the main job, end to end"
 	@echo "make test         the tests, in about ten minutes on two cores"
 	@echo "make test-all     the slow ones too"
+	@echo "make test-newest  model, store and client on Python 3.12 with the newest of every package, two minutes"
 	@echo "make lint         formatting, lint, types, import contracts"
 	@echo "make setup        .venv with everything that needs neither torch nor a GPU"
 	@echo "make setup-torch  adds PyTorch 2.13 for the analyses that use it"
@@ -43,6 +44,9 @@ test: setup
 
 test-all: setup
 	$(RUN) pytest $(BESIDE)
+
+test-newest: | $(UV)
+	scripts/test_newest.sh
 
 lint: setup
 	$(RUN) ruff format --check .

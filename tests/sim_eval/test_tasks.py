@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import pickle
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from vlascope_sim.environment import STEP_LIMITS, load_task, suite_tasks
 from vlascope_sim.environment.init_states import read_init_states
+from vlascope_sim.environment.package import libero_folder
 from vlascope_sim.errors import SimulationError
 
 
@@ -91,3 +93,13 @@ def test_reading_tasks_imports_neither_torch_nor_the_simulator():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("missing", ["libero", "bddl", "robosuite"])
+def test_without_libero_the_error_is_the_command_that_brings_it(monkeypatch, missing):
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else found(name))
+    with pytest.raises(SimulationError) as error:
+        libero_folder.__wrapped__()
+    asked = "pip install --no-deps hf-libero==0.1.4 bddl==1.0.1 robosuite==1.4.0"
+    assert str(error.value) == f"{missing}: not installed; run {asked}"

