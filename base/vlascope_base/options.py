@@ -12,12 +12,15 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from tyro.constructors import PrimitiveConstructorSpec
 
 from vlascope_base.errors import OptionError
 from vlascope_base.text import listed, parse_bytes, parse_numbers, readable_bytes
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 
@@ -31,6 +34,15 @@ class CommandOptions:
 
     log_level: LogLevel = "info"
     """Least severe messages to show, on stderr."""
+    print_config: bool = False
+    """Print all options as JSON, those of files among them, and stop."""
+
+
+def record_of(options: DataclassInstance) -> dict[str, Any]:
+    """The options of a command as its results keep them: without `print_config`, which is of no run."""
+    record = dataclasses.asdict(options)
+    record.pop("print_config", None)
+    return record
 
 
 def _written(

@@ -87,7 +87,7 @@ def test_probe(runs, tmp_path, capsys, options, stem, accuracy):
             check_picture(tmp_path / name)
     captured = capsys.readouterr()
     assert summary in captured.out
-    assert json.loads(captured.err.splitlines()[0])["probe"]["expert"] == result["expert"]
+    assert not captured.err.startswith("{")
 
 
 def test_sweep_finds_the_cell_and_nothing_else(runs, tmp_path, capsys):

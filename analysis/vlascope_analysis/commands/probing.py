@@ -54,8 +54,8 @@ class ProbingOptions(CommandOptions):
         return "".join(f"_{value}" for value in given)
 
     def flat(self) -> dict[str, object]:
-        """Every option by its name on the command line."""
-        return _flat(self)
+        """Every option by its name on the command line, as results keep them."""
+        return {name: value for name, value in _flat(self).items() if name != "print_config"}
 
     def provenance(self, store: LatentStore, episodes: Sequence[Numbered]) -> dict[str, object]:
         """Configuration and data, as every result carries them."""

@@ -7,6 +7,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
+from vlascope_base.command import say_configuration
 from vlascope_base.options import CommandOptions
 from vlascope_base.text import readable_bytes
 
@@ -39,4 +40,8 @@ def _print_started(started: Started) -> None:
     print(f"a frame   {readable_bytes(started.plan.nbytes)} with the default capture; noise seed {started.seed}")
     print(f"listening {started.url}")
     sys.stdout.flush()
+    if started.run is not None:
+        from vlascope_latents.store.run_folder import RUN_FILE
+
+        say_configuration(started.run / RUN_FILE)
     logging.getLogger(__name__).info("compiling; requests that come now wait")
