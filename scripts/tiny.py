@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from commands import StepError, ends_with_one_line, run
+from vlascope_base.text import readable_duration
 from vlascope_server.policies.policy import Policy
 from vlascope_server.presets import PRESETS
 
@@ -66,7 +67,7 @@ def main() -> None:
     begun = time.monotonic()
     with ends_with_one_line("tiny"):
         (policy if options.what == "policy" else siblings)(options.out, options.workers)
-    print(f"\nDone in {(time.monotonic() - begun) / 60:.0f} minutes. Results: {RESULTS}")
+    print(f"\nDone in {readable_duration(time.monotonic() - begun)}. Results: {RESULTS}")
 
 
 def policy(out: Path, workers: str) -> None:

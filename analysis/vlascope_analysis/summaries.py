@@ -68,21 +68,22 @@ def sweep_summary(result: SweepResult) -> str:
         f" {row['constant_cosine']:.3f}",
         "",
         "best cell of each expert",
-        f"{'expert':<10} {'layer':>5} {'step':>5} {'accuracy':>9} {'interval':>16} {'cosine':>7} {'shuffled':>9}"
-        f" {'p':>6} {'p of best':>10}",
+        f"{'expert':<9} {'layer':>5} {'step':>4} {'accuracy':>8} {'interval':>14} {'cosine':>6} {'shuffled':>8}"
+        f" {'p':>5} {'p of best':>9}",
     ]
     for expert, own in table.groupby("expert", sort=False):
         best = own.iloc[int(own["accuracy"].to_numpy().argmax())]
         layer, step = _axis(best["layer"]), _axis(best["denoise_step"])
         interval = f"{best['accuracy_low']:.3f} to {best['accuracy_high']:.3f}"
         lines.append(
-            f"{expert:<10} {layer:>5} {step:>5} {best['accuracy']:>9.3f} {interval:>16} {best['cosine_similarity']:>7.3f}"
-            f" {best['shuffled_accuracy']:>9.3f} {best['p_value']:>6.3f} {best['p_value_best']:>10.3f}"
+            f"{expert:<9} {layer:>5} {step:>4} {best['accuracy']:>8.3f} {interval:>14} {best['cosine_similarity']:>6.3f}"
+            f" {best['shuffled_accuracy']:>8.3f} {best['p_value']:>5.3f} {best['p_value_best']:>9.3f}"
         )
     lines += [
         "",
-        "The best of many cells looks better than it is: its accuracy and interval are not corrected for having been chosen.",
-        "`p of best` is: how often the best cell of this sweep does as well when labels are shuffled.",
+        "The best of many cells looks better than it is: its accuracy and interval are",
+        "not corrected for having been chosen. `p of best` is: how often the best cell",
+        "of this sweep does as well when labels are shuffled.",
         *(f"Warning: {printable(warning)}" for warning in result.warnings),
     ]
     return "\n".join(lines) + "\n"

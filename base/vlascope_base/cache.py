@@ -5,6 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+PROGRAMS, IMAGES, ASSETS = "xla", "training", "assets"
+"""Folders in it: compiled programs, images as models take them, stand-ins for LIBERO's assets. Others hold downloads."""
+
+TOKENIZER = "paligemma_tokenizer.model"
+"""A file in it."""
+
 
 def cache_folder() -> Path:
     """`$VLASCOPE_CACHE`, or `vlascope` in `$XDG_CACHE_HOME`, or in `~/.cache`; it need not exist.

@@ -6,27 +6,32 @@
 3. A subcommand whose options may be read from a file has a class method `defaults` too. It gets the words of the command
    line behind the subcommand's name, finds the file among them (`options.word_of`), and returns an instance whose values
    are the defaults of this call (`options.read_fields`), or None. What is given on the command line wins over them.
-4. An exception that is neither a `VlascopeError` nor an `OSError` is a fault of ours, and ends with its traceback.
+4. `--print-config` prints the options as JSON on stdout, defaults and the values of files among them, and nothing is run. A
+   command that writes its configuration beside its results says where (`say_configuration`).
+5. An exception that is neither a `VlascopeError` nor an `OSError` is a fault of ours, and ends with its traceback.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import json
 import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Union
+from pathlib import Path
+from typing import Annotated, Any, TextIO, Union
 
 import tyro
 
 from vlascope_base.errors import VlascopeError
+from vlascope_base.options import CommandOptions, record_of
 from vlascope_base.provenance import git_revision
 from vlascope_base.text import printable
 
 _SECRETS = ("api_key",)
+
+_log = logging.getLogger(__name__)
 
 
 def run_command(
@@ -43,7 +48,7 @@ def run_command(
     Args:
         name: of the command, and of the package that it comes with, such as `vlascope-latents`.
         description: one sentence for `--help`.
-        subcommands: by name; each a dataclass with `log_level` (see `CommandOptions`) and `run`, and perhaps `defaults`.
+        subcommands: by name; each `CommandOptions` with a `run`, and perhaps `defaults`.
         args: of the command line, without the program's name; None takes the process's own.
         errors: classes that are printed as one line too, from packages that do not know `VlascopeError`.
         quiet: loggers of libraries that say less than a warning to nobody.
@@ -57,10 +62,12 @@ def run_command(
         return 0
     try:
         command = parse_command(name, description, subcommands, args)
-        logging.basicConfig(level=command.log_level.upper(), format="%(levelname)s %(message)s", stream=sys.stderr)
+        if command.print_config:
+            print(json.dumps({type(command).__name__.lower(): _shown(command)}, default=str, indent=2))
+            return 0
+        log_to_stderr(command.log_level.upper())
         for library in quiet:
             logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
-        print(json.dumps({type(command).__name__.lower(): _shown(command)}, default=str), file=sys.stderr)
         return command.run() or 0
     except VlascopeError as error:
         _say(name, error.for_command())
@@ -102,10 +109,49 @@ def version_line(name: str) -> str:
     return f"{name} {importlib.metadata.version(name)}" + (f" ({revision})" if revision else "")
 
 
-def _shown(command: Any) -> dict[str, object]:
-    """The options, without what nobody should read in a log."""
-    options = dataclasses.asdict(command)
-    return {field: "(given)" if field in _SECRETS and value else value for field, value in options.items()}
+class StderrHandler(logging.StreamHandler):
+    """Logs to what `sys.stderr` is at that moment: while progress bars are shown, rich has put something there that prints
+    above them.
+    """
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+
+    @property
+    def stream(self) -> TextIO:
+        """Standard error, as it is now."""
+        return sys.stderr
+
+
+def log_to_stderr(level: int | str) -> None:
+    """Sets up logging for a command, unless somebody has done so already.
+
+    Args:
+        level: of the least severe messages to show.
+    """
+    logging.basicConfig(level=level, handlers=[StderrHandler()])
+
+
+def say_configuration(file: Path) -> None:
+    """Says where everything that decides about a run is written down."""
+    _log.info("configuration in %s", file)
+
+
+def _shown(command: CommandOptions) -> dict[str, object]:
+    """The options, without what nobody should read on a screen."""
+    return _without_secrets(record_of(command))
+
+
+def _without_secrets(options: dict[str, Any]) -> dict[str, object]:
+    return {
+        field: _without_secrets(value)
+        if isinstance(value, dict)
+        else "(given)"
+        if field in _SECRETS and value
+        else value
+        for field, value in options.items()
+    }
 
 
 def _say(name: str, message: object) -> None:

@@ -14,13 +14,16 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from vlascope_base.errors import OptionError
 from vlascope_base.text import listed, parse_bytes, parse_numbers, readable_bytes
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 
@@ -34,6 +37,17 @@ class CommandOptions:
 
     log_level: LogLevel = "info"
     """Least severe messages to show, on stderr."""
+    print_config: bool = False
+    """Print all options as JSON, those of files among them, and stop."""
+
+
+UNRECORDED = ("print_config", "config")
+"""Options that no result keeps: the one is of no run, and the file that the other names may say something else by then."""
+
+
+def record_of(options: DataclassInstance) -> dict[str, Any]:
+    """The options of a command as its results keep them: all but `UNRECORDED`."""
+    return {name: value for name, value in dataclasses.asdict(options).items() if name not in UNRECORDED}
 
 
 def _written(

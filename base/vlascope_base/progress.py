@@ -1,10 +1,14 @@
-"""How long work reports how far it is, and the bars on stderr that show it."""
+"""How long work reports how far it is, and the bars on stderr that show it.
+
+A line of bars fits a terminal of 60 columns or more: the bar itself gives way first, and what else a task says stands on a
+line of its own below. What is logged meanwhile goes above the bars (`StderrHandler` in `command.py`).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -12,6 +16,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
 T = TypeVar("T")
+
+_DESCRIPTION_WIDTH, _BAR_WIDTH = 26, 40
+"""Characters at most."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many parts of it are done, and how many there are."""
@@ -48,26 +55,43 @@ def progress_bars(console: Console | None = None, *, field: str | None = None, t
 
     Args:
         console: where they are shown; stderr unless given.
-        field: the name of a field that each task gives and updates; it is shown behind the bar.
+        field: the name of a field that each task gives and updates; its text is shown below the bars, and wraps.
         transient: the bars disappear when they stop.
     """
-    from rich.console import Console
+    from rich.console import Console, RenderableType
+    from rich.padding import Padding
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
+    from rich.table import Column
+    from rich.text import Text
 
+    class BarsAndTexts(Bars):
+        """Bars, and below them the text of each task."""
+
+        def get_renderables(self) -> Iterable[RenderableType]:
+            yield from super().get_renderables()
+            for task in self.tasks:
+                if task.visible and field is not None and (text := task.fields.get(field)):
+                    yield Padding(Text(text), (0, 0, 0, 2), expand=False)
+
+    console = console or Console(file=sys.stderr)
+    # of the columns that rich may narrow, the bar is the only one: a time that is cut short says nothing
     columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", max_width=_DESCRIPTION_WIDTH),
+        ),
+        BarColumn(bar_width=None, table_column=Column(max_width=_BAR_WIDTH)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
     ]
-    if field is not None:
-        columns.append(TextColumn(f"{{task.fields[{field}]}}"))
     # what is printed meanwhile would go to the bars' console: above the bars on a terminal, but never into a pipe
-    return Bars(
+    return BarsAndTexts(
         *columns,
-        console=console or Console(file=sys.stderr),
+        console=console,
         transient=transient,
+        disable=transient and not console.is_terminal,  # all that would be left of them in a file is an empty line
         redirect_stdout=sys.stdout.isatty(),
     )

@@ -1,4 +1,4 @@
-"""Text that people read and write: safe for a terminal, bytes with units, lists of numbers."""
+"""Text that people read and write: safe for a terminal, bytes with units, times, lists of numbers."""
 
 from __future__ import annotations
 
@@ -43,6 +43,20 @@ def readable_bytes(count: float, digits: int = 4) -> str:
             return f"{count:.{digits}g} {unit}"
         count /= 1000
     return f"{count:.{digits}g} TB"
+
+
+def readable_duration(seconds: float) -> str:
+    """A time as people say it: `less than a minute`, `1 minute`, `9 minutes`, `2.5 hours`.
+
+    Args:
+        seconds: of any number; below 100 minutes they are rounded to whole minutes, above to tenths of hours.
+    """
+    if seconds < 60:
+        return "less than a minute"
+    minutes = round(seconds / 60)
+    if minutes >= 100:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{minutes} minute{'s' if minutes > 1 else ''}"
 
 
 def parse_bytes(text: str) -> int:

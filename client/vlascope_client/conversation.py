@@ -5,7 +5,8 @@ own way, so that there is one set of rules. Knows nothing of sockets, threads or
 
 The rules:
 1. Servers are tried in the order given and the first that answers is taken, at every connect. A round in which none
-   answered is repeated up to `retries` times with growing delays.
+   answered is repeated up to `retries` times with growing delays; where none has ever answered, until
+   `first_contact_timeout` is over. The first such round is logged, then the second, the fourth, the eighth and so on.
 2. What a server says of itself is compared with what was expected, and after a reconnect with what was there before.
 3. A request is repeated on a new connection, up to `retries` times, unless its episode has frames in the store: that
    episode is over, and the first request that names it says so.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import ssl
 import time
 from collections.abc import Mapping, Sequence
@@ -52,6 +54,9 @@ from vlascope_client.steps import Close, Exchange, Lost, Open, Refused, Sleep, S
 
 _log = logging.getLogger(__name__)
 
+_SHORTEST_TRY = 1.0
+"""Seconds."""
+
 _PASSING = (429, 502, 503, 504)
 """HTTP statuses of a server that may let us in later."""
 
@@ -67,6 +72,8 @@ class Conversation:
         timeout: seconds that a reply may take.
         first_timeout: the same, for the first reply of a connection with its capture spec: the server may compile first.
         connect_timeout: seconds that one server may take to let us in.
+        first_contact_timeout: seconds that all tries together may take until a server has answered once; None: `retries`
+            alone counts. What answered once is tried again `retries` times.
         retries: how often a round through the servers, or a request, is repeated.
         backoff: delays before those.
         tls: for `wss://`, an `ssl.SSLContext` or a file of CA certificates; None trusts what the system trusts.
@@ -80,6 +87,7 @@ class Conversation:
     timeout: float = 60.0
     first_timeout: float = 600.0
     connect_timeout: float = 10.0
+    first_contact_timeout: float | None = None
     retries: int = 10
     backoff: Backoff = dataclasses.field(default_factory=Backoff)
     tls: ssl.SSLContext | str | Path | None = None
@@ -89,9 +97,9 @@ class Conversation:
         """Checks the options."""
         self._urls = server_urls(self.servers)
         self._contexts = {url: tls_context(url, self.tls) for url in self._urls}
-        for name in ("timeout", "first_timeout", "connect_timeout"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected seconds above 0, found {getattr(self, name)}")
+        for name in ("timeout", "first_timeout", "connect_timeout", "first_contact_timeout"):
+            if (seconds := getattr(self, name)) is not None and not seconds > 0:
+                raise ValueError(f"{name}: expected seconds above 0, found {seconds}")
         if self.retries < 0:
             raise ValueError(f"retries: expected 0 or more, found {self.retries}")
         self._raw: dict[str, Any] | None = None
@@ -211,16 +219,24 @@ class Conversation:
         delays = self.backoff.delays()
         failures: list[str] = []
         refusal: tuple[int | None, str | None] = (None, None)
+        begun = time.monotonic()
+        patience = self.first_contact_timeout if self._raw is None and self.first_contact_timeout else math.inf
+        tries = 0
         for attempt in range(self.retries + 1):
             if attempt:
-                _log.info("no server answered (%s); trying again", "; ".join(failures))
-                yield Sleep(next(delays))
-            failures, refusal = [], (None, None)
+                gone = time.monotonic() - begun
+                if gone >= patience:
+                    break
+                _log_no_answer(attempt, gone, failures)
+                yield Sleep(min(next(delays), patience - gone))
+            failures, refusal, tries = [], (None, None), attempt + 1
             for url in self._urls:
+                # the last tries of a first contact may be short, but not so short that a server on this machine misses them
+                limit = min(self.connect_timeout, max(_SHORTEST_TRY, patience - (time.monotonic() - begun)))
                 try:
-                    greeting = yield Open(url, self.connect_timeout)
+                    greeting = yield Open(url, limit)
                 except (Lost, TimeoutError) as error:
-                    failures.append(f"{url}: {str(error) or f'no answer within {self.connect_timeout:g} s'}")
+                    failures.append(f"{url}: {str(error) or f'no answer within {limit:.3g} s'}")
                 except Refused as refused:
                     error = read_error(refused.body)
                     text = f"{url}: refused with HTTP {refused.status}: {error}"
@@ -235,8 +251,9 @@ class Conversation:
                         yield Close(clean=True)
                         raise
                     return
-        tries = f" ({self.retries + 1} tries)" if self.retries else ""
-        raise PolicyConnectionError(f"no server answered{tries}: {'; '.join(failures)}", *refusal)
+        counted = f" ({tries} {'tries' if tries > 1 else 'try'})" if self.retries else ""
+        within = f" within {patience:g} s" if patience < math.inf else ""
+        raise PolicyConnectionError(f"no server answered{within}{counted}: {'; '.join(failures)}", *refusal)
 
     def _greeted(self, url: str, greeting: bytes | str) -> None:
         """Rule 2."""
@@ -345,3 +362,11 @@ class Conversation:
     def _gone(self, reason: str) -> None:
         self._connected = False
         self._episodes.connection_lost(reason)
+
+
+def _log_no_answer(tries: int, seconds: float, failures: Sequence[str]) -> None:
+    """Says that no server answered, after 1, 2, 4, 8, … tries: a server that is away for long is a few lines."""
+    if tries == 1:
+        _log.info("no server answered (%s); trying again", "; ".join(failures))
+    elif tries & (tries - 1) == 0:
+        _log.info("still no server after %d tries, %.0f s (%s); trying again", tries, seconds, "; ".join(failures))

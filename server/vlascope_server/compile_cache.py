@@ -1,12 +1,24 @@
-"""Compiled programs that outlive their process: where they are kept, and how much of a disk they may take."""
+"""Compiled programs that outlive their process.
+
+Where they are kept, how much of a disk they may take, and what becomes of damaged ones.
+"""
 
 from __future__ import annotations
 
+import glob
+import logging
+import re
 import shutil
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from vlascope_base.cache import cache_folder
+from vlascope_base.cache import PROGRAMS, cache_folder
+from vlascope_base.files import remove
+
+_log = logging.getLogger(__name__)
 
 PROGRAM_BYTES = 4 * 10**9
 """Compiled programs that are kept on disk; those that were used longest ago make room."""
@@ -26,10 +38,13 @@ def use_compilation_cache() -> None:
     import jax
 
     if jax.config.values.get("jax_compilation_cache_dir") is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / PROGRAMS))
     if jax.config.values.get("jax_compilation_cache_max_size") == -1:
         jax.config.update("jax_compilation_cache_max_size", PROGRAM_BYTES)
-    _date_programs(Path(jax.config.values["jax_compilation_cache_dir"]))
+    folder = Path(jax.config.values["jax_compilation_cache_dir"])
+    _date_programs(folder)
+    if not isinstance(warnings.showwarning, _Mender):
+        warnings.showwarning = _Mender(folder, warnings.showwarning)
     heed_free_space()
 
 
@@ -45,6 +60,46 @@ def heed_free_space() -> None:
         jax.config.update(name, _NEVER)
     elif jax.config.values[name] == _NEVER:
         jax.config.update(name, _WORTH_KEEPING)
+
+
+class _Mender:
+    """Takes the place of `warnings.showwarning`, and removes a program that JAX could not read.
+
+    JAX warns of such a program at every start, compiles it, and does not write it again as long as the damaged file is there.
+    It warns before it compiles: where the file is gone by then, it is written anew. All other warnings are shown as before.
+    """
+
+    def __init__(self, folder: Path, show: Callable[..., None]):
+        self._folder, self._show = folder, show
+
+    def __call__(self, message: Warning | str, *rest: Any, **named: Any) -> None:
+        found = re.search("Error reading persistent compilation cache entry for '([^']+)'", str(message))
+        if found is None or not self._remove(found[1]):
+            self._show(message, *rest, **named)
+
+    def _remove(self, module: str) -> bool:
+        """The damaged one is the program of that name that was used last: JAX dates it when it reads it."""
+        programs = [(_date_of(program), program) for program in self._folder.glob(f"{glob.escape(module)}-*-cache")]
+        if not programs:
+            return False
+        _, program = max(programs)
+        remove(program)
+        remove(_date_file(program))
+        if program.exists():
+            return False
+        _log.info("%s: this compiled program was damaged and is removed; it is compiled again", program)
+        return True
+
+
+def _date_file(program: Path) -> Path:
+    return program.with_name(program.name.removesuffix("-cache") + "-atime")
+
+
+def _date_of(program: Path) -> int:
+    try:
+        return int.from_bytes(_date_file(program).read_bytes(), "little")
+    except OSError:
+        return 0
 
 
 def _free(folder: Path) -> int:
@@ -63,7 +118,7 @@ def _date_programs(folder: Path) -> None:
     """
     try:
         for program in folder.glob("*-cache"):
-            date = program.with_name(program.name.removesuffix("-cache") + "-atime")
+            date = _date_file(program)
             if not date.exists():
                 date.write_bytes(time.time_ns().to_bytes(8, "little"))
     except OSError:

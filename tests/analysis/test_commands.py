@@ -87,7 +87,11 @@ def test_probe(runs, tmp_path, capsys, options, stem, accuracy):
             check_picture(tmp_path / name)
     captured = capsys.readouterr()
     assert summary in captured.out
-    assert json.loads(captured.err.splitlines()[0])["probe"]["expert"] == result["expert"]
+    assert not captured.err.startswith("{")
+    assert run("probe", runs, tmp_path / "none", "--expert", "vlm", "--layer", "1", "--print-config") == 0
+    shown = json.loads(capsys.readouterr().out)["probe"]
+    assert (shown["expert"], shown["layer"], shown["training"]["batch_size"]) == ("vlm", 1, 32)
+    assert not (tmp_path / "none").exists()
 
 
 def test_sweep_finds_the_cell_and_nothing_else(runs, tmp_path, capsys):

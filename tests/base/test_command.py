@@ -1,5 +1,7 @@
 import dataclasses
+import io
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +10,8 @@ from typing import Literal
 import pytest
 import tyro
 from vlascope_base import OptionError, VlascopeError
-from vlascope_base.command import run_command
-from vlascope_base.options import Bytes, CommandOptions, Numbers, NumbersOrAll, read_fields, word_of
+from vlascope_base.command import StderrHandler, run_command, say_configuration
+from vlascope_base.options import Bytes, CommandOptions, Numbers, NumbersOrAll, read_fields, record_of, word_of
 
 
 class ForeignError(Exception):
@@ -64,7 +66,7 @@ def run(*args):
 )
 def test_a_command_ends_with_one_line_and_a_code(capsys, what, code, said):
     assert run("--what", what) == code
-    assert capsys.readouterr().err.split("\n", 1)[1] == said
+    assert capsys.readouterr().err == said
 
 
 def test_a_fault_of_ours_keeps_its_traceback():
@@ -98,11 +100,51 @@ def test_help_shows_defaults_as_they_are_written(capsys):
     assert "1GB" in shown
 
 
+def test_print_config_prints_all_options_and_runs_nothing(capsys):
+    assert run("--what", "fault", "--numbers", "0-2", "--print-config") == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert json.loads(said.out) == {
+        "act": {
+            "log_level": "info",
+            "what": "fault",
+            "numbers": [0, 1, 2],
+            "room": 10**9,
+            "limit": None,
+            "api_key": None,
+        }
+    }
+
+
 def test_secrets_are_not_shown(capsys):
-    run("--api-key", "hunter2")
-    shown = capsys.readouterr().err
+    assert run("--api-key", "hunter2", "--print-config") == 0
+    shown = capsys.readouterr().out
     assert "hunter2" not in shown
     assert json.loads(shown)["act"]["api_key"] == "(given)"
+    assert run("--api-key", "hunter2") == 0
+    said = capsys.readouterr()
+    assert "hunter2" not in said.out + said.err
+
+
+def test_results_keep_options_without_print_config():
+    assert list(record_of(Act(print_config=True))) == ["log_level", "what", "numbers", "room", "limit", "api_key"]
+
+
+def test_the_log_goes_to_what_stderr_is_at_that_moment(capsys, monkeypatch):
+    handler = StderrHandler()
+    aside = io.StringIO()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", aside)
+        handler.handle(logging.LogRecord("a", logging.WARNING, "f", 1, "to the %s", ("side",), None))
+    handler.handle(logging.LogRecord("a", logging.INFO, "f", 1, "back", (), None))
+    assert aside.getvalue() == "WARNING to the side\n"
+    assert capsys.readouterr().err == "INFO back\n"
+
+
+def test_where_the_configuration_lies_is_one_line(caplog):
+    with caplog.at_level("INFO"):
+        say_configuration(Path("a/train.json"))
+    assert caplog.messages == ["configuration in a/train.json"]
 
 
 def test_every_command_tells_its_version(capsys):

@@ -1,6 +1,6 @@
 import pytest
 from vlascope_base import OptionError
-from vlascope_base.text import listed, parse_bytes, parse_numbers, printable, readable_bytes
+from vlascope_base.text import listed, parse_bytes, parse_numbers, printable, readable_bytes, readable_duration
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,21 @@ def test_numbers_are_listed_as_runs():
 
 def test_a_terminal_is_shown_text_and_never_commanded():
     assert printable("a\x1b[31m\nb\u202e ü") == "a\\x1b[31m\\nb\\u202e ü"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "less than a minute"),
+        (59.9, "less than a minute"),
+        (60, "1 minute"),
+        (89, "1 minute"),
+        (91, "2 minutes"),
+        (99 * 60, "99 minutes"),
+        (100 * 60, "1.7 hours"),
+        (9000, "2.5 hours"),
+        (360_000, "100.0 hours"),
+    ],
+)
+def test_times_are_readable(seconds, text):
+    assert readable_duration(seconds) == text

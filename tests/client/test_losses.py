@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -303,6 +304,36 @@ class TestServers:
         ) as e:
             connect(f"localhost:{dead}", retries=2)
         assert "refused" in str(e.value)
+
+    def test_the_first_contact_is_given_up_after_its_own_time(self, connect: Any, caplog: Any) -> None:
+        dead = unused_port()
+        begun = time.monotonic()
+        with (
+            caplog.at_level("INFO", "vlascope_client"),
+            pytest.raises(PolicyConnectionError, match=r"no server answered within 0\.3 s \(\d+ tries\): ") as e,
+        ):
+            connect(f"localhost:{dead}", retries=10_000, first_contact_timeout=0.3)
+        assert "refused" in str(e.value)
+        assert 0.3 <= time.monotonic() - begun < 5
+        (tries,) = map(int, re.findall(r"\((\d+) tries\)", str(e.value)))
+        said = [message for message in caplog.messages if "trying again" in message]
+        assert said[0].startswith(f"no server answered (ws://localhost:{dead}: ")
+        counted = re.findall(r"still no server after (\d+) tries, 0 s \(ws://", "\n".join(said[1:]))
+        assert [int(number) for number in counted] == [2**k for k in range(1, 20) if 2**k < tries]
+        assert len(said) == 1 + len(counted)
+
+    def test_a_server_that_answered_once_is_waited_for_as_ever(self, connect: Any) -> None:
+        server = ScriptedServer(port=unused_port())
+        server.start()
+        timer = threading.Timer(0.4, server.start)
+        try:
+            client = connect(server.url, retries=100, first_contact_timeout=0.1)
+            server.stop()
+            timer.start()
+            assert client.infer(OBSERVATION).actions.shape == (10, 7)
+        finally:
+            timer.join()
+            server.stop()
 
     def test_another_policy(self, connect: Any, server: Any) -> None:
         client, careless = connect(server.url), connect(server.url, allow_policy_change=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import stat
@@ -52,7 +53,7 @@ def test_ls_shows_each_campaign_and_what_was_told(tmp_path, capsys):
     assert main(["ls", str(tmp_path / "runs")]) == 0
     out = capsys.readouterr().out
     for campaign, words in (("a", "told a"), ("b", "(none)")):
-        assert f"{writer.path.name}, campaign {campaign}: 1 episodes, 1 frames" in out.replace("\n", " ").replace(
+        assert f"{writer.path.name}, campaign {campaign}: 1 episode, 1 frame" in out.replace("\n", " ").replace(
             "  ", " "
         )
         assert words in out
@@ -73,6 +74,56 @@ def test_ls_shows_each_campaign_and_what_was_told(tmp_path, capsys):
     (file,) = out.iterdir()
     with np.load(file) as data:
         assert (str(data["task_description"]), str(data["task_instruction"])) == ("", "own")
+
+
+def test_ls_fits_80_columns_and_breaks_no_word(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    told = "pick up the alphabet soup and place it in the basket"
+    own = "pick up the cream cheese and place it in the basket"
+    name = "libero_object-task00-episode000-noise0"
+    with RunWriter.create(tmp_path / "runs", "tiny", LAYOUT) as writer:
+        episode = writer.open_episode(f"ours-2026+{name}", {"instruction": told, "task_instruction": own}, plan())
+        episode.append(frame(plan(), 0), timestep=0)
+        episode.seal(success=False)
+    assert main(["ls", str(tmp_path / "runs")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    (head,) = (line for line in lines if "status" in line)
+    for word in ("episode", "status", "success", "frames", "bytes", "instruction"):
+        assert word in head
+    assert "dropped" not in head, "nothing was dropped"
+    words = [word for line in lines for word in line.split()]
+    assert set(told.split()) | set(own.split()) | {"sealed", "no"} <= set(words)
+    start, end = head.index("episode"), head.index("status")
+    assert "".join(line[start:end].strip() for line in lines[lines.index(head) + 2 :]) == name
+
+
+def test_ls_as_json(tmp_path, capsys):
+    with RunWriter.create(tmp_path / "runs", "tiny", LAYOUT) as writer:
+        for campaign in ("a", None):
+            episode = writer.open_episode("a+ep" if campaign else "ep", {"instruction": "told"}, plan())
+            episode.append(frame(plan(), 0), timestep=0)
+            episode.seal(success=True if campaign else None)
+    RunWriter.create(tmp_path / "runs", "empty", LAYOUT).close()
+    assert main(["ls", str(tmp_path / "runs"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["store"] == str(tmp_path / "runs")
+    runs = {run.pop("run"): run for run in found["runs"]}
+    assert len(runs) == 2
+    ours = runs[writer.path.name]["episodes"]
+    assert runs[writer.path.name]["created"]
+    (nbytes,) = {episode.pop("bytes") for episode in ours}
+    assert nbytes == plan().nbytes
+    rest = {
+        "attempt": 1, "status": "sealed", "frames": 1, "dropped": 0, "instruction": "told", "task_instruction": None
+    }  # fmt: skip
+    assert sorted(ours, key=lambda episode: episode["folder"]) == [
+        {"episode": "ep", "campaign": "a", "folder": "a+ep", "success": True, **rest},
+        {"episode": "ep", "campaign": None, "folder": "ep", "success": None, **rest},
+    ]
+    assert main(["ls", str(tmp_path / "runs"), "--json", "--campaign", "a"]) == 0
+    episodes = [e for run in json.loads(capsys.readouterr().out)["runs"] for e in run["episodes"]]
+    assert [episode["campaign"] for episode in episodes] == ["a"]
 
 
 def test_what_others_stored_never_reaches_the_terminal_as_it_is(tmp_path, capsys):

@@ -59,6 +59,10 @@ INSPECT = {
     "--preset": "None",
     "--json": "False",
 }
+CACHE = {
+    "--log-level": "info",
+    "--clear": "",
+}
 CONVERT = {
     "--log-level": "info",
     "--preset": "None",
@@ -143,7 +147,7 @@ def help_of(*args: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("args", [(), ("serve",), ("inspect",), ("convert",), ("train",)])
+@pytest.mark.parametrize("args", [(), ("serve",), ("inspect",), ("convert",), ("train",), ("cache",)])
 def test_help_is_quick(args):
     """Nothing that takes seconds to import, and nothing of the optional `serve` and `train`."""
     text = help_of(*args)
@@ -152,7 +156,8 @@ def test_help_is_quick(args):
 
 
 @pytest.mark.parametrize(
-    ("command", "expected"), [("serve", SERVE), ("inspect", INSPECT), ("convert", CONVERT), ("train", TRAIN)]
+    ("command", "expected"),
+    [("serve", SERVE), ("inspect", INSPECT), ("convert", CONVERT), ("train", TRAIN), ("cache", CACHE)],
 )
 def test_a_command_has_these_options(command, expected):
     text = help_of(command).partition("─ options ─")[2].replace("│", " ")
@@ -161,7 +166,7 @@ def test_a_command_has_these_options(command, expected):
     found = {
         name: "" if "(required)" in t else t.rpartition("(default: ")[2].partition(")")[0] for name, t in told.items()
     }
-    assert found == expected
+    assert found == expected | {"--print-config": "False"}
 
 
 def parsed(*args: object) -> Serve | Train:

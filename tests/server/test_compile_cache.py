@@ -6,11 +6,15 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
+import logging
 import sys
 import jax
 from vlascope_server import compile_cache
 
+logging.basicConfig(level="INFO")
 compile_cache.PROGRAM_BYTES, compile_cache.FREE_BYTES = int(sys.argv[1]), int(sys.argv[2])
 compile_cache._WORTH_KEEPING = 0.0
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -22,8 +26,8 @@ for size in range(1, 9):
 """
 
 
-def compile_some(tmp_path, most: int, free: int) -> dict[str, int]:
-    """The programs that are kept after eight compiles, and their bytes."""
+def compile_some(tmp_path, most: int, free: int, said: list[str] | None = None) -> dict[str, int]:
+    """The programs that are kept after eight compiles, and their bytes; `said` gets what was written to stderr."""
     environment = {**os.environ, "VLASCOPE_CACHE": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     told = (
         "JAX_COMPILATION_CACHE_DIR",
@@ -37,7 +41,27 @@ def compile_some(tmp_path, most: int, free: int) -> dict[str, int]:
     )
     assert done.returncode == 0, done.stderr
     assert "Error writing" not in done.stderr
+    if said is not None:
+        said.append(done.stderr)
     return {path.name: path.stat().st_size for path in (tmp_path / "xla").glob("*-cache")}
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_a_damaged_program_is_removed_and_written_anew(tmp_path, share):
+    kept = compile_some(tmp_path, 10**9, 0)
+    folder = tmp_path / "xla"
+    damaged = [next(folder.glob("jit__lambda-*-cache")), next(folder.glob("jit_broadcast_in_dim-*-cache"))]
+    for program in damaged:
+        os.truncate(program, int(share * program.stat().st_size))
+    others = {path.name for path in folder.glob("*-cache")} - {path.name for path in damaged}
+    before = {name: (folder / name).stat().st_mtime_ns for name in others}
+    said: list[str] = []
+    assert compile_some(tmp_path, 10**9, 0, said) == kept
+    assert "persistent compilation cache" not in said[0]
+    assert said[0].count("this compiled program was damaged and is removed; it is compiled again") == 2
+    assert {name: (folder / name).stat().st_mtime_ns for name in others} == before
+    compile_some(tmp_path, 10**9, 0, said)
+    assert "damaged" not in said[1]
 
 
 def test_what_was_used_longest_ago_makes_room(tmp_path):

@@ -210,7 +210,9 @@ def test_cost_counts_what_is_left():
     assert "the policy's time, which is not known" in str(cost)
     timed = estimate(dataclasses.replace(ours, workers=2), 2, None, latency_ms=60e3)
     assert timed.policy_minutes == 2 * 9 / 2
-    assert "9 minutes of the policy (60000 ms an inference)" in str(timed)
+    assert "of simulation and 9 minutes of the policy\nmeasured: 60000 ms an inference" in str(timed)
+    assert "\nat most: less than a minute of simulation and " in str(timed)
+    assert all(len(line) <= 80 for line in str(timed).splitlines())
     one_by_one = estimate(dataclasses.replace(ours, workers=2), 2, None, latency_ms=60e3, deterministic=True)
     assert one_by_one.policy_minutes == 2 * 9
     assert estimate(campaign(), 2, 10).frames == 0
@@ -267,6 +269,7 @@ def test_prompts_from_options(tmp_path):
         ({**BASE, "output": ".", "experts": "vlm"}, "without collect_latents"),
         ({**BASE, "stride": 10}, "stride: without collect_latents"),
         ({**BASE, "hang_seconds": 0.0}, "hang_seconds: expected more than 0"),
+        ({**BASE, "connect_seconds": 0.0}, "connect_seconds: expected more than 0"),
         (
             {**BASE, "output": ".", "collect_latents": True, "layers": "9-2"},
             "layers '9-2': 9-2 runs backwards; write 2-9",
@@ -290,7 +293,7 @@ def test_prompts_that_are_no_text_are_refused_before_anything_starts(tmp_path, c
     ):
         for dry in ([], ["--dry-run"]):
             assert main(["rollout", *out, *given, *dry]) == 2
-            _, line = capsys.readouterr().err.splitlines()  # after the options
+            (line,) = capsys.readouterr().err.splitlines()
             assert message in line
     assert not (tmp_path / "o").exists()
 
@@ -354,11 +357,18 @@ def test_resume_takes_what_agrees_with_the_campaign_and_other_patience(tmp_path)
     )
     write_campaign(tmp_path / CAMPAIGN_FILE, ours)
     same = {"seed": 99, "tasks": 0, "perturb": "move", "layers": 5, "prompt": "a", "max-steps": 40}
-    how = {"workers": 5, "attempts": 7, "hang-seconds": 1.5, "build-seconds": 2.5, "reconnect-seconds": 3.5}
+    how = {
+        "workers": 5,
+        "attempts": 7,
+        "hang-seconds": 1.5,
+        "build-seconds": 2.5,
+        "connect-seconds": 4.5,
+        "reconnect-seconds": 3.5,
+    }
     words = [word for name, value in (same | how).items() for word in (f"--{name}", value)]
     resumed, _ = asked("--resume", tmp_path, "--collect-latents", *words)
     assert resumed == dataclasses.replace(
-        ours, workers=5, attempts=7, hang_seconds=1.5, build_seconds=2.5, reconnect_seconds=3.5
+        ours, workers=5, attempts=7, hang_seconds=1.5, build_seconds=2.5, connect_seconds=4.5, reconnect_seconds=3.5
     )
 
 

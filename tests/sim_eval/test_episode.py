@@ -128,4 +128,4 @@ def test_a_server_without_a_store_is_refused_before_any_work():
         serve() as bare,
         pytest.raises(SpecMismatchError, match=r"store: expected .a server with one: vlascope-server serve --store"),
     ):
-        open_client(bare.url, ours, None, patience=1)
+        open_client(bare.url, ours, None, first_contact=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import time
@@ -11,7 +12,7 @@ from typing import TypeVar
 import pytest
 from vlascope_sim.rollout.campaign import EpisodeKey
 from vlascope_sim.rollout.spawned import SpawnedWorkers
-from vlascope_sim.rollout.worker import WorkerSetup
+from vlascope_sim.rollout.worker import WorkerSetup, _ToParent, _Worker
 from vlascope_sim.rollout.workers import Beat, Job, Lost
 
 from tests.sim_eval.campaigns import campaign
@@ -60,3 +61,14 @@ def test_neither_starting_nor_building_may_take_for_ever(make):
     workers.submit(JOB)
     lost = first_event(workers, Lost)
     assert lost.reason == "worker hung: not done with this phase after 0.3 s (start)"
+
+
+def test_what_a_worker_logs_is_said_by_its_parent(make, caplog):
+    """The parent alone knows where its progress bars are."""
+    workers = make(hang_seconds=60.0)
+    slot = workers._slots[0]
+    slot.channel, theirs = multiprocessing.Pipe()
+    handler = _ToParent(_Worker(theirs, slot.setup))
+    handler.handle(logging.LogRecord("vlascope_client.it", logging.WARNING, "f", 1, "no %s", ("answer",), None))
+    assert workers.poll(5.0) == []
+    assert caplog.record_tuples == [("vlascope_client.it", logging.WARNING, "no answer")]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes, Positional
-from vlascope_base.options import CommandOptions, ConfigFile
+from vlascope_base.options import UNRECORDED, CommandOptions, ConfigFile
 from vlascope_base.text import printable
 
 from vlascope_analysis.options import EpisodeQuery, EvaluationConfig, FeatureOptions
@@ -54,8 +54,8 @@ class ProbingOptions(CommandOptions, ConfigFile):
         return "".join(f"_{value}" for value in given)
 
     def flat(self) -> dict[str, object]:
-        """Every option by its name on the command line, but the file that some were read from: it may change."""
-        return {name: value for name, value in _flat(self).items() if name != "config"}
+        """Every option by its name on the command line, as results keep them."""
+        return {name: value for name, value in _flat(self).items() if name not in UNRECORDED}
 
     def provenance(self, store: LatentStore, episodes: Sequence[Numbered]) -> dict[str, object]:
         """Configuration and data, as every result carries them."""

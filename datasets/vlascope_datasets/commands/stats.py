@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from vlascope_base.files import make_folders
+from vlascope_base.options import record_of
 from vlascope_base.progress import shown
 from vlascope_base.provenance import provenance
 from vlascope_base.text import readable_bytes
@@ -42,7 +43,7 @@ class Stats(TimedOptions):
 
         with shown() as progress:
             facts = gather(self.path, progress, images=self.images, tolerance_s=self.tolerance_s)
-        configuration = {key: str(value) for key, value in dataclasses.asdict(self).items()}
+        configuration = {key: str(value) for key, value in record_of(self).items()}
         summary = {"configuration": configuration, **provenance(*PACKAGES), **summarise(facts)}
         make_folders(self.out)
         write_json(self.out / "dataset_statistics.json", summary)

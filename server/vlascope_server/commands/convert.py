@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from vlascope_base.options import CommandOptions
+from vlascope_base.options import CommandOptions, record_of
 from vlascope_base.text import readable_bytes
 
 from vlascope_server.options import CheckpointOptions
@@ -45,7 +45,7 @@ class Convert(CheckpointOptions, CommandOptions):
             size = nbytes(source.weights, self.dtype)
             print(f"writing about {readable_bytes(size)} to {self.destination}", file=sys.stderr)
             folder = convert_checkpoint(source, self.destination, self.to, self.dtype)
-        options = json.dumps(dataclasses.asdict(self), default=str, indent=2)
+        options = json.dumps(record_of(self), default=str, indent=2)
         # what is left of a temporary file would be taken for half a download of the checkpoint
         (folder / "convert.json").write_text(options + "\n", encoding="utf-8")
         print(folder)

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from vlascope_base import VlascopeError
+from vlascope_base.command import say_configuration
 from vlascope_base.options import CommandOptions, ConfigFile
 from vlascope_base.text import readable_bytes
 
@@ -43,4 +44,8 @@ def _print_started(started: Started) -> None:
     print(f"a frame   {readable_bytes(started.plan.nbytes)} with the default capture; noise seed {started.seed}")
     print(f"listening {started.url}")
     sys.stdout.flush()
+    if started.run is not None:
+        from vlascope_latents.store.run_folder import RUN_FILE
+
+        say_configuration(started.run / RUN_FILE)
     logging.getLogger(__name__).info("compiling; requests that come now wait")

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from vlascope_base.cache import cache_folder
+from vlascope_base.cache import TOKENIZER, cache_folder
 from vlascope_base.files import make_folders, replace_file
 
 from vlascope_server.prompts.tokenizer import Tokenizer, TokenizerError
@@ -24,7 +24,7 @@ _TIMEOUT_SECONDS = 30
 
 def paligemma_path() -> Path:
     """Where the file is kept, below the cache folder."""
-    return cache_folder() / "paligemma_tokenizer.model"
+    return cache_folder() / TOKENIZER
 
 
 def paligemma_tokenizer(state_dim: int | None = None) -> Tokenizer:

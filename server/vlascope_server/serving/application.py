@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import jax
 from vlascope_base.files import partial_path
+from vlascope_base.options import record_of
 from vlascope_base.provenance import provenance
 from vlascope_latents import CapturePlan, CaptureSpec, CaptureSpecError, plan_capture
 from vlascope_latents.store import RunWriter, StoreError
@@ -231,7 +232,7 @@ def _create_run(options: ServeOptions, store: Path, policy: Policy, plan: Captur
         "robot": policy.pipeline.robot.spec.name,
         "denoise_steps": policy.num_steps,
         "noise_seed": seed,
-        "options": _plain(dataclasses.asdict(dataclasses.replace(options, capture=plan.spec))),
+        "options": _plain(record_of(dataclasses.replace(options, capture=plan.spec))),
         **provenance(*_PACKAGES),
         "device": jax.devices()[0].device_kind,
     }

@@ -1,12 +1,14 @@
 """A dataset's images at the model's size: on disk, decoded once and read one by one, or decoded each time.
 
-Runs over the same dataset share what is on disk, whichever episodes they use.
+Runs over the same dataset share what is on disk, whichever episodes they use. A dataset's folder remembers where the dataset
+lies; those of datasets that are gone are removed when a run begins.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -16,12 +18,17 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from vlascope_base.files import make_folders, replacing
-from vlascope_base.text import readable_bytes
+from vlascope_base.files import make_folders, remove, replace_json, replacing
+from vlascope_base.text import printable, readable_bytes
 from vlascope_datasets import LeRobotDataset
 
 from vlascope_server.robots.images import resize_with_pad
 from vlascope_server.training.options import TrainingError
+
+_DATASET_FILE = "dataset.json"
+"""Says in a dataset's folder of images where the dataset lies."""
+
+_log = logging.getLogger(__name__)
 
 
 class ImageCache:
@@ -63,8 +70,11 @@ class ImageCache:
         """
         if self.folder is None:
             return
+        sweep_images(self.folder.parent)
         wanted = self.missing_bytes(episodes)
         make_folders(self.folder)
+        if not (self.folder / _DATASET_FILE).is_file():
+            replace_json(self.folder / _DATASET_FILE, {"dataset": str(self._dataset.root.resolve())})
         free = shutil.disk_usage(self.folder).free
         if wanted > free:
             raise TrainingError(
@@ -124,6 +134,23 @@ class ImageCache:
                 np.save(file, np.ascontiguousarray(images), allow_pickle=False)
             for stale in path.parent.glob(f"episode_{episode:06d}-*.npy"):
                 stale.unlink(missing_ok=True)
+
+
+def sweep_images(folder: Path) -> None:
+    """Removes images of datasets that are no longer where they were.
+
+    Args:
+        folder: of all caches. One that does not say whose images it holds stays.
+    """
+    for file in folder.glob(f"*/{_DATASET_FILE}"):
+        try:
+            dataset = json.loads(file.read_text(encoding="utf-8"))["dataset"]
+            gone = not Path(dataset).exists()
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if gone:
+            _log.info("%s: this dataset is gone; its resized images are removed", printable(dataset))
+            remove(file.parent)
 
 
 def _name(dataset: LeRobotDataset, size: int) -> str:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
-from vlascope_base.cache import cache_folder
+from vlascope_base.cache import IMAGES, cache_folder
 from vlascope_datasets import LeRobotDataset
 from vlascope_datasets.info import COLLECTIONS
 
@@ -132,7 +132,7 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
         params = blind_to(params, moving)
     tokenizer = find_tokenizer(options.init, checkpoint)
     state_in_prompt = config.pi05 and checkpoint.record.state_in_prompt is not False
-    cache = cache_folder() / "training" if options.cache_images else None
+    cache = cache_folder() / IMAGES if options.cache_images else None
     images = ImageCache(dataset, columns.cameras, config.vision.image_size, cache)
 
     longest = _longest(config, tokenizer, parts, state_in_prompt)

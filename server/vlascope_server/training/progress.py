@@ -19,7 +19,7 @@ Metrics = Mapping[str, float]
 
 
 class TrainingProgress(contextlib.AbstractContextManager):
-    """Two bars, one after the other: images that are prepared, then steps."""
+    """Two bars, one after the other: episodes whose images are prepared, then steps, with their loss below."""
 
     def __init__(self, console: Console | None = None):
         self._console = console or Console(stderr=True)
@@ -36,7 +36,7 @@ class TrainingProgress(contextlib.AbstractContextManager):
     @contextlib.contextmanager
     def images(self, total: int) -> Iterator[Callable[[int], None]]:
         """Shows episodes whose images are prepared; yields what is told how many are."""
-        task = self._bar.add_task("resizing images", total=total, metrics="episodes")
+        task = self._bar.add_task("resizing episodes' images", total=total, metrics="")
         yield lambda done: self._bar.update(task, completed=done)
         self._bar.remove_task(task)
 

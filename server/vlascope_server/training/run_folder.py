@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 import filelock
 from vlascope_base.files import append_line, make_folders, replace_file, replacing
+from vlascope_base.options import record_of
 
 from vlascope_server.checkpoints.files import TOKENIZER_FILE
 from vlascope_server.training.options import MAY_CHANGE, TrainingError, TrainOptions
@@ -78,7 +78,7 @@ class RunFolder:
 
     def describe(self, options: TrainOptions, facts: Mapping[str, object]) -> None:
         """Writes `train.json`: the options, and what follows from them and from the data."""
-        content = {"options": _recorded(options), **facts}
+        content = {"options": record_of(options), **facts}
         replace_file(self.path / CONFIGURATION, json.dumps(content, default=str, indent=2) + "\n")
 
     def check_data(self, facts: Mapping[str, object]) -> None:
@@ -116,14 +116,9 @@ class RunFolder:
         draw_loss(self.rows, self.path / CURVE, self.path.resolve().name)
 
 
-def _recorded(options: TrainOptions) -> dict[str, Any]:
-    """The options, without the file that some of them were read from: it may say something else by now."""
-    return {name: value for name, value in dataclasses.asdict(options).items() if name != "config"}
-
-
 def _check_same(run: Path, options: TrainOptions) -> None:
     kept = _described(run)["options"]
-    given = json.loads(json.dumps(_recorded(options), default=str))
+    given = json.loads(json.dumps(record_of(options), default=str))
     for field, value in given.items():
         if field not in MAY_CHANGE and field != "output" and kept.get(field, value) != value:
             raise TrainingError(

@@ -24,6 +24,7 @@ from typing import TypeVar
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from vlascope_base.command import say_configuration
 from vlascope_base.provenance import provenance
 from vlascope_base.text import readable_bytes
 
@@ -42,7 +43,7 @@ from vlascope_server.training.objective import (
 from vlascope_server.training.options import TrainingError, TrainOptions
 from vlascope_server.training.prepare import Prepared, prepare
 from vlascope_server.training.progress import TrainingProgress
-from vlascope_server.training.run_folder import RunFolder, opened
+from vlascope_server.training.run_folder import CONFIGURATION, RunFolder, opened
 from vlascope_server.training.train_state import TrainState, prune, restore, save, steps_in
 
 T = TypeVar("T")
@@ -131,6 +132,7 @@ class _Trainer:
             return Trained(self._folder.path / str(self._saved), self._step, self._steps)
         self._check_room()
         self._describe()
+        say_configuration(self._folder.path / CONFIGURATION)
         self._tokenizer = self._folder.keep(prepared.tokenizer)
         episodes = [*prepared.episodes, *prepared.held_out]
         with self._progress.images(len(episodes)) as done:

@@ -9,7 +9,7 @@ import functools
 import hashlib
 from pathlib import Path
 
-from vlascope_base.cache import cache_folder
+from vlascope_base.cache import ASSETS, cache_folder
 from vlascope_base.files import make_folders, remove, replacing
 
 from vlascope_sim.assets.arena import arenas
@@ -51,7 +51,7 @@ def write_standins() -> Path:
     """
     import filelock
 
-    folder = cache_folder() / "assets" / standin_hash()
+    folder = cache_folder() / ASSETS / standin_hash()
     if _intact(folder):
         return folder
     make_folders(folder.parent)

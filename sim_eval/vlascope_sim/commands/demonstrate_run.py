@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from vlascope_base.command import say_configuration
 from vlascope_base.files import make_folders, replace_json
+from vlascope_base.options import record_of
 from vlascope_base.progress import progress_bars
 from vlascope_base.provenance import machine, now, provenance
+from vlascope_base.text import readable_duration
 from vlascope_datasets import DatasetError, DatasetWriter
+from vlascope_datasets.info import COLLECTIONS
 
 from vlascope_sim.assets import AssetSet, resolve_assets
 from vlascope_sim.demonstrations.collect import collect
@@ -72,7 +76,8 @@ def _cost(options: DemonstrationOptions, count: int) -> str:
     seconds = frames * (_SECONDS_A_FRAME if options.record else _SECONDS_A_STEP) / options.workers
     pixels = 2 * options.image_size**2 * 3
     size = f", about {frames * pixels * _COMPRESSED / 1e6:.0f} MB" if options.record else ""
-    return f"{count} demonstrations, about {frames} frames{size}, {seconds / 60:.0f} minutes with {options.workers} workers"
+    workers = f"{options.workers} worker{'s' if options.workers > 1 else ''}"
+    return f"{count} demonstrations, about {frames} frames{size}, {readable_duration(seconds)} with {workers}"
 
 
 def _collect(options: DemonstrationOptions, wanted: tuple[Demonstration, ...], assets: AssetSet) -> int:
@@ -86,6 +91,7 @@ def _collect(options: DemonstrationOptions, wanted: tuple[Demonstration, ...], a
         missing = [demonstration for demonstration in wanted if demonstration.id not in done]
         made_with = _provenance(options, assets)
         run = append_run(folder, made_with)
+        say_configuration(folder / COLLECTIONS)
         begun, frames_made = time.monotonic(), 0
         made = collect(
             missing, assets.path, workers=options.workers, render=options.render, image_size=options.image_size,
@@ -107,8 +113,8 @@ def _collect(options: DemonstrationOptions, wanted: tuple[Demonstration, ...], a
             replace_json(folder / SUMMARY_FILE, {**summary, "last_run": made_with})
         kept = 0 if writer is None else len(writer)
     _print_summary(summary, options, assets)
-    minutes = (time.monotonic() - begun) / 60
-    print(f"{len(missing)} demonstrations, {frames_made} frames in {minutes:.1f} minutes")
+    took = readable_duration(time.monotonic() - begun)
+    print(f"{len(missing)} demonstrations, {frames_made} frames in {took}")
     print(f"{kept} episodes in {folder}" if options.record else f"results {folder / LIST_FILE}")
     return 0 if summary["all"]["succeeded"] or (options.keep_failures and kept) else 1
 
@@ -136,7 +142,7 @@ def _writer(options: DemonstrationOptions) -> Iterator[DatasetWriter | None]:
 
 def _provenance(options: DemonstrationOptions, assets: AssetSet) -> dict[str, object]:
     made_with = provenance(*DECIDING_PACKAGES)
-    given = dataclasses.asdict(options)
+    given = record_of(options)
     return {
         "started": now(),
         "options": {name: str(value) if isinstance(value, Path) else value for name, value in given.items()},
@@ -148,10 +154,12 @@ def _provenance(options: DemonstrationOptions, assets: AssetSet) -> dict[str, ob
 
 
 def _print_summary(summary: DemonstrationSummary, options: DemonstrationOptions, assets: AssetSet) -> None:
-    table = Table(title=f"{assets.kind} assets, perturbation {options.perturb}, noise {options.noise}")
-    table.add_column("goal", min_width=34)
+    title = f"{assets.kind} assets, perturbation {options.perturb}, {'with' if options.noise else 'no'} noise"
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("goal")
     for column in ("tried", "succeeded", "95%", "lifted first", "steps", "grasped again", "no room"):
-        table.add_column(column, justify="right")
+        # at 80 columns goals and headings wrap, and no word is cut; the widest number is an interval, such as 96-100%
+        table.add_column(column, justify="right", width=max(7 if column == "95%" else 5, *map(len, column.split())))
     for name, metrics in [*summary["goals"].items(), ("all", summary["all"])]:
         low, high = metrics["wilson_95"]
         steps = metrics["mean_steps_of_successes"]

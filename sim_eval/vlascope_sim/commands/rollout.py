@@ -25,7 +25,15 @@ from vlascope_sim.rollout.results import RESULT_FILE, read_results
 
 _NOT_OPTIONS = ("id", "capture_spec", "prompts")
 """Fields of a campaign that no option has in the same form."""
-_MAY_DIFFER = ("servers", "workers", "attempts", "hang_seconds", "build_seconds", "reconnect_seconds")
+_MAY_DIFFER = (
+    "servers",
+    "workers",
+    "attempts",
+    "hang_seconds",
+    "build_seconds",
+    "connect_seconds",
+    "reconnect_seconds",
+)
 """Fields that a campaign may go on with other values of: they change no result."""
 _SPEC = ("experts", "components", "layers", "denoise_steps", "spans", "reduction")
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 import sys
 from pathlib import Path
 from typing import Any
+
+from vlascope_base.command import say_configuration
 
 from vlascope_sim.assets import resolve_assets
 from vlascope_sim.assets.check import failures
 from vlascope_sim.commands.policy_check import ServedPolicy, ask_policies
 from vlascope_sim.errors import SimulationError
 from vlascope_sim.rollout.campaign import Campaign
+from vlascope_sim.rollout.campaign_file import CAMPAIGN_FILE
 from vlascope_sim.rollout.cost import Cost, estimate
 from vlascope_sim.rollout.episode import AssetsUsed
 from vlascope_sim.rollout.progress import CampaignProgress
@@ -43,7 +44,6 @@ def run_rollout(
     Raises:
         SimulationError, RolloutError, vlascope_client.PolicyClientError: it cannot run.
     """
-    print(json.dumps({"campaign": dataclasses.asdict(campaign)}, default=str), file=sys.stderr)
     assets = usable_assets(campaign)
     policy = ask_policies(campaign, api_key, deterministic_check=deterministic_check)
     _warn_of_training(campaign, assets, policy.metadata)
@@ -52,6 +52,7 @@ def run_rollout(
         print(_cost(campaign, len(campaign.keys), policy))
         return 0
     with CampaignFolder(campaign, output, retry_errors=retry_errors) as folder:
+        say_configuration(output / CAMPAIGN_FILE)
         print(_cost(campaign, len(folder.missing), policy))
         done = [row for row in final_rows(folder.results.rows) if row.key not in folder.missing]
         try:
@@ -121,16 +122,19 @@ def _warn_of_training(campaign: Campaign, assets: AssetsUsed, policy: dict[str, 
 
 
 def _print_summary(summary: Summary, output: Path, campaign: Campaign) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     conditions = f", {campaign.conditions}" if campaign.conditions else ""
     title = f"{campaign.suite}: assets {', '.join(summary['assets']) or '-'}, rendering {campaign.render}{conditions}"
-    table = Table(title=title)
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     columns = ["task", "episodes", "success", "95% interval", "steps", "policy p50 / p95 ms", "frames", "errors"]
     shows_told = bool(campaign.conditions) and summary["suite"]["told_lifted_first"]["of"]
     for column in columns + (["told object lifted first"] if shows_told else []):
-        table.add_column(column, justify="left" if column == "task" else "right")
+        # at 80 columns cells wrap, and no word is cut
+        widest = max(map(len, column.split()))
+        table.add_column(column, justify="left" if column == "task" else "right", min_width=widest, overflow="fold")
     for name, metrics in [*summary["tasks"].items(), ("all", summary["suite"])]:
         table.add_row(name, *_cells(metrics), *([_told_cell(metrics["told_lifted_first"])] if shows_told else []))
     Console().print(table)

@@ -88,6 +88,8 @@ class CampaignOptions:
     """Time without a sign of life after which a worker is replaced."""
     build_seconds: float = 300.0
     """Time that a worker may take to start and build a scene, signs of life or not."""
+    connect_seconds: float = 15.0
+    """How long a server that has never answered is waited for, before a campaign begins."""
     reconnect_seconds: float = 300.0
     """How long a lost server is waited for, and the others are tried."""
 
@@ -120,7 +122,7 @@ class Campaign(CampaignOptions):
             _at_least(1, name, getattr(self, name))
         for name in ("seed", "settle_steps"):
             _at_least(0, name, getattr(self, name))
-        for name in ("hang_seconds", "build_seconds"):
+        for name in ("hang_seconds", "build_seconds", "connect_seconds"):
             if getattr(self, name) <= 0:
                 raise RolloutError(f"{name}: expected more than 0, found {getattr(self, name)}")
         _at_least(0, "episodes", min(self.episodes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from vlascope_base.text import readable_bytes
+from vlascope_base.text import readable_bytes, readable_duration
 
 from vlascope_sim.rollout.campaign import Campaign
 
@@ -23,7 +23,7 @@ class Cost:
         frames, nbytes: that the server stores; `nbytes` is None where nobody has asked it.
         minutes: of simulation on CPU cores like those that this was measured on, spread over the workers.
         policy_minutes: that comes on top; None where no latency is known.
-        latency_ms: that it was reckoned with.
+        latency_ms: that it was reckoned with, as it was measured.
     """
 
     episodes: int
@@ -39,12 +39,13 @@ class Cost:
         if self.frames:
             size = "of a size that is not known" if self.nbytes is None else readable_bytes(self.nbytes)
             stored = f"at most {self.frames} frames, {size}"
-        policy = "the policy's time, which is not known"
+        policy, latency = "the policy's time, which is not known", ""
         if self.policy_minutes is not None:
-            policy = f"{_readable_minutes(self.policy_minutes)} of the policy ({self.latency_ms:.0f} ms an inference)"
+            policy = f"{readable_duration(60 * self.policy_minutes)} of the policy"
+            latency = f"\nmeasured: {self.latency_ms:.0f} ms an inference"
         return (
-            f"{self.episodes} episodes, at most {self.steps} steps; {stored}; "
-            f"at most about {_readable_minutes(self.minutes)} of simulation and {policy}"
+            f"{self.episodes} episodes, at most {self.steps} steps; {stored}\n"
+            f"at most: {readable_duration(60 * self.minutes)} of simulation and {policy}{latency}"
         )
 
 
@@ -62,7 +63,7 @@ def estimate(
         campaign: what they are part of.
         episodes: still to run.
         frame_bytes: of one frame as it is captured; None where that is not known.
-        latency_ms: of one inference; None where that is not known.
+        latency_ms: of one inference, measured; None where that is not known.
         deterministic: the server answers one request after the other, so that workers wait for each other.
     """
     steps = episodes * campaign.step_limit
@@ -81,7 +82,3 @@ def estimate(
         None if latency_ms is None else inferences * latency_ms / 60e3 / at_once,
         latency_ms,
     )
-
-
-def _readable_minutes(minutes: float) -> str:
-    return f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"

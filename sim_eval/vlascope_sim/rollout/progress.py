@@ -30,9 +30,7 @@ class CampaignProgress(contextlib.AbstractContextManager):
         self._console = console or Console(stderr=True)
         self._conditions = conditions
         self._bar = progress_bars(self._console, field="metrics")
-        self._task = self._bar.add_task(
-            f"episodes ({conditions})" if conditions else "episodes", total=total, completed=len(done), metrics=""
-        )
+        self._task = self._bar.add_task("episodes", total=total, completed=len(done), metrics="")
         self._rows = [row for row in done if row.status == "done"]
         self._errors = len(done) - len(self._rows)
         self._latencies: list[float] = []
@@ -77,7 +75,8 @@ class CampaignProgress(contextlib.AbstractContextManager):
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _show(self) -> None:
-        self._bar.update(self._task, metrics=self._metrics())
+        below = [self._metrics(), self._conditions] if self._conditions else [self._metrics()]
+        self._bar.update(self._task, metrics="\n".join(below))
 
     def _metrics(self) -> str:
         wins, total = sum(bool(row.success) for row in self._rows), len(self._rows)

@@ -27,7 +27,7 @@ TEMPORARY = ("overloaded", "shutting_down", "internal", "episode_in_use")
 
 
 def open_client(
-    server: str | tuple[str, ...], campaign: Campaign, api_key: str | None, *, patience: float | None = None
+    server: str | tuple[str, ...], campaign: Campaign, api_key: str | None, *, first_contact: bool = False
 ) -> PolicyClient:
     """Connects to a policy for LIBERO.
 
@@ -35,7 +35,7 @@ def open_client(
         server: its address; of several, the first that answers, now and whenever it has to reconnect.
         campaign: what the policy must be fit for.
         api_key: for the server.
-        patience: seconds that a server which does not answer is waited for, now and later; the campaign's unless given.
+        first_contact: the server has never answered, and is waited for `connect_seconds` rather than `reconnect_seconds`.
 
     Raises:
         vlascope_client.SpecMismatchError: another robot's, a gripper that opens the other way, or no store to capture to.
@@ -50,7 +50,7 @@ def open_client(
         store=True if campaign.collect_latents else None,
     )
     backoff = Backoff(cap=5.0)
-    seconds = campaign.reconnect_seconds if patience is None else patience
+    seconds = campaign.connect_seconds if first_contact else campaign.reconnect_seconds
     try:
         return PolicyClient(
             server,
@@ -58,6 +58,7 @@ def open_client(
             expects=expects,
             backoff=backoff,
             retries=_retries(backoff, seconds),
+            first_contact_timeout=seconds if first_contact else None,
         )
     except ValueError as error:  # no address
         raise RolloutError(str(error)) from None

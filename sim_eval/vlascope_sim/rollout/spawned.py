@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import multiprocessing
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from vlascope_sim.processes import one_thread
-from vlascope_sim.rollout.worker import Alive, WorkerSetup, worker_main
+from vlascope_sim.rollout.worker import Alive, Logged, WorkerSetup, worker_main
 from vlascope_sim.rollout.workers import Beat, Event, Job, Lost
 
 
@@ -111,7 +112,9 @@ class SpawnedWorkers:
         try:
             while channel.poll():
                 said = channel.recv()
-                if isinstance(said, Alive):
+                if isinstance(said, Logged):
+                    logging.getLogger(said.record.name).handle(said.record)
+                elif isinstance(said, Alive):
                     slot.heard = time.monotonic()
                     if slot.phase != said.phase:
                         slot.phase, slot.phase_since = said.phase, slot.heard

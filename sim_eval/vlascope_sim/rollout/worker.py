@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import logging.handlers
 import os
+import queue
 import signal
 import sys
 import threading
@@ -64,6 +66,13 @@ class WorkerSetup:
 
 
 @dataclasses.dataclass(frozen=True)
+class Logged:
+    """A line of a worker's log, for the parent to show: only the parent knows where its progress bars are."""
+
+    record: logging.LogRecord
+
+
+@dataclasses.dataclass(frozen=True)
 class Alive:
     """What a worker sends to say that it lives: the phase it is in, and steps of its job so far."""
 
@@ -74,15 +83,28 @@ class Alive:
 def worker_main(channel: Connection, setup: WorkerSetup) -> None:
     """Runs jobs from `channel` until it says None; the body of a spawned process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(level=setup.log_level, format="%(levelname)s %(message)s", stream=sys.stderr)
     leave_with_parent()
     worker = _Worker(channel, setup)
+    logging.basicConfig(level=setup.log_level, handlers=[_ToParent(worker)])
     with contextlib.suppress(EOFError, OSError):
         while (job := channel.recv()) is not None:
             worker.send(worker.run(job))
     worker.close()
     sys.stderr.flush()
     os._exit(0)
+
+
+class _ToParent(logging.handlers.QueueHandler):
+    """Hands what is logged to the parent; its text is put together here."""
+
+    def __init__(self, worker: _Worker):
+        super().__init__(queue.SimpleQueue())  # which stays empty
+        self._worker = worker
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Sends a record that can be pickled. Nobody is left to be told where the parent is gone."""
+        with contextlib.suppress(OSError):
+            self._worker.send(Logged(record))
 
 
 class _Worker:
@@ -160,7 +182,7 @@ class _Worker:
             self._client.close()
             self._client = None
 
-    def send(self, said: Alive | Event) -> None:
+    def send(self, said: Alive | Logged | Event) -> None:
         """Says something to the parent, whole."""
         with self._sending:
             self._channel.send(said)

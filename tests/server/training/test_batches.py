@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
@@ -161,6 +162,24 @@ def test_a_cache_holds_no_files_open(dataset, tmp_path):
     kept = cache.gather(np.arange(EPISODES), np.zeros(EPISODES, int))
     assert len(os.listdir("/dev/fd")) == len(before)
     assert len(kept["base_0_rgb"]) == EPISODES
+
+
+def test_images_of_a_dataset_that_is_gone_are_removed_when_the_next_run_begins(dataset, tmp_path, caplog):
+    copies = [shutil.copytree(dataset, tmp_path / name) for name in ("stays", "goes", "unknown")]
+    caches = [
+        ImageCache(LeRobotDataset.open(copy), {"base_0_rgb": "image"}, 14, tmp_path / "caches") for copy in copies
+    ]
+    for cache in caches:
+        list(cache.fill([0]))
+    stays, goes, unknown = (cache.folder for cache in caches if cache.folder)
+    assert json.loads((goes / "dataset.json").read_text()) == {"dataset": str(copies[1])}
+    (unknown / "dataset.json").unlink()  # as an older version left it
+    for copy in copies[1:]:
+        shutil.rmtree(copy)
+    with caplog.at_level("INFO"):
+        list(caches[0].fill([1]))
+    assert [path for path in (stays, goes, unknown) if path.is_dir()] == [stays, unknown]
+    assert caplog.messages == [f"{copies[1]}: this dataset is gone; its resized images are removed"]
 
 
 def test_a_cache_grows_with_its_dataset_and_mends_itself(dataset, tmp_path):
