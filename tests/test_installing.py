@@ -209,7 +209,9 @@ def test_in_an_environment_of_its_own(installing, tmp_path):
 
     installed = {canonicalize_name(entry["name"]) for entry in json.loads(run("pip", "list", "--format", "json"))}
     assert {name for name in installed if name.startswith("vlascope")} == {MEMBERS[f].name for f in installing.members}
-    heavy = {name for name in installed if name.startswith(("torch", "nvidia", "transformers", "sentence"))}
+    heavy = {
+        name for name in installed if name.startswith(("torch", "nvidia", "transformers", "sentence-transformers"))
+    }
     assert not heavy
 
     modules = []
