@@ -12,7 +12,7 @@ from typing import Literal
 import pytest
 from tyro.conf import OmitArgPrefixes, Positional
 from vlascope_base.command import run_command
-from vlascope_base.options import Bytes, CommandOptions, ConfigFile, NumbersOrAll
+from vlascope_base.options import UNRECORDED, Bytes, CommandOptions, ConfigFile, NumbersOrAll
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Act(CommandOptions, ConfigFile):
 
     def run(self):
         shown = dataclasses.asdict(self)
-        print(json.dumps({name: shown[name] for name in shown if name not in ("config", "log_level")}, default=str))
+        print(json.dumps({name: shown[name] for name in shown if name not in (*UNRECORDED, "log_level")}, default=str))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
