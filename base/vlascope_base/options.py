@@ -208,7 +208,7 @@ def read_fields(options: type, found: Mapping[str, object]) -> dict[str, Any]:
     Raises:
         OptionError: a field is unknown, or a value is of the wrong type; the message names it and what is allowed.
     """
-    kinds = _leaves(options)
+    kinds = {name: kind for name, kind in _leaves(options).items() if name not in UNRECORDED}
     for name in found:
         if name not in kinds:
             raise OptionError(f"field {name!r} is unknown; the fields are {', '.join(kinds)}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import vlascope_server
 from vlascope_server.checkpoints import CheckpointError, load_checkpoint
+from vlascope_server.commands.cache import Cache
 from vlascope_server.commands.convert import Convert
 from vlascope_server.commands.serve import Serve
 from vlascope_server.commands.train import Train
@@ -58,6 +59,6 @@ def test_arguments_are_there():
 def test_options_are_there(path, option):
     """A file of training speaks of `train`, one of serving of `serve`; the others of any command."""
     commands = {"training": (Train,), "serving": (Serve,), "policies": (Serve, Train)}
-    known = commands.get(path.split("/")[0], (Serve, Train, Convert))
+    known = commands.get(path.split("/")[0], (Serve, Train, Convert, Cache))
     name = option.replace("-", "_").removeprefix("no_")
     assert any(name in fields(command) for command in known), f"{path}: --{option}"
