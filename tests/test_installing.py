@@ -23,8 +23,12 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 LINES = re.findall(r"(?m)^pip install \./.*$", (ROOT / "README.md").read_text())
 
-PARTS = {"serve": "vlascope_server/serving/", "train": "vlascope_server/training/"}
-"""Folders whose modules import what an extra brings; without the extra, nothing imports them."""
+PARTS = {
+    "serve": "vlascope_server/serving/",
+    "train": "vlascope_server/training/",
+    "xarray": "vlascope_latents/store/xarray_backend.py",
+}
+"""Folders or files whose modules import what an extra brings; without the extra, nothing imports them."""
 
 PART_OF = {"pydantic-core": "pydantic"}
 """Packages that are documented as a part of another, which has them in just the version that it needs."""

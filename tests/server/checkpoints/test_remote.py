@@ -157,15 +157,16 @@ def test_broken_download_continues(web, cache, saved, monkeypatch):
     with pytest.raises(CheckpointError, match=rf"{url}: the download broke off .*; run it again, it continues"):
         load_checkpoint(url)
     handler.hang_up_after = None
-    handler.hang_up_after = None
     (partial,) = cache.rglob("*.partial")
     (original,) = saved.rglob(partial.name.split(".")[0])
     # as after a kill in the middle of the file
-    partial.write_bytes(original.read_bytes()[:60_001])
+    content = original.read_bytes()  # of whichever file broke off: their order is not given
+    begun = min(60_001, len(content) // 2)
+    partial.write_bytes(content[:begun])
     handler.requests.clear()
     assert_same(load_checkpoint(url, dtype="float32").params, draw(PI0))
     ranges = [wanted for path, wanted in handler.requests if path.endswith(original.name)]
-    assert ranges[0] == "bytes=60001-110000"
+    assert ranges[0] in (f"bytes={begun}-{begun + 49_999}", f"bytes={begun}-{len(content) - 1}")
     assert not list(cache.rglob("*.partial"))
 
 
