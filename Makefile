@@ -10,7 +10,7 @@ QUICK := VLASCOPE_QUICK_COMPILE=1
 
 help:
 	@echo "make demo         the main job, end to end"
-	@echo "make test         the tests, in about ten minutes on two cores"
+	@echo "make test         the tests, in a quarter of an hour on two cores"
 	@echo "make test-all     the slow ones too"
 	@echo "make test-newest  model, store and client on Python 3.12 with the newest of every package, two minutes"
 	@echo "make lint         formatting, lint, types, import contracts"
