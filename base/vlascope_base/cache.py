@@ -9,7 +9,7 @@ PROGRAMS, IMAGES, ASSETS = "xla", "training", "assets"
 """Folders in it: compiled programs, images as models take them, stand-ins for LIBERO's assets. Others hold downloads."""
 
 TOKENIZER = "paligemma_tokenizer.model"
-"""A file in it."""
+"""The file in it that holds the published tokenizer."""
 
 
 def cache_folder() -> Path:
