@@ -24,12 +24,12 @@ import numpy as np
 import optax
 from common import LAYOUT, Results, options_of, report, verdict
 from models import device, interleaved, ratio
-from vlascope_analysis.episodes import Numbered, choose_episodes
-from vlascope_analysis.evaluation import Design
-from vlascope_analysis.features import Slice, load_features
-from vlascope_analysis.labels import instruction_labels
+from vlascope_analysis.analyses.sweep.compute import sweep
+from vlascope_analysis.data.episodes import Numbered, choose_episodes
+from vlascope_analysis.data.features import Slice, load_features
+from vlascope_analysis.data.labels import instruction_labels
 from vlascope_analysis.options import EpisodeQuery, EvaluationConfig, FeatureOptions
-from vlascope_analysis.sweep import sweep
+from vlascope_analysis.statistics.evaluation import Design
 from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_latents.store import LatentStore, RunWriter
 

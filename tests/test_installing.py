@@ -49,7 +49,7 @@ from vlascope_server.commands import main
 sys.exit(main(["inspect", "tiny", "--json"]))
 """,
     "analysis": """
-from vlascope_analysis.encoders import open_encoder
+from vlascope_analysis.data.encoders import open_encoder
 assert open_encoder("minilm")(["pick up the soup"]).shape == (1, 384)
 """,
 }
@@ -171,7 +171,7 @@ def test_no_module_imports_what_a_line_does_not_bring(installing):
 
 
 def test_what_is_installed_alone_is_what_the_errors_and_the_workspace_say():
-    from vlascope_analysis.encoders import minilm
+    from vlascope_analysis.data.encoders import minilm
     from vlascope_sim.environment import package
 
     alone = {i.last: i.line.partition(" && ")[2] for i in INSTALLING if i.alone}

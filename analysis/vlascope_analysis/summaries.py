@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from vlascope_base.text import printable
 
-from vlascope_analysis.splits import unit_name
+from vlascope_analysis.statistics.splits import unit_name
 
 if TYPE_CHECKING:
-    from vlascope_analysis.probe import ProbeResult
-    from vlascope_analysis.sweep import SweepResult
+    from vlascope_analysis.analyses.probe.compute import ProbeResult
+    from vlascope_analysis.analyses.sweep.compute import SweepResult
 
 
 def probe_summary(where: Mapping[str, object], result: ProbeResult) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from vlascope_analysis import sweep as sweep_module
+from vlascope_analysis.analyses.sweep import compute as sweep_module
 from vlascope_analysis.commands import main
 from vlascope_latents import CaptureSpec
 

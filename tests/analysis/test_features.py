@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 from vlascope_analysis import features as features_module
-from vlascope_analysis.episodes import choose_episodes
+from vlascope_analysis.data.episodes import choose_episodes
+from vlascope_analysis.data.features import Slice, load_features
 from vlascope_analysis.errors import AnalysisError
-from vlascope_analysis.features import Slice, load_features
 from vlascope_analysis.options import EpisodeQuery
 from vlascope_latents import CaptureSpec
 from vlascope_latents.store import LatentStore, NotCapturedError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vlascope_analysis.encoders import open_encoder
-from vlascope_analysis.encoders.minilm import MiniLM
+from vlascope_analysis.data.encoders import open_encoder
+from vlascope_analysis.data.encoders.minilm import MiniLM
 from vlascope_analysis.errors import AnalysisError
 
 # sentences and embeddings of sentence-transformers 6.2.0, torch 2.13.0, on a CPU; `versions` in the file says so too
@@ -36,7 +36,7 @@ def test_other_texts_in_the_batch_change_nothing(encoder):
 
 def test_equals_the_installed_sentence_transformers(encoder):
     library = pytest.importorskip("sentence_transformers")
-    from vlascope_analysis.encoders.minilm import _installed
+    from vlascope_analysis.data.encoders.minilm import _installed
 
     texts = ["put both moka pots on the stove", "close the bottom drawer of the cabinet"]
     theirs = library.SentenceTransformer(str(_installed()), device="cpu").encode(texts)

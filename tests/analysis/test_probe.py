@@ -7,13 +7,13 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from vlascope_analysis.analyses.probe.compute import probe
+from vlascope_analysis.data.features import Features
+from vlascope_analysis.data.labels import InstructionLabels, instruction_labels
 from vlascope_analysis.errors import AnalysisError
-from vlascope_analysis.evaluation import Design, score_row
-from vlascope_analysis.features import Features
-from vlascope_analysis.labels import InstructionLabels, instruction_labels
 from vlascope_analysis.options import EvaluationConfig, TrainingConfig
-from vlascope_analysis.probe import probe
 from vlascope_analysis.probes import ridge_cells
+from vlascope_analysis.statistics.evaluation import Design, score_row
 from vlascope_analysis.summaries import probe_summary
 from vlascope_base.text import listed
 

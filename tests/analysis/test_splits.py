@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import SplitConfig
-from vlascope_analysis.splits import default_folds, make_splits
+from vlascope_analysis.statistics.splits import default_folds, make_splits
 
 
 def frames(counts: dict[int, int], per_episode: int = 3) -> tuple[np.ndarray, np.ndarray]:

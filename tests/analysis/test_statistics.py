@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from vlascope_analysis.baselines import chance, majority, p_value, shuffle_labels
-from vlascope_analysis.bootstrap import caution, intervals
 from vlascope_analysis.options import SplitConfig
-from vlascope_analysis.splits import make_splits
+from vlascope_analysis.statistics.baselines import chance, majority, p_value, shuffle_labels
+from vlascope_analysis.statistics.bootstrap import caution, intervals
+from vlascope_analysis.statistics.splits import make_splits
 
 RNG = np.random.default_rng(7)
 

@@ -13,10 +13,10 @@ from vlascope_analysis.options import Expert, TrainingConfig
 if TYPE_CHECKING:
     from vlascope_latents.store import LatentStore
 
-    from vlascope_analysis.episodes import Numbered
-    from vlascope_analysis.features import Slice
-    from vlascope_analysis.labels import InstructionLabels
-    from vlascope_analysis.probe import ProbeResult
+    from vlascope_analysis.analyses.probe.compute import ProbeResult
+    from vlascope_analysis.data.episodes import Numbered
+    from vlascope_analysis.data.features import Slice
+    from vlascope_analysis.data.labels import InstructionLabels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,11 +44,11 @@ class Probe(ProbingOptions):
         from vlascope_base.progress import shown
         from vlascope_latents.store import LatentStore
 
-        from vlascope_analysis.encoders import open_encoder
-        from vlascope_analysis.episodes import choose_episodes
-        from vlascope_analysis.features import load_features
-        from vlascope_analysis.labels import instruction_labels
-        from vlascope_analysis.probe import probe
+        from vlascope_analysis.analyses.probe.compute import probe
+        from vlascope_analysis.data.encoders import open_encoder
+        from vlascope_analysis.data.episodes import choose_episodes
+        from vlascope_analysis.data.features import load_features
+        from vlascope_analysis.data.labels import instruction_labels
 
         store = LatentStore(self.store)
         episodes, warnings = choose_episodes(store, self.query)
@@ -64,8 +64,8 @@ class Probe(ProbingOptions):
     def _slice(self, store: LatentStore, episodes: list[Numbered]) -> Slice:
         from vlascope_base.text import listed
 
+        from vlascope_analysis.data.features import Slice, captured_axes
         from vlascope_analysis.errors import AnalysisError
-        from vlascope_analysis.features import Slice, captured_axes
 
         stored = "action" if self.expert == "action" else "vlm"
         axes = captured_axes(store, episodes, stored, self.features.component)
@@ -85,9 +85,11 @@ class Probe(ProbingOptions):
         labels: InstructionLabels,
         result: ProbeResult,
     ) -> None:
-        from vlascope_analysis.figures import confusion_figure, curve_figure, save
+        from vlascope_analysis.analyses.probe.confusion import confusion_figure
+        from vlascope_analysis.analyses.probe.curve import curve_figure
+        from vlascope_analysis.analyses.style import save
         from vlascope_analysis.results import records, write_json, write_table, write_text
-        from vlascope_analysis.splits import unit_name
+        from vlascope_analysis.statistics.splits import unit_name
         from vlascope_analysis.summaries import in_words, probe_summary
 
         warn(result.warnings)

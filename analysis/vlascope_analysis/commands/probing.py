@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from vlascope_latents.store import LatentStore
 
-    from vlascope_analysis.episodes import Numbered
+    from vlascope_analysis.data.episodes import Numbered
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

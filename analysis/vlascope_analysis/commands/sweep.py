@@ -11,8 +11,8 @@ from vlascope_analysis.options import Expert
 if TYPE_CHECKING:
     from vlascope_latents.store import LatentStore
 
-    from vlascope_analysis.episodes import Numbered
-    from vlascope_analysis.sweep import SweepResult
+    from vlascope_analysis.analyses.sweep.compute import SweepResult
+    from vlascope_analysis.data.episodes import Numbered
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class Sweep(ProbingOptions):
         from vlascope_base.progress import shown
         from vlascope_latents.store import LatentStore
 
-        from vlascope_analysis.encoders import open_encoder
-        from vlascope_analysis.episodes import choose_episodes
-        from vlascope_analysis.sweep import captured_experts, sweep
+        from vlascope_analysis.analyses.sweep.compute import captured_experts, sweep
+        from vlascope_analysis.data.encoders import open_encoder
+        from vlascope_analysis.data.episodes import choose_episodes
 
         store = LatentStore(self.store)
         episodes, warnings = choose_episodes(store, self.query)
@@ -49,9 +49,10 @@ class Sweep(ProbingOptions):
         self._write(store, episodes, dataclasses.replace(result, warnings=(*warnings, *result.warnings)))
 
     def _write(self, store: LatentStore, episodes: list[Numbered], result: SweepResult) -> None:
-        from vlascope_analysis.figures import heatmap_figure, save
+        from vlascope_analysis.analyses.style import save
+        from vlascope_analysis.analyses.sweep.heatmap import heatmap_figure
         from vlascope_analysis.results import records, write_json, write_table, write_text
-        from vlascope_analysis.splits import unit_name
+        from vlascope_analysis.statistics.splits import unit_name
         from vlascope_analysis.summaries import sweep_summary
 
         warn(result.warnings)

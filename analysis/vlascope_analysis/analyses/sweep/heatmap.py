@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from vlascope_analysis.figures.style import ALERT, INK, QUIET, SEQUENTIAL, dress, head, new_figure
+from vlascope_analysis.analyses.style import ALERT, INK, QUIET, SEQUENTIAL, dress, head, new_figure
 
 Cell = dict[Hashable, Any]
 """A row of `SweepResult.table`, by column."""

@@ -14,15 +14,15 @@ from vlascope_base.progress import Progress, silent
 from vlascope_latents import FLOW_COMPONENTS
 from vlascope_latents.store import LatentStore
 
-from vlascope_analysis.baselines import p_value
-from vlascope_analysis.bootstrap import caution
-from vlascope_analysis.episodes import Numbered
-from vlascope_analysis.evaluation import Design, score_row
-from vlascope_analysis.features import Features, Slice, captured_axes, load_features, select_frames
-from vlascope_analysis.labels import InstructionLabels, instruction_labels
+from vlascope_analysis.data.episodes import Numbered
+from vlascope_analysis.data.features import Features, Slice, captured_axes, load_features, select_frames
+from vlascope_analysis.data.labels import InstructionLabels, instruction_labels
 from vlascope_analysis.options import EvaluationConfig, Expert, FeatureOptions
 from vlascope_analysis.probes import ridge_cells
-from vlascope_analysis.splits import unit_name
+from vlascope_analysis.statistics.baselines import p_value
+from vlascope_analysis.statistics.bootstrap import caution
+from vlascope_analysis.statistics.evaluation import Design, score_row
+from vlascope_analysis.statistics.splits import unit_name
 
 BLOCK_BYTES = 1 << 30
 """Features to hold at a time."""

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vlascope_analysis.figures.style import FIRST, GRID, QUIET, SECOND, dress, head, new_figure
+from vlascope_analysis.analyses.style import FIRST, GRID, QUIET, SECOND, dress, head, new_figure
 
 
 def curve_figure(history: pd.DataFrame, title: str, subtitle: str = "") -> Figure:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vlascope_analysis.splits import Split
+from vlascope_analysis.statistics.splits import Split
 
 
 def chance(splits: Sequence[Split]) -> float:

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 from vlascope_base.progress import Progress, silent
 
-from vlascope_analysis.bootstrap import caution, intervals
+from vlascope_analysis.data.features import Features
+from vlascope_analysis.data.labels import InstructionLabels
 from vlascope_analysis.errors import AnalysisError
-from vlascope_analysis.evaluation import Design, score_row
-from vlascope_analysis.features import Features
-from vlascope_analysis.labels import InstructionLabels
 from vlascope_analysis.options import EvaluationConfig, TrainingConfig
 from vlascope_analysis.probes import Standardiser, train_probes
-from vlascope_analysis.splits import unit_name
+from vlascope_analysis.statistics.bootstrap import caution, intervals
+from vlascope_analysis.statistics.evaluation import Design, score_row
+from vlascope_analysis.statistics.splits import unit_name
 
 TOGETHER = 512 << 20
 """Bytes of parameters, Adam's moments and best parameters to train at a time."""

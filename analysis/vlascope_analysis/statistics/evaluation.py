@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from vlascope_analysis.baselines import chance, constant_cosine, majority, p_value, shuffle_labels
-from vlascope_analysis.bootstrap import intervals
-from vlascope_analysis.labels import InstructionLabels
+from vlascope_analysis.data.labels import InstructionLabels
 from vlascope_analysis.options import EvaluationConfig
-from vlascope_analysis.splits import Split, make_splits
+from vlascope_analysis.statistics.baselines import chance, constant_cosine, majority, p_value, shuffle_labels
+from vlascope_analysis.statistics.bootstrap import intervals
+from vlascope_analysis.statistics.splits import Split, make_splits
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vlascope_analysis.figures.style import INK, QUIET, SEQUENTIAL, dress, head, new_figure, short_names
+from vlascope_analysis.analyses.style import INK, QUIET, SEQUENTIAL, dress, head, new_figure, short_names
 
 NAMED = 20
 """Up to so many instructions are written out, and cells have their share."""

@@ -14,10 +14,10 @@ from vlascope_base.progress import Progress, silent
 from vlascope_base.text import listed
 from vlascope_latents.store import LatentStore, NotCapturedError, Selection
 
-from vlascope_analysis.episodes import Numbered
+from vlascope_analysis.data.episodes import Numbered
+from vlascope_analysis.data.pooling import TokenPool, disjoint_spans, pool_tokens
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import Expert, Pool
-from vlascope_analysis.pooling import TokenPool, disjoint_spans, pool_tokens
 
 BATCH_BYTES = 256 << 20
 """float32 bytes of what is read at a time."""

@@ -20,10 +20,10 @@ def open_encoder(name: str) -> Callable[[Sequence[str]], np.ndarray]:
         AnalysisError: the weights or the packages that it needs are missing; when it is opened or first called.
     """
     if name == MINILM:
-        from vlascope_analysis.encoders.minilm import MiniLM
+        from vlascope_analysis.data.encoders.minilm import MiniLM
 
         return MiniLM.load()
-    from vlascope_analysis.encoders.t5 import T5
+    from vlascope_analysis.data.encoders.t5 import T5
 
     return T5.load(name)
 
