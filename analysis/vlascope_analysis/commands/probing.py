@@ -14,11 +14,13 @@ from vlascope_base.text import printable
 from vlascope_analysis.options import EpisodeQuery, EvaluationConfig, FeatureOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
+    from matplotlib.figure import Figure
     from vlascope_latents.store import LatentStore
 
     from vlascope_analysis.data.episodes import Numbered
+    from vlascope_analysis.results import Result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,13 @@ class ProbingOptions(CommandOptions, ConfigFile):
 
     def name_suffix(self) -> str:
         """What else a file's name must say, so that no two settings share one: options that the reference has not."""
-        usual = {"component": "hidden_states", "pool": "mean", "encoder": "minilm", "split": "episode"}
+        usual = {
+            "component": "hidden_states",
+            "pool": "mean",
+            "frames": "common",
+            "encoder": "minilm",
+            "split": "scene",
+        }
         chosen = self.flat()
         given = [Path(str(chosen[name])).name for name, value in usual.items() if chosen[name] != value]
         # two parts of one run, such as those that a cell is chosen on and tested on, must not replace each other
@@ -73,10 +81,15 @@ class ProbingOptions(CommandOptions, ConfigFile):
         }  # fmt: skip
 
 
-def warn(warnings: Iterable[str]) -> None:
-    """Shows what the reader should know before believing a result."""
-    for warning in warnings:
+def show(result: Result, folder: Path, summary: str, figures: Mapping[str, Figure]) -> None:
+    """Writes a result, warns of what its reader should know first, and prints the summary and the files."""
+    from vlascope_analysis.results import write_result
+
+    for warning in result.warnings:
         logging.getLogger(__name__).warning("%s", printable(warning))
+    files = write_result(result, folder, summary, figures)
+    print(summary)
+    print("\n".join(map(str, files)))
 
 
 def _flat(options: object) -> dict[str, object]:

@@ -40,6 +40,7 @@ def choose_episodes(store: LatentStore, query: EpisodeQuery) -> tuple[list[Numbe
     wanted = ("sealed", "interrupted") if query.interrupted else ("sealed",)
     left_out = [episode for episode in here if episode.status not in wanted]
     episodes = _numbered([episode for episode in here if episode.status in wanted])
+    episodes = _without(store, episodes, query.exclude_episodes)
     if not episodes:
         hint = "; --interrupted takes those that were interrupted" if any(
             episode.status == "interrupted" for episode in left_out
@@ -64,6 +65,15 @@ def choose_episodes(store: LatentStore, query: EpisodeQuery) -> tuple[list[Numbe
     if len(campaigns) > 1:
         warnings.append(f"episodes of several campaigns: {listed(sorted(campaigns))}; --campaign takes those of one")
     return episodes, warnings
+
+
+def _without(store: LatentStore, episodes: list[Numbered], excluded: tuple[str, ...]) -> list[Numbered]:
+    unknown = sorted(set(excluded) - {e.episode.id for e in episodes})
+    if unknown:
+        raise AnalysisError(
+            f"{store.path}: --exclude-episodes: no episode {listed(unknown)}; `vlascope-latents ls` lists what there is"
+        )
+    return [e for e in episodes if e.episode.id not in excluded]
 
 
 def _numbered(episodes: list[Episode]) -> list[Numbered]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+from vlascope_base.text import printable
 
 from vlascope_analysis.errors import AnalysisError
 
@@ -64,6 +65,11 @@ def instruction_labels(frames: pd.DataFrame, encode: Callable[[Sequence[str]], n
     index = np.array([lookup[told] for told in text], np.int64)
     task_ids = tuple(owners[told][1] if told in owners else None for told in instructions)
     return InstructionLabels(instructions, task_ids, embeddings, index, tuple(warnings))
+
+
+def in_words(instruction: str) -> str:
+    """An instruction for people: an empty one is named as such, and no character of it commands a terminal."""
+    return printable(instruction) or "(no instruction)"
 
 
 def _owners(frames: pd.DataFrame) -> dict[str, tuple[str, int]]:

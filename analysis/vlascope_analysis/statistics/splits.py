@@ -1,137 +1,153 @@
-"""Train, validation and test parts that never share an episode. Every probe takes its parts from here."""
+"""Parts that are fitted, held for choosing, and tested. No two of them share a scene, an episode, or an instruction.
+
+Every probe takes its parts from here. No labelling has a say in them beyond how often each instruction occurs in a fold, which
+permutations inside folds leave as it is.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 from vlascope_base.text import listed
 
 from vlascope_analysis.errors import AnalysisError
-from vlascope_analysis.options import SplitBy, SplitConfig
+from vlascope_analysis.options import SplitConfig
+from vlascope_analysis.statistics.units import Episodes
 
 MANY_UNITS = 250
-"""Episodes from which one held-out part is large enough: fewer are tested in five folds, each episode once."""
+"""Episodes (or scenes) from which one held-out part is large enough: fewer are tested in five folds, each once."""
 
-
-def unit_name(by: SplitBy) -> str:
-    """What a split holds out whole, in words."""
-    return "instruction" if by == "task" else by
+FOLDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Frame numbers of the three parts, and the instructions that an answer may be.
+    """The episodes of the three parts, bool [U] each, and the instructions that an answer may be.
 
     Attributes:
-        train, validation, test: int arrays, disjoint in frames and in units. Validation may be empty.
-        candidates: bool [tasks]: every instruction, or with a split by task those of the test part.
+        fit: what a map is fitted on.
+        held: what decides how strong a penalty is, or when training stops. May be empty.
+        test: what is answered by a map that saw none of it.
+        candidates: bool [C]: every instruction, or with a split by task those of the test part.
     """
 
-    train: np.ndarray
-    validation: np.ndarray
+    fit: np.ndarray
+    held: np.ndarray
     test: np.ndarray
     candidates: np.ndarray
 
 
+def units_of(episodes: Episodes, by: str) -> tuple[np.ndarray, str]:
+    """What a split holds out whole: its number for each episode, int [U], and its name in words.
+
+    A scene from which one episode begins is named an episode.
+    """
+    if by == "task":
+        return episodes.label, "instruction"
+    if by == "scene" and episodes.scenes < len(episodes):
+        return episodes.scene, "scene"
+    return np.arange(len(episodes)), "episode"
+
+
 def default_folds(units: np.ndarray) -> int:
-    """Five folds for fewer than 250 episodes, else 1: a single held-out part."""
-    return 5 if len(np.unique(units)) < MANY_UNITS else 1
+    """Five folds for fewer than 250 episodes (or scenes), else 1: a single held-out part."""
+    return FOLDS if len(np.unique(units)) < MANY_UNITS else 1
 
 
-def make_splits(units: np.ndarray, labels: np.ndarray, tasks: int, config: SplitConfig) -> list[Split]:
-    """Parts by episode, stratified by instruction, or (`split` is `task`) by instruction.
+def make_splits(episodes: Episodes, instructions: int, config: SplitConfig, assignment: int = 0) -> list[Split]:
+    """One assignment of episodes to parts: one split a fold.
 
-    With `folds` above 1 every unit (episode, or instruction) is tested once. With 1 a share `test_fraction` of the units is
-    held out, of each instruction at least one. Of what remains, `validation_fraction` of the units is the validation part: it
-    decides when to stop or how strong a penalty is.
+    With folds every unit (scene, episode or instruction) is tested once. Fold k is tested by a map whose penalty was
+    chosen on fold k + 2: of an instruction that only two neighbouring folds hold, one of them is still fitted. With
+    one fold a share `test_fraction` of the units is held out, of each instruction at least one, and
+    `validation_fraction` of the others chooses.
 
     Args:
-        units: [N] the episode of each frame.
-        labels: int [N] the instruction of each frame.
-        tasks: number of instructions.
+        episodes: what is split.
+        instructions: how many there are, C.
         config: how to split.
+        assignment: which of many random assignments, from 0.
 
     Raises:
-        AnalysisError: `config` cannot be used, or there are too few episodes or instructions.
+        AnalysisError: `config` cannot be used, or there are too few episodes, scenes or instructions.
     """
     config.check()
-    _, first, inverse = np.unique(units, return_index=True, return_inverse=True)
-    owner = labels[first]
-    if not np.array_equal(owner[inverse], labels):
-        raise AnalysisError("an episode carries two instructions: each must have one")
-    if tasks < 2:
+    if instructions < 2:
         raise AnalysisError(
             "the policy was told the same in every episode: a probe needs at least two instructions to tell apart"
         )
+    units, name = units_of(episodes, config.split)
     folds = default_folds(units) if config.folds is None else config.folds
-    rng = np.random.default_rng([config.seed, 0])
-    if config.split == "episode":
-        parts = _by_episode(owner, tasks, folds, config, rng)
-    else:
-        parts = (
-            (np.isin(owner, train), np.isin(owner, validation), np.isin(owner, test))
-            for train, validation, test in _by_task(tasks, folds, config, rng)
+    rng = np.random.default_rng([config.seed, 0, assignment])
+    if config.split == "task" and instructions < 6:
+        raise AnalysisError(
+            f"--split task: {instructions} instructions: needs at least 6, to have two to tell apart and enough to learn from"
         )
+    owner = _owner(units, episodes.label)
+    _enough_of_each(episodes, units, owner, instructions, name)
+    if config.split == "task":
+        folds = min(folds, instructions // 2)  # with one candidate every answer is right
+    fold_of = _dealt(owner, folds, rng) if folds > 1 else _held_out(owner, config, rng, config.split == "task")
+    _, place = np.unique(units, return_inverse=True)
+    fold_of = fold_of[place]
     splits = []
-    for train, validation, test in parts:
-        candidates = np.ones(tasks, bool)
+    for fold in range(folds):
+        test = fold_of == fold
+        held = fold_of == (fold + 2) % folds if folds > 1 else fold_of == 1
+        if not test.any():
+            continue
+        candidates = np.ones(instructions, bool)
         if config.split == "task":
-            candidates = np.isin(np.arange(tasks), owner[test])
-        train, validation, test = (np.flatnonzero(part[inverse]) for part in (train, validation, test))
-        splits.append(Split(train, validation, test, candidates))
+            candidates = np.isin(np.arange(instructions), episodes.label[test])
+        splits.append(Split(~test & ~held, held, test, candidates))
     return splits
 
 
-Parts = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
-"""Training, validation and test part of each fold."""
+def _owner(units: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """The instruction by which each unit is dealt out: its own where it has one, else the commonest of its episodes."""
+    return np.array([np.bincount(label[units == unit]).argmax() for unit in np.unique(units)])
 
 
-def _by_episode(owner: np.ndarray, tasks: int, folds: int, config: SplitConfig, rng: np.random.Generator) -> Parts:
-    """The parts as bool [units]."""
-    members = [rng.permutation(np.flatnonzero(owner == task)) for task in range(tasks)]
-    single = [task for task, own in enumerate(members) if len(own) < 2]
-    if single:
-        raise AnalysisError(
-            f"instructions {listed(single)} (counted from 0) were told in one episode: none is left to test on; capture "
-            "more episodes (`vlascope-sim rollout --episodes`) until each was told in two, or leave out those that were told "
-            "them (--episode-range; --task-range where a task is always told the same)"
+def _enough_of_each(episodes: Episodes, units: np.ndarray, owner: np.ndarray, instructions: int, name: str) -> None:
+    """Raises AnalysisError where an instruction was told in one unit only, so that none is left to test on."""
+    if name == "instruction":
+        return
+    pairs = np.unique(np.stack([episodes.label, units]), axis=1)[0]
+    single = np.flatnonzero(np.bincount(pairs, minlength=instructions) < 2)
+    if len(single):
+        more = (
+            "capture more episodes (`vlascope-sim rollout --episodes`) until each was told in two, or leave out those that "
+            "were told them (--episode-range; --exclude-episodes; --task-range where a task is always told the same)"
         )
-    fold_of = np.zeros(len(owner), np.int64)
-    if folds == 1:
-        for own in members:
-            fold_of[own] = 1
-            fold_of[own[: min(len(own) - 1, max(1, round(config.test_fraction * len(own))))]] = 0
-    else:
-        start = 0
-        for own in members:  # starting where the last task ended keeps the folds equally large
-            fold_of[own] = (start + np.arange(len(own))) % folds
-            start += len(own)
-    for fold in range(folds):
-        test = fold_of == fold
-        if not test.any():
-            continue
-        validation = np.zeros_like(test)
-        for own in members:
-            rest = rng.permutation(own[~test[own]])
-            count = max(1, round(config.validation_fraction * len(rest))) if len(rest) > 1 else 0
-            validation[rest[:count]] = True
-        yield ~test & ~validation, validation, test
-
-
-def _by_task(tasks: int, folds: int, config: SplitConfig, rng: np.random.Generator) -> Parts:
-    """The parts as task numbers."""
-    if tasks < 6:
+        if name == "scene":
+            more += "; --split episode lets episodes of one scene stand on both sides, where they look alike"
         raise AnalysisError(
-            f"--split task: {tasks} instructions: needs at least 6, to have two to tell apart and enough to learn from"
+            f"instructions {listed(single.tolist())} (counted from 0) were told in one {name}: none is left to test on; {more}"
         )
-    order = rng.permutation(tasks)
-    if folds == 1:
-        tests = [order[: min(tasks - 3, max(2, round(config.test_fraction * tasks)))]]
-    else:
-        tests = np.array_split(order, min(folds, tasks // 2))
-    for test in tests:
-        rest = rng.permutation(np.setdiff1d(order, test))
-        count = min(len(rest) - 2, max(1, round(config.validation_fraction * len(rest))))
-        yield rest[count:], rest[:count], test
+
+
+def _dealt(owner: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """The fold of each unit: dealt out instruction by instruction, starting where the last one ended, so that folds are equally
+    large and each has its share of every instruction.
+    """
+    order = np.concatenate(
+        [rng.permutation(np.flatnonzero(owner == label)) for label in rng.permutation(np.unique(owner))]
+    )
+    fold_of = np.empty(len(owner), np.int64)
+    fold_of[order] = np.arange(len(owner)) % folds
+    return fold_of
+
+
+def _held_out(owner: np.ndarray, config: SplitConfig, rng: np.random.Generator, whole: bool) -> np.ndarray:
+    """0 for the tested units, 1 for the held ones, 2 for the fitted ones; `whole`: of the units, not of each instruction."""
+    part = np.full(len(owner), 2)
+    for label in [None] if whole else np.unique(owner):
+        own = rng.permutation(np.arange(len(owner)) if label is None else np.flatnonzero(owner == label))
+        least = 2 if whole else 1
+        tested = min(len(own) - least, max(least, round(config.test_fraction * len(own))))
+        rest = len(own) - tested
+        held = min(rest - least, max(1, round(config.validation_fraction * rest))) if rest > least else 0
+        part[own[:tested]] = 0
+        part[own[tested : tested + held]] = 1
+    return part

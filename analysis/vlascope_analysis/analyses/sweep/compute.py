@@ -1,4 +1,4 @@
-"""The sweep: a closed-form ridge probe for every expert, layer and denoise step. From a store to a table.
+"""The sweep: a closed-form ridge probe for every expert, layer, denoise step and window of time. From a store to a result.
 
 Features come layer by layer, so that memory holds a block of layers and never a run.
 """
@@ -15,33 +15,19 @@ from vlascope_latents import FLOW_COMPONENTS
 from vlascope_latents.store import LatentStore
 
 from vlascope_analysis.data.episodes import Numbered
-from vlascope_analysis.data.features import Features, Slice, captured_axes, load_features, select_frames
+from vlascope_analysis.data.features import Features, Slice, captured_axes, fault, load_features, select_frames
 from vlascope_analysis.data.labels import InstructionLabels, instruction_labels
-from vlascope_analysis.options import EvaluationConfig, Expert, FeatureOptions
-from vlascope_analysis.probes import ridge_cells
-from vlascope_analysis.statistics.baselines import p_value
-from vlascope_analysis.statistics.bootstrap import caution
-from vlascope_analysis.statistics.evaluation import Design, score_row
-from vlascope_analysis.statistics.splits import unit_name
+from vlascope_analysis.data.windows import Window, gripper_closes, make_windows
+from vlascope_analysis.errors import AnalysisError
+from vlascope_analysis.options import EvaluationConfig, Expert, FeatureOptions, Windows
+from vlascope_analysis.probes.closed_form import closed_form, crowded, time_tells
+from vlascope_analysis.results import Result
+from vlascope_analysis.statistics.evaluation import UNSCORED, Design, Scores, score_row
+from vlascope_analysis.statistics.intervals import caution
+from vlascope_analysis.statistics.permutation import p_value_of_best
 
 BLOCK_BYTES = 1 << 30
 """Features to hold at a time."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepResult:
-    """What a sweep found.
-
-    Attributes:
-        table: one row a cell: expert, component, layer, denoise_step (missing for the vlm), its scores, and `p_value_best`:
-            how often the best cell of the whole sweep does as well with shuffled labels.
-        labels: what was told.
-        warnings: what the reader should know before believing the numbers.
-    """
-
-    table: pd.DataFrame
-    labels: InstructionLabels
-    warnings: tuple[str, ...]
 
 
 def sweep(
@@ -52,10 +38,13 @@ def sweep(
     evaluation: EvaluationConfig,
     encode: Callable[[Sequence[str]], np.ndarray],
     progress: Progress = silent,
-) -> SweepResult:
-    """Probes every captured layer and denoise step of some experts.
+    *,
+    by: Windows | None = None,
+    parts: int = 4,
+) -> Result:
+    """Probes every captured layer and denoise step of some experts, in every window of time.
 
-    Splits, shuffled labels and bootstrap draws are the same for every cell, so that cells differ by their features alone.
+    Splits and permuted labels are the same for every cell, so that cells differ by their features alone.
 
     Args:
         store: where the features are.
@@ -65,41 +54,137 @@ def sweep(
         evaluation: how to test.
         encode: texts to float [texts, E].
         progress: called after every batch that was read.
+        by: a cell for each timestep, part of the episode, or side of the grasp; all frames together unless told.
+        parts: how many parts of an episode, for `fraction`.
+
+    Returns:
+        Tables: `cells`, one row a cell: expert, component, layer, denoise_step (missing for the vlm), window where
+        asked, its scores, and `p_value_best`, how often the best cell of the whole sweep does as well with permuted
+        labels; `instructions`; `tested`, one row a tested episode; `episodes`, what each of them scored in each cell
+        and assignment.
 
     Raises:
         AnalysisError, NotCapturedError: as for features and splits; lists what there is.
     """
     evaluation.check()
-    rows, nulls, warnings = [], [], []
-    labels = design = None
+    if by in ("fraction", "grasp"):  # windows take the place of common timesteps
+        what = dataclasses.replace(what, frames="all")
+    found = _Sweep(store, episodes, what, evaluation, encode, by, parts)
     for expert in experts:
         cells_of = Slice(expert, what.component, pool=what.pool)
-        for features in _blocks(store, episodes, cells_of, what.timesteps, progress):
-            if labels is None or design is None:
-                labels = instruction_labels(features.frames, encode)
-                design = Design.of(features.frames, labels, evaluation)
-                warnings += [*labels.warnings, *design.warnings]
-            warnings += features.warnings
-            right, cosine, penalty = _answers(features, labels, design)
-            scores = score_row(right, cosine, design, evaluation)
-            cells = [(step, layer) for step in features.denoise_steps for layer in features.layers]
-            scores.insert(0, "expert", expert)
-            scores.insert(1, "component", what.component)
-            scores.insert(2, "layer", pd.array([layer for _, layer in cells], dtype="Int64"))
-            scores.insert(3, "denoise_step", pd.array([step for step, _ in cells], dtype="Int64"))
-            rows.append(scores.assign(penalty=penalty))
-            nulls.append(right[:, 1:].mean(axis=2))
+        for features in _blocks(store, episodes, cells_of, what, progress):
+            found.add(features, cells_of)
             del features
-    if labels is None:
-        raise ValueError("a sweep needs at least one expert")
-    table = pd.concat(rows, ignore_index=True)
-    # the null of the best cell: for each shuffling, the best that any cell does (Westfall & Young 1993)
-    table["p_value_best"] = p_value(table["accuracy"].to_numpy(), np.concatenate(nulls).max(axis=0))
-    best = table.iloc[int(table["accuracy"].to_numpy().argmax())]
-    warnings += caution(
-        int(best["test_units"]), best["accuracy_low"], best["accuracy_high"], unit_name(evaluation.split)
-    )
-    return SweepResult(table, labels, tuple(dict.fromkeys(warnings)))
+    return found.result()
+
+
+class _Sweep:
+    """Cells as they are scored; labels and design are made of the first block's frames."""
+
+    def __init__(
+        self,
+        store: LatentStore,
+        episodes: Sequence[Numbered],
+        what: FeatureOptions,
+        evaluation: EvaluationConfig,
+        encode: Callable[[Sequence[str]], np.ndarray],
+        by: Windows | None,
+        parts: int,
+    ):
+        self._store, self._episodes, self._what, self._evaluation = store, episodes, what, evaluation
+        self._encode, self._by, self._parts = encode, by, parts
+        self._design: Design | None = None
+        self._labels: InstructionLabels | None = None
+        self._windows: list[Window] = []
+        self._of_frame = np.zeros(0, np.int64)
+        self._rows: list[dict[str, object]] = []
+        self._observed: list[float] = []
+        self._nulls: list[np.ndarray] = []
+        self._tables: list[pd.DataFrame] = []
+        self._warnings: list[str] = []
+        self._best: tuple[float, np.ndarray, np.ndarray] | None = None
+
+    def add(self, features: Features, what: Slice) -> None:
+        """Scores the cells of a block of layers."""
+        design = self._design or self._begin(features.frames, what)
+        self._warnings += features.warnings
+        for q, step in enumerate(features.denoise_steps):
+            for block, layer in enumerate(features.layers):
+                for window in self._windows:
+                    place = {"expert": what.expert, "component": what.component, "layer": layer, "denoise_step": step}
+                    place |= {"window": window.name} if self._by else {}
+                    self._score(place, features.array[q, block][window.frames], features.frames, window, design)
+
+    def _begin(self, frames: pd.DataFrame, what: Slice) -> Design:
+        grasping = None
+        if self._by == "grasp":
+            # the same frames in every block: those of the first layer do
+            grasping = gripper_closes(self._store, self._episodes, what, self._what.timesteps)
+        self._windows, warnings = make_windows(frames, self._by, self._parts, grasping)
+        kept = np.sort(np.concatenate([window.frames for window in self._windows]))
+        own = frames.iloc[kept].reset_index(drop=True)
+        self._labels = instruction_labels(own, self._encode)
+        self._design = design = Design.of(own, self._labels, self._evaluation)
+        self._of_frame = np.full(len(frames), -1)
+        self._of_frame[kept] = design.episodes.of_frame
+        self._warnings += [*warnings, *self._labels.warnings, *design.warnings]
+        for window in self._windows:
+            where = f"{window.name}: " if self._by else ""
+            own_frames, of_frame = frames.iloc[window.frames], self._of_frame[window.frames]
+            self._warnings += time_tells(own_frames, of_frame, design, where)
+        return design
+
+    def _score(
+        self, place: dict[str, object], x: np.ndarray, frames: pd.DataFrame, window: Window, design: Design
+    ) -> None:
+        wrong = fault(x, frames.iloc[window.frames])
+        facts = design.facts(len(x))
+        if wrong is not None:
+            self._rows.append(place | UNSCORED | {"penalty": np.nan, "note": wrong} | facts)
+            self._observed.append(np.nan)
+            self._nulls.append(np.full(self._evaluation.permutations, np.nan))
+            return
+        of_frame = self._of_frame[window.frames]
+        found = closed_form(x, of_frame, design)
+        row = score_row(found.scores, design)
+        self._tables.append(_by_episode(found.scores, len(self._rows)))
+        self._rows.append(place | row | {"penalty": found.penalty, "note": ""} | facts)
+        # the first assignment alone is compared with permutations
+        self._observed.append(float(design.means.mean(found.scores.beaten[0])))
+        self._nulls.append(found.scores.null_beaten)
+        if self._best is None or row["rank_accuracy"] > self._best[0]:
+            self._best = (float(row["rank_accuracy"]), x.copy(), of_frame)  # pyright: ignore[reportArgumentType]
+
+    def result(self) -> Result:
+        """The tables, and what to say of them."""
+        design, labels = self._design, self._labels
+        if design is None or labels is None:
+            raise ValueError("a sweep needs at least one expert")
+        table = pd.DataFrame(self._rows).astype({"layer": "Int64", "denoise_step": "Int64"})
+        faults = table[table["note"] != ""]
+        warnings = list(self._warnings)
+        if self._best is None:
+            raise AnalysisError(
+                f"no cell can be scored: the first one's features are {faults['note'].iloc[0]}; --exclude-episodes leaves out "
+                "episodes"
+            )
+        if len(faults):
+            warnings.append(
+                f"{len(faults)} of {len(table)} cells are not scored: see their `note` (the first: features that are "
+                f"{faults['note'].iloc[0]}); --exclude-episodes leaves out episodes"
+            )
+        table["p_value_best"] = p_value_of_best(np.array(self._observed), np.stack(self._nulls))
+        best = table.iloc[int(np.nanargmax(table["rank_accuracy"].to_numpy()))]
+        warnings += crowded(self._best[1], self._best[2], design)
+        warnings += caution(design.test_units, best["accuracy_low"], best["accuracy_high"], design.unit)
+        instructions = pd.DataFrame(
+            {"number": range(len(labels)), "instruction": labels.instructions, "task_id": labels.task_ids}
+        ).astype({"task_id": "Int64"})
+        tables = {
+            "cells": table, "instructions": instructions, "tested": _tested_episodes(design),
+            "episodes": pd.concat(self._tables, ignore_index=True),
+        }  # fmt: skip
+        return Result("sweep", tables, ("cells", "tested", "episodes"), tuple(dict.fromkeys(warnings)))
 
 
 def captured_experts(store: LatentStore, episodes: Sequence[Numbered], component: str) -> list[Expert]:
@@ -120,36 +205,43 @@ def captured_experts(store: LatentStore, episodes: Sequence[Numbered], component
 
 
 def _blocks(
-    store: LatentStore, episodes: Sequence[Numbered], what: Slice, timesteps: Sequence[int] | None, progress: Progress
+    store: LatentStore, episodes: Sequence[Numbered], what: Slice, options: FeatureOptions, progress: Progress
 ) -> Iterator[Features]:
     """Features of a few layers at a time."""
+    timesteps = options.timesteps
     if what.component in FLOW_COMPONENTS:
-        yield load_features(store, episodes, what, timesteps, progress)
+        yield load_features(store, episodes, what, timesteps, progress, options.frames)
         return
     layers = captured_axes(store, episodes, what.stored_expert, what.component)["layer"]
     # of one episode: the metadata of all of them is read once more for each block
-    one, _ = select_frames(store, episodes[:1], dataclasses.replace(what, layers=(layers[0],)), None)
+    one, _ = select_frames(store, episodes[:1], dataclasses.replace(what, layers=(layers[0],)))
     frames = len(one) * len(episodes) if timesteps is None else len(timesteps) * len(episodes)
     steps = one.shape[1] if "denoise_step" in one.dims else 1
     width = one.shape[-1] if one.dims[-1].endswith("feature") else 1
     size = max(1, BLOCK_BYTES // (4 * max(1, frames) * steps * width))
     for start in range(0, len(layers), size):
         block = dataclasses.replace(what, layers=tuple(layers[start : start + size]))
-        yield load_features(store, episodes, block, timesteps, progress)
+        yield load_features(store, episodes, block, timesteps, progress, options.frames)
 
 
-def _answers(
-    features: Features, labels: InstructionLabels, design: Design
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Whether right [cells, R, test], cosine of the true labels [cells, 1, test], penalty (mean of its logarithm) [cells]."""
-    Q, L, N, D = features.array.shape
-    cells = features.array.reshape(Q * L, N, D)
-    labellings = np.concatenate([labels.index[None], design.shuffled])
-    right, cosine, penalty = [], [], []
-    for split in design.splits:
-        parts = {"train": split.train, "validation": split.validation, "test": split.test}
-        found = ridge_cells(cells, labellings, labels.embeddings, parts, split.candidates)
-        right.append(found["predicted"] == labellings[:, split.test])
-        cosine.append(found["cosine"][:, :1])
-        penalty.append(np.log(found["penalty"][:, 0]))
-    return np.concatenate(right, 2), np.concatenate(cosine, 2), np.exp(np.mean(penalty, axis=0))
+def _by_episode(scores: Scores, cell: int) -> pd.DataFrame:
+    """What each tested episode scored in a cell: one row an assignment and episode, numbers into the table `tested`."""
+    A, T = scores.right.shape
+    return pd.DataFrame(
+        {
+            "cell": np.full(A * T, cell, np.int32),
+            "assignment": np.repeat(np.arange(A, dtype=np.int8), T),
+            "number": np.tile(np.arange(T, dtype=np.int32), A),
+            "accuracy": scores.right.ravel(),
+            "rank_accuracy": scores.beaten.ravel(),
+            "cosine_similarity": scores.cosine.ravel(),
+        }
+    )
+
+
+def _tested_episodes(design: Design) -> pd.DataFrame:
+    """One row a tested episode: what it was, and its unit and weight in means."""
+    columns = ["run", "campaign", "episode", "suite", "task_id", "instruction", "episode_index", "scene", "success"]
+    table = design.episodes.table.iloc[design.tested][columns].reset_index(drop=True)
+    table.insert(0, "number", np.arange(len(table), dtype=np.int32))
+    return table.assign(label=design.means.label, unit=design.means.units)
