@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from vlascope_analysis import features as features_module
+from vlascope_analysis.data import features as features_module
 from vlascope_analysis.data.episodes import choose_episodes
 from vlascope_analysis.data.features import Slice, load_features
 from vlascope_analysis.errors import AnalysisError
@@ -14,7 +14,7 @@ from vlascope_analysis.options import EpisodeQuery
 from vlascope_latents import CaptureSpec
 from vlascope_latents.store import LatentStore, NotCapturedError
 
-from tests.analysis.stores import LAYOUT, SPEC, Moment, make_run, prompt_mask
+from tests.analysis.stores import INSTRUCTIONS, LAYOUT, SPEC, Moment, make_run, prompt_mask
 
 EVERYTHING = dataclasses.replace(SPEC, components=("hidden_states", "pre_attn_norm_scales", "x_t"), layers=(0, 2))
 SMALL = {"tasks": 2, "episodes": 2, "timesteps": (0, 10)}
@@ -87,6 +87,14 @@ def test_frames_are_described(store):
     assert frames["success"].tolist() == [True, False] * 2
     assert len(set(frames["unit"])) == 4
     assert frames["instruction"].iloc[0] == "open the drawer"
+
+
+def test_the_same_scene_is_one_unit_however_its_instruction_is_spelled(tmp_path):
+    for number, told in enumerate((INSTRUCTIONS[0], INSTRUCTIONS[0].upper() + " ", "wave")):
+        store = make_run(tmp_path, campaign=f"c{number}", tasks=1, episodes=1, timesteps=(0,),
+                         metadata=lambda *_, told=told: {"instruction": told})  # fmt: skip
+    first, again, other = load(store, Slice("vlm", layers=(0,))).frames["unit"]
+    assert first == again != other
 
 
 @pytest.mark.parametrize("spans", [("all",), ("image", "text"), ("base", "wrist", "text", "action", "state")])

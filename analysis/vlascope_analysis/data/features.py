@@ -15,6 +15,7 @@ from vlascope_base.text import listed
 from vlascope_latents.store import LatentStore, NotCapturedError, Selection
 
 from vlascope_analysis.data.episodes import Numbered
+from vlascope_analysis.data.labels import wording
 from vlascope_analysis.data.pooling import TokenPool, disjoint_spans, pool_tokens
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import Expert, Pool
@@ -187,7 +188,7 @@ def frame_table(selection: Selection, episodes: Sequence[Numbered]) -> pd.DataFr
     # without run and campaign: an episode of the same name is the same scene, and told the same it stays on one side
     name = [f.episode.row.name for f in selection.frames]
     scene = table["suite"] + "/" + table["task_id"].astype(str) + "/" + pd.Series(name, dtype=object)
-    table["unit"] = scene + "/" + table["instruction"].fillna("")
+    table["unit"] = scene + "/" + table["instruction"].fillna("").map(wording)
     return table
 
 
