@@ -19,6 +19,13 @@ import pytest
         ("vlascope_datasets", {"jax", "torch"}),
         ("vlascope_sim", {"jax", "torch"}),
         ("vlascope_server.model", {"torch", "transformers"}),
+        ("vlascope_analysis.data.encoders.minilm", {"jax", "torch"}),
+        ("vlascope_analysis.data.labels", {"jax", "torch"}),
+        pytest.param(
+            "vlascope_analysis.probes",
+            {"jax", "torch"},
+            marks=pytest.mark.xfail(strict=True, reason="the sweep's ridge regression is solved in JAX"),
+        ),
     ],
 )
 def test_importing_a_member_leaves_alone(package, never):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import optax
 import pytest
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import EvaluationConfig, TrainingConfig
-from vlascope_analysis.probes import Standardiser, ridge_cells, train_probes
+from vlascope_analysis.probes import Standardiser, require_training, ridge_cells, train_probes
 from vlascope_analysis.probes.ridge import PENALTIES
 
 RNG = np.random.default_rng(3)
@@ -136,6 +137,19 @@ def test_training_options_are_checked():
             config.check()
         with pytest.raises(AnalysisError, match=said):
             train_probes(part, part, EMBEDDINGS, config, 42)
+
+
+@pytest.mark.parametrize("package", ["jax", "optax"])
+def test_without_what_training_needs_the_error_says_what_to_install(monkeypatch, package):
+    x, labels = problem(8, 4)
+    part = (x, labels[None])
+    require_training()
+    monkeypatch.setitem(sys.modules, package, None)
+    for asked in (require_training, lambda: train_probes(part, part, EMBEDDINGS, TrainingConfig(), 42)):
+        with pytest.raises(AnalysisError) as error:
+            asked()
+        assert str(error.value).startswith(f"the trained probe needs {package}, which is not installed: install ")
+        assert "vlascope-analysis[train]" in str(error.value)
 
 
 @pytest.mark.parametrize(
