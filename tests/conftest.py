@@ -28,7 +28,7 @@ _COMPUTING = (
     "server.model.vision", "server.policies.policy", "server.prompts", "server.robots.arithmetic",
     "server.robots.images", "server.robots.pipeline", "server.training.augment", "server.training.frames",
     "server.training.grounding", "server.training.image_cache", "server.training.loader", "server.training.objective",
-    "server.training.statistics", "analysis.encoders", "analysis.probes",
+    "server.training.statistics", "analysis.data.encoders", "analysis.probes",
 )  # fmt: skip
 install_import_hook([f"vlascope_{module}" for module in _COMPUTING], "beartype.beartype")
 

@@ -13,7 +13,6 @@ from vlascope_analysis.data.features import Features
 from vlascope_analysis.data.labels import InstructionLabels, instruction_labels
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import EvaluationConfig, TrainingConfig
-from vlascope_analysis.statistics.evaluation import Design
 from vlascope_base.text import listed
 
 from tests.analysis.stores import INSTRUCTIONS, direction
@@ -131,47 +130,6 @@ def test_too_little_data_is_said():
     assert any("nothing chooses" in warning for warning in result.warnings)
     assert np.isnan(result.tables["scores"].iloc[0]["p_value"])
     assert np.isnan(result.tables["history"]["validation_loss"].to_numpy()).all()
-
-
-def test_labels():
-    table = frames(3, 2, 1)
-    table.loc[table["task_id"] == 2, "instruction"] = INSTRUCTIONS[0]
-    table.loc[table["task_id"] == 1, ["instruction", "task_instruction"]] = None
-    table.loc[table["task_id"] == 1, "task_name"] = "turn_on_the_stove"
-    labels = instruction_labels(table, encode)
-    assert labels.instructions == ("open the drawer", "turn on the stove")
-    assert labels.index.tolist() == [0, 0, 1, 1, 0, 0]
-    assert len(labels.warnings) == 2
-    np.testing.assert_allclose(np.linalg.norm(labels.embeddings, axis=1), 1, atol=1e-6)
-    table["task_name"] = ""
-    with pytest.raises(AnalysisError, match="episode 1-0: neither an instruction nor a task name"):
-        instruction_labels(table, encode)
-
-
-def test_a_label_is_what_was_told_and_not_what_the_scene_says():
-    table = frames(3, 2, 1)
-    told = ["wave", TEXTS[0], TEXTS[0], "", "wave", ""]
-    labels = instruction_labels(table.assign(instruction=told), encode_any)
-    assert labels.instructions == (TEXTS[0], "", "wave")
-    assert labels.task_ids == (0, None, None)  # nobody's task is to wave
-    assert labels.index.tolist() == [2, 0, 0, 1, 2, 1]
-    assert labels.warnings == ()
-
-
-def test_what_was_told_never_stands_in_for_a_tasks_own_words():
-    table = frames(2, 2, 1).assign(instruction=["do one", "do one", "do zero", "do zero"], task_instruction=None)
-    labels = instruction_labels(table, encode_any)
-    assert (labels.instructions, labels.task_ids) == (("do one", "do zero"), (None, None))
-    plain = instruction_labels(table.assign(task_id=-1, task_instruction="do one"), encode_any)
-    assert plain.task_ids == (None, None)
-
-
-def test_being_told_nothing_is_no_gap_to_fill():
-    table = frames(3, 2, 1).assign(instruction="", task_name="open_the_drawer")
-    labels = instruction_labels(table, encode_any)
-    assert (labels.instructions, labels.task_ids) == (("",), (None,))
-    with pytest.raises(AnalysisError, match="the policy was told the same in every episode"):
-        Design.of(table, labels, EvaluationConfig())
 
 
 def encode_any(texts) -> np.ndarray:

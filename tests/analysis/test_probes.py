@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import optax
 import pytest
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import EvaluationConfig, TrainingConfig
+from vlascope_analysis.probes import require_training
 from vlascope_analysis.probes.linear import Part, train_probes
 from vlascope_analysis.probes.ridge import PENALTIES, ridge
 from vlascope_analysis.probes.standardise import Standardiser
@@ -200,6 +202,16 @@ def test_training_options_are_checked():
             config.check()
         with pytest.raises(AnalysisError, match=said):
             train_probes(frames, frames, EMBEDDINGS, config, 42)
+
+
+@pytest.mark.parametrize("package", ["jax", "optax"])
+def test_without_what_training_needs_the_error_says_what_to_install(monkeypatch, package):
+    require_training()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(AnalysisError) as error:
+        require_training()
+    assert str(error.value).startswith(f"the trained probe needs {package}, which is not installed: install ")
+    assert "vlascope-analysis[train]" in str(error.value)
 
 
 @pytest.mark.parametrize(

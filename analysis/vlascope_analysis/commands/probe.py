@@ -44,6 +44,9 @@ class Probe(ProbingOptions):
         """Reads, trains, tests, writes."""
         self.training.check()
         self.evaluation.check()
+        from vlascope_analysis.probes import require_training
+
+        require_training()
         from vlascope_base.progress import shown
         from vlascope_latents.store import LatentStore
 

@@ -32,7 +32,8 @@ class ProbingOptions(CommandOptions, ConfigFile):
     query: OmitArgPrefixes[EpisodeQuery] = dataclasses.field(default_factory=EpisodeQuery)
     features: OmitArgPrefixes[FeatureOptions] = dataclasses.field(default_factory=FeatureOptions)
     encoder: str = "minilm"
-    """Text encoder of the instructions: `minilm` (all-MiniLM-L6-v2: no torch, no network), or a T5 (`t5-small`, a folder)."""
+    """Text encoder of the instructions: `minilm` (all-MiniLM-L6-v2: no torch, no network), `onehot` (an axis of
+    its own for each, so that look-alikes cap nothing), or a T5 (`t5-small`, a folder)."""
     evaluation: OmitArgPrefixes[EvaluationConfig] = dataclasses.field(default_factory=EvaluationConfig)
     output_dir: Path = Path("results/linear_probing")
     """Folder of results; made where it is missing. Files of the same name are replaced."""

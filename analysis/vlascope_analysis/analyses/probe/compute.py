@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,14 +13,17 @@ from vlascope_analysis.data.features import Features, fault
 from vlascope_analysis.data.labels import InstructionLabels
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import EvaluationConfig, TrainingConfig
+from vlascope_analysis.probes import require_training
 from vlascope_analysis.probes.closed_form import closed_form, crowded, time_tells
-from vlascope_analysis.probes.linear import Part, train_probes
 from vlascope_analysis.probes.ridge import score_answers
 from vlascope_analysis.probes.standardise import Standardiser
 from vlascope_analysis.results import Result
 from vlascope_analysis.statistics.evaluation import Design, Scores, score_row
 from vlascope_analysis.statistics.intervals import Means, caution
 from vlascope_analysis.statistics.units import frame_weights
+
+if TYPE_CHECKING:
+    from vlascope_analysis.probes.linear import Part
 
 TOGETHER = 512 << 20
 """Bytes of parameters, Adam's moments and best parameters to train at a time."""
@@ -50,6 +54,7 @@ def probe(
             instructions, or an option cannot be used.
     """
     training.check()
+    require_training()
     if features.array.shape[:2] != (1, 1):
         raise AnalysisError("a probe is trained on one layer and one denoise step: name them, or use the sweep")
     x = features.array[0, 0]
@@ -117,6 +122,8 @@ class _Trained:
 
     @classmethod
     def of(cls, x: np.ndarray, design: Design, training: TrainingConfig, progress: Progress) -> _Trained:
+        from vlascope_analysis.probes.linear import train_probes
+
         A, R, N = len(design.assignments), len(design.labellings), len(x)
         null_right, null_beaten = np.zeros((2, R, N), np.float32)
         right, beaten, cosine = np.zeros((3, A, N), np.float32)
@@ -185,6 +192,8 @@ class _Trained:
 
 def _part(x: np.ndarray, of_frame: np.ndarray, episodes: np.ndarray, labels: np.ndarray) -> Part:
     """The frames of some episodes (bool [U]); episodes count alike, and so do instructions, in each labelling [R, U]."""
+    from vlascope_analysis.probes.linear import Part
+
     frames = np.flatnonzero(episodes[of_frame])
     own = labels[:, of_frame[frames]]
     weights = frame_weights(of_frame)[frames]
