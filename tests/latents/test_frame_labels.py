@@ -147,7 +147,7 @@ def test_metadata_of_any_kind_are_columns_of_their_kind(tmp_path):
     assert table["task_id"].tolist() == ["three", 4]
     assert str(table["metadata.flag"].dtype) == "boolean"
     assert table["metadata.flag"].tolist() == [True, pd.NA]
-    assert table["metadata.empty"].isna().all()
+    assert table["metadata.empty"].isna().tolist() == [True, True]
     labels = store.select("vlm").labels
     assert list(labels) == list(table)
     assert labels["metadata.flag"].tolist() == [True, None]
