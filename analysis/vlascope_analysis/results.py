@@ -46,7 +46,7 @@ class Result:
     warnings: tuple[str, ...] = ()
     name: str = ""
     about: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    provenance: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def write_result(result: Result, folder: Path, summary: str, figures: Mapping[str, Figure]) -> list[Path]:

@@ -70,7 +70,7 @@ def test_finds_the_task_and_describes_itself():
     assert (row["assignments"], row["test_units"], row["interval_unit"]) == (5, 24, "episode")
     answers = result.tables["predictions"]
     assert len(answers) == 5 * 72
-    first = answers[answers["assignment"] == 0]
+    first = answers.loc[answers["assignment"] == 0]
     assert len(first.drop_duplicates(["episode", "fold"])) == 24, "an episode was tested in two folds"
     right = answers["label"].to_numpy() == answers["predicted"].to_numpy()
     np.testing.assert_array_equal(answers["correct"], right)

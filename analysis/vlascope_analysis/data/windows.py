@@ -53,7 +53,7 @@ def make_windows(
     if by is None:
         return [Window("all", np.arange(len(frames)))], []
     timestep = frames["timestep"].to_numpy()
-    episode = pd.factorize(pd.MultiIndex.from_frame(frames[["run", "episode"]]))[0]
+    episode = pd.factorize(pd.MultiIndex.from_arrays([frames["run"], frames["episode"]]))[0]
     if by == "timestep":
         names = [str(t) for t in np.unique(timestep)]
         number = np.unique(timestep, return_inverse=True)[1]
@@ -73,9 +73,9 @@ def make_windows(
         names = ["before the grasp", "from the grasp on"]
     having = np.zeros((episode.max() + 1, len(names)), bool)
     having[episode, number] = True
-    whole = having.all(axis=1)
+    whole = np.asarray(having.all(axis=1))
     if not whole.any():
-        lacking = [name for name, some in zip(names, having.any(axis=0), strict=True) if not some]
+        lacking = [names[number] for number in np.flatnonzero(~having.any(axis=0))]
         more = f"; none has one {listed(lacking)}" if lacking else ""
         raise AnalysisError(f"--by {by}: no episode has a frame in every window ({listed(names)}){more}")
     kept = whole[episode]

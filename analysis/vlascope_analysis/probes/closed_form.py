@@ -36,7 +36,7 @@ def closed_form(x: np.ndarray, of_frame: np.ndarray, design: Design) -> ClosedFo
     U = len(design.episodes)
     weights = frame_weights(of_frame)
     right, beaten, cosine = (np.zeros((len(design.assignments), U), np.float32) for _ in range(3))
-    null_right, null_beaten = np.zeros((2, *design.labellings.shape), np.float32)
+    null_right, null_beaten = (np.zeros(design.labellings.shape, np.float32) for _ in range(2))
     penalties = []
     for number, splits in enumerate(design.assignments):
         labels = design.labellings if number == 0 else design.labellings[:1]
@@ -73,8 +73,8 @@ def time_tells(frames: pd.DataFrame, of_frame: np.ndarray, design: Design, where
         design: as for the cells.
         where: which frames, in words, where only some are.
     """
-    sets = frames.groupby(of_frame)["timestep"].agg(frozenset)
-    if sets.nunique() == 1:
+    timestep = frames["timestep"].to_numpy()
+    if len({tuple(timestep[of_frame == episode]) for episode in np.unique(of_frame)}) == 1:
         return []
     found = score_row(closed_form(time_features(frames), of_frame, design).scores, design)
     known = found["p_value"] <= 0.05 if design.config.permutations else found["accuracy_low"] > design.chance

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from vlascope_analysis.data.labels import InstructionLabels
+from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import EvaluationConfig
 from vlascope_analysis.statistics.intervals import ASSIGNMENTS, INFLATION, Means
 from vlascope_analysis.statistics.permutation import arrangements, p_value, permuted_labels
@@ -70,6 +71,11 @@ class Design:
         Raises:
             AnalysisError: `config` cannot be used, or there are too few episodes, scenes or instructions.
         """
+        if config.split == "task" and np.abs(np.triu(labels.embeddings @ labels.embeddings.T, 1)).max(initial=0) < 1e-6:
+            raise AnalysisError(
+                "--split task: the labels have nothing in common (one-hot), so that no map reaches an instruction that it "
+                "never saw: use an --encoder that knows words"
+            )
         episodes = Episodes.of(frames, labels.index)
         units, unit = units_of(episodes, config.split)
         splits = make_splits(episodes, len(labels), config)
@@ -133,12 +139,12 @@ class Design:
         return (values[1:, self.tested] / (np.count_nonzero(counts) * counts[labels])).sum(axis=1)
 
 
-def score_row(scores: Scores, design: Design) -> dict[str, object]:
+def score_row(scores: Scores, design: Design) -> dict[str, float]:
     """The columns of one cell that say how well it was read, with intervals and the p-value of this cell alone."""
     means, confidence = design.means, design.config.confidence
     accuracy, rank = means.share(scores.right, confidence), means.share(scores.beaten, confidence)
     cosine = means.any(scores.cosine, confidence)
-    tested = means.mean(scores.beaten[0])  # the first assignment alone is compared with permutations
+    tested = np.asarray(means.mean(scores.beaten[0]))  # the first assignment alone is compared with permutations
     return {
         "accuracy": accuracy.mean,
         "accuracy_low": accuracy.low,
@@ -150,7 +156,7 @@ def score_row(scores: Scores, design: Design) -> dict[str, object]:
         "cosine_similarity_low": cosine.low,
         "cosine_similarity_high": cosine.high,
         "shuffled_accuracy": float(scores.null_right.mean()) if len(scores.null_right) else np.nan,
-        "p_value": float(p_value(np.float64(tested), scores.null_beaten)),
+        "p_value": float(p_value(tested, scores.null_beaten)),
     }
 
 

@@ -37,7 +37,7 @@ class Episodes:
         Raises:
             AnalysisError: an episode was told two things.
         """
-        of_frame, _ = pd.factorize(pd.MultiIndex.from_frame(frames[["run", "episode"]]))
+        of_frame, _ = pd.factorize(pd.MultiIndex.from_arrays([frames["run"], frames["episode"]]))
         _, first = np.unique(of_frame, return_index=True)
         if not np.array_equal(label[first][of_frame], label):
             raise AnalysisError("an episode carries two instructions: each must have one")

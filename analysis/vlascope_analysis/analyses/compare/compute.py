@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -61,7 +61,7 @@ class CellName:
             AnalysisError: there is none, or it was not scored.
         """
         cells = result.tables["cells"]
-        own = cells[cells["expert"] == self.expert]
+        own = cells.loc[cells["expert"] == self.expert]
         if own.empty:
             raise AnalysisError(
                 f"--cells {self.text}: no such expert; the sweep has {listed(sorted(set(cells['expert'])))}"
@@ -71,15 +71,16 @@ class CellName:
                 if value is not None:
                     raise AnalysisError(f"--cells {self.text}: the sweep has no windows; make it with --by")
                 continue
-            there = sorted(set(own[column].dropna()))
-            own = own[own[column].isna() if value is None else own[column] == value]
+            there = sorted(set(own.loc[own[column].notna(), column].tolist()))
+            own = own.loc[own[column].isna() if value is None else own[column] == value]
             if own.empty:
                 raise AnalysisError(
                     f"--cells {self.text}: {column} {value} is not there; the sweep has {listed(there)}"
                 )
-        if own["note"].iloc[0]:
-            raise AnalysisError(f"--cells {self.text}: not scored: its features are {own['note'].iloc[0]}")
-        return int(own.index[0])
+        number, note = own.index.tolist()[0], own["note"].tolist()[0]
+        if note:
+            raise AnalysisError(f"--cells {self.text}: not scored: its features are {note}")
+        return number
 
 
 def compare_cells(result: Result, names: Sequence[CellName], score: Score, confidence: float) -> Result:
@@ -145,10 +146,10 @@ def _is_sweep(result: Result) -> None:
 
 
 def _scores(result: Result, cell: int, score: Score) -> np.ndarray:
-    """Float [assignments, T]."""
+    """What each tested episode scored in a cell: float64 [assignments, T]."""
     own = result.tables["episodes"]
-    own = own[own["cell"] == cell]
-    return own[score].to_numpy(np.float64).reshape(own["assignment"].nunique(), -1)
+    own = own.loc[own["cell"] == cell]
+    return np.asarray(own[score], np.float64).reshape(len(set(own["assignment"])), -1)
 
 
 def _means(tested: pd.DataFrame, result: Result) -> Means:
@@ -171,20 +172,22 @@ def _paired(first: pd.DataFrame, second: pd.DataFrame) -> tuple[np.ndarray, np.n
 
 def _shared(first: Result, second: Result) -> list[tuple[str, int, int]]:
     """Name and numbers of the cells that both sweeps scored."""
-    numbers = [{_name(row): int(n) for n, row in result.tables["cells"].iterrows() if not row["note"]}  # pyright: ignore[reportArgumentType]
-               for result in (first, second)]  # fmt: skip
+    numbers = [
+        {_name(row): number for number, row in enumerate(result.tables["cells"].to_dict("records")) if not row["note"]}
+        for result in (first, second)
+    ]
     found = [(name, own, numbers[1][name]) for name, own in numbers[0].items() if name in numbers[1]]
     if not found:
         raise AnalysisError("the sweeps share no cell: name cells of models of the same layout with --cells")
     return found
 
 
-def _name(row: pd.Series) -> str:
+def _name(row: Mapping[Hashable, Any]) -> str:
     layer, step = (None if pd.isna(row[name]) else int(row[name]) for name in ("layer", "denoise_step"))
     text = str(row["expert"])
     text += f":{'-' if layer is None else layer}" if layer is not None or step is not None else ""
     text += "" if step is None else f":{step}"
-    return text + (f"@{row['window']}" if "window" in row.index else "")
+    return text + (f"@{row['window']}" if "window" in row else "")
 
 
 def _row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from vlascope_base.text import printable
@@ -25,7 +26,7 @@ def compare_summary(result: Result, confidence: float) -> str:
             f" {row['difference']:>+7.3f} {_interval(row['low'], row['high']):>17}"
             f" {_interval(row['low_together'], row['high_together']):>17}"
         )
-    count = int(table["differs"].sum())
+    count = np.count_nonzero(table["differs"])
     lines += [
         "",
         f"{count} of {len(table)} differences are told from zero: the interval that holds for all rows together leaves it out."

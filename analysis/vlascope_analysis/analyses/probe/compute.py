@@ -178,13 +178,14 @@ class _Trained:
     def predictions(self, frames: pd.DataFrame, design: Design) -> pd.DataFrame:
         """One row a tested frame and assignment."""
         columns = ["run", "campaign", "episode", "suite", "task_id", "episode_index", "timestep", "success"]
+        known = frames.loc[:, columns]
         label = design.episodes.label[design.episodes.of_frame]
         found = [
-            frames[columns].assign(
+            known.assign(
                 assignment=number, fold=self.fold[number], label=label, predicted=self.predicted[number],
                 correct=self.right[number] == 1, cosine_similarity=self.cosine[number],
                 weight=frame_weights(design.episodes.of_frame),
-            )[self.fold[number] >= 0]
+            ).loc[self.fold[number] >= 0]
             for number in range(len(self.fold))
         ]  # fmt: skip
         return pd.concat(found, ignore_index=True)

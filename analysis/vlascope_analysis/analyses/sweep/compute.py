@@ -92,7 +92,8 @@ class _Sweep:
         parts: int,
     ):
         self._store, self._episodes, self._what, self._evaluation = store, episodes, what, evaluation
-        self._encode, self._by, self._parts = encode, by, parts
+        self._encode, self._parts = encode, parts
+        self._by: Windows | None = by
         self._design: Design | None = None
         self._labels: InstructionLabels | None = None
         self._windows: list[Window] = []
@@ -153,7 +154,7 @@ class _Sweep:
         self._observed.append(float(design.means.mean(found.scores.beaten[0])))
         self._nulls.append(found.scores.null_beaten)
         if self._best is None or row["rank_accuracy"] > self._best[0]:
-            self._best = (float(row["rank_accuracy"]), x.copy(), of_frame)  # pyright: ignore[reportArgumentType]
+            self._best = (row["rank_accuracy"], x.copy(), of_frame)
 
     def result(self) -> Result:
         """The tables, and what to say of them."""
@@ -161,20 +162,20 @@ class _Sweep:
         if design is None or labels is None:
             raise ValueError("a sweep needs at least one expert")
         table = pd.DataFrame(self._rows).astype({"layer": "Int64", "denoise_step": "Int64"})
-        faults = table[table["note"] != ""]
+        faults = [row["note"] for row in self._rows if row["note"]]
         warnings = list(self._warnings)
         if self._best is None:
             raise AnalysisError(
-                f"no cell can be scored: the first one's features are {faults['note'].iloc[0]}; --exclude-episodes leaves out "
+                f"no cell can be scored: the first one's features are {faults[0]}; --exclude-episodes leaves out "
                 "episodes"
             )
         if len(faults):
             warnings.append(
                 f"{len(faults)} of {len(table)} cells are not scored: see their `note` (the first: features that are "
-                f"{faults['note'].iloc[0]}); --exclude-episodes leaves out episodes"
+                f"{faults[0]}); --exclude-episodes leaves out episodes"
             )
         table["p_value_best"] = p_value_of_best(np.array(self._observed), np.stack(self._nulls))
-        best = table.iloc[int(np.nanargmax(table["rank_accuracy"].to_numpy()))]
+        best = table.to_dict("records")[int(np.nanargmax(table["rank_accuracy"].to_numpy()))]
         warnings += crowded(self._best[1], self._best[2], design)
         warnings += caution(design.test_units, best["accuracy_low"], best["accuracy_high"], design.unit)
         instructions = pd.DataFrame(

@@ -38,7 +38,7 @@ def heatmap_figure(table: pd.DataFrame, title: str, subtitle: str = "") -> Figur
     rows = max(len(grid.layers) for grid in grids.values())
     figure = new_figure(max(6.0, 0.46 * sum(columns) + 1.25 * len(grids) + 1.2), min(12.0, max(2.2, 0.33 * rows) + 2.0))
     every = figure.subplots(1, len(grids), squeeze=False, width_ratios=[max(n, 1.4) for n in columns])[0]
-    floor = float(table["chance"].max())
+    floor = float(np.max(table["chance"]))
     colours = ScalarMappable(Normalize(min(floor, 0.99), 1), SEQUENTIAL)
     for axes, (expert, grid) in zip(every, grids.items(), strict=True):
         axes.imshow(grid.accuracy, cmap=colours.cmap, norm=colours.norm, origin="lower", aspect="auto")
@@ -70,11 +70,13 @@ class _Grid:
     """One expert's cells by layer and denoise step, or window; None stands for a cell that has no layer or no step."""
 
     def __init__(self, table: pd.DataFrame, across: str):
-        self.across, self.step = across, None
-        if across == "window" and table["denoise_step"].notna().any():
-            self.step = int(table.loc[table["rank_accuracy"].idxmax(), "denoise_step"])
-            table = table[table["denoise_step"] == self.step]
+        self.across = across
+        self.step: int | None = None
         self.cells: list[Cell] = table.to_dict("records")
+        if across == "window":
+            scored = [cell for cell in self.cells if not pd.isna(cell["rank_accuracy"])] or self.cells
+            self.step = _number(max(scored, key=lambda cell: cell["rank_accuracy"])["denoise_step"])
+            self.cells = [cell for cell in self.cells if _number(cell["denoise_step"]) == self.step]
         self.layers = _sorted({_number(cell["layer"]) for cell in self.cells})
         if across == "window":
             self.columns: list[int | str | None] = list(dict.fromkeys(cell["window"] for cell in self.cells))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 from vlascope_base.text import printable
 
@@ -27,7 +28,7 @@ def sweep_summary(result: Result) -> str:
         f" {'p':>5} {'p of best':>9}" + ("  window" if windows else ""),
     ]
     for expert, own in table.groupby("expert", sort=False):
-        if own["rank_accuracy"].isna().all():
+        if bool(np.isnan(own["rank_accuracy"]).all()):
             lines.append(f"{expert:<9} no cell can be scored")
             continue
         best = own.loc[own["rank_accuracy"].idxmax()]
