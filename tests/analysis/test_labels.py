@@ -26,7 +26,7 @@ def frames(tasks: int, episodes: int) -> pd.DataFrame:
     rows = [
         {
             "run": "r", "campaign": "c", "episode": f"{t}-{e}", "suite": "s", "task_id": t, "task_name": "",
-            "instruction": INSTRUCTIONS[t], "task_instruction": INSTRUCTIONS[t], "unit": f"s/{t}/{t}-{e}",
+            "instruction": INSTRUCTIONS[t], "task_instruction": INSTRUCTIONS[t], "scene": f"s/{t}/{e}",
         }
         for t in range(tasks) for e in range(episodes)
     ]  # fmt: skip
