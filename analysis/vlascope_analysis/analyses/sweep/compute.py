@@ -6,7 +6,9 @@ Features come layer by layer, so that memory holds a block of layers and never a
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,7 @@ from vlascope_analysis.data.labels import InstructionLabels, instruction_labels
 from vlascope_analysis.data.windows import Window, gripper_closes, make_windows
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import EvaluationConfig, Expert, FeatureOptions, Windows
-from vlascope_analysis.probes.closed_form import closed_form, crowded, time_tells
+from vlascope_analysis.probes.closed_form import ClosedForm, closed_form, crowded, time_tells
 from vlascope_analysis.results import Result
 from vlascope_analysis.statistics.evaluation import UNSCORED, Design, Scores, score_row
 from vlascope_analysis.statistics.intervals import caution
@@ -109,12 +111,27 @@ class _Sweep:
         """Scores the cells of a block of layers."""
         design = self._design or self._begin(features.frames, what)
         self._warnings += features.warnings
-        for q, step in enumerate(features.denoise_steps):
-            for block, layer in enumerate(features.layers):
-                for window in self._windows:
-                    place = {"expert": what.expert, "component": what.component, "layer": layer, "denoise_step": step}
-                    place |= {"window": window.name} if self._by else {}
-                    self._score(place, features.array[q, block][window.frames], features.frames, window, design)
+        cells = [
+            (q, block, window)
+            for q in range(len(features.denoise_steps))
+            for block in range(len(features.layers))
+            for window in self._windows
+        ]
+
+        def solve(cell: tuple[int, int, Window]) -> str | ClosedForm:
+            q, block, window = cell
+            x = features.array[q, block][window.frames]
+            return fault(x, features.frames.iloc[window.frames]) or closed_form(
+                x, self._of_frame[window.frames], design
+            )
+
+        # cells share nothing, and their time is spent outside of Python
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for (q, block, window), found in zip(cells, pool.map(solve, cells), strict=True):
+                place: dict[str, object] = {"expert": what.expert, "component": what.component}
+                place |= {"layer": features.layers[block], "denoise_step": features.denoise_steps[q]}
+                place |= {"window": window.name} if self._by else {}
+                self._keep(place, found, features.array[q, block], window, design)
 
     def _begin(self, frames: pd.DataFrame, what: Slice) -> Design:
         grasping = None
@@ -135,18 +152,16 @@ class _Sweep:
             self._warnings += time_tells(own_frames, of_frame, design, where)
         return design
 
-    def _score(
-        self, place: dict[str, object], x: np.ndarray, frames: pd.DataFrame, window: Window, design: Design
+    def _keep(
+        self, place: dict[str, object], found: str | ClosedForm, x: np.ndarray, window: Window, design: Design
     ) -> None:
-        wrong = fault(x, frames.iloc[window.frames])
-        facts = design.facts(len(x))
-        if wrong is not None:
-            self._rows.append(place | UNSCORED | {"penalty": np.nan, "note": wrong} | facts)
+        """Adds a cell to the tables: what was found, or why it cannot be scored."""
+        facts = design.facts(len(window.frames))
+        if isinstance(found, str):
+            self._rows.append(place | UNSCORED | {"penalty": np.nan, "note": found} | facts)
             self._observed.append(np.nan)
             self._nulls.append(np.full(self._evaluation.permutations, np.nan))
             return
-        of_frame = self._of_frame[window.frames]
-        found = closed_form(x, of_frame, design)
         row = score_row(found.scores, design)
         self._tables.append(_by_episode(found.scores, len(self._rows)))
         self._rows.append(place | row | {"penalty": found.penalty, "note": ""} | facts)
@@ -154,7 +169,7 @@ class _Sweep:
         self._observed.append(float(design.means.mean(found.scores.beaten[0])))
         self._nulls.append(found.scores.null_beaten)
         if self._best is None or row["rank_accuracy"] > self._best[0]:
-            self._best = (row["rank_accuracy"], x.copy(), of_frame)
+            self._best = (row["rank_accuracy"], x[window.frames], self._of_frame[window.frames])
 
     def result(self) -> Result:
         """The tables, and what to say of them."""
