@@ -8,27 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices this small gain nothing from threads
 
 import numpy as np
 from common import Results, options_of, report
-from simulated import DIMS, Effects, Simulated, designs, tested
+from simulated import DIMS, Effects, Simulated, coverage, designs, share, tested
 from vlascope_analysis.options import EvaluationConfig
 from vlascope_analysis.probes.closed_form import closed_form
-from vlascope_analysis.statistics.evaluation import Design, score_row
+from vlascope_analysis.statistics.evaluation import Design
 
 CELLS = 5
 PLANTED = {"balanced": 0.35, "lengths 4 to 12": 0.35, "counts 20/2/2/2/2": 0.7, "scenes shared by instructions": 0.35,
            "scenes of one instruction": 0.8, "scenes x instructions x 2": 0.2}  # fmt: skip
 """How strongly one of five cells knows the instruction, where a truth is looked for."""
-
-
-def share(values: list[Any]) -> dict[str, float]:
-    """Mean, and the standard error of a share."""
-    mean = float(np.mean(values))
-    return {"mean": mean, "error": float(np.sqrt(max(mean * (1 - mean), 1 / len(values) / 4) / len(values)))}
 
 
 def rates(sets: int, permutations: int, gains: dict[str, float] | None) -> Results:
@@ -61,7 +54,7 @@ def rates(sets: int, permutations: int, gains: dict[str, float] | None) -> Resul
     return found
 
 
-def coverage(sets: int) -> Results:
+def intervals(sets: int) -> Results:
     """By design and strength, the share of 95 % intervals that hold the procedure's expected accuracy, with their width."""
     found: Results = {}
     scenes = designs()["scenes of one instruction"]
@@ -71,25 +64,12 @@ def coverage(sets: int) -> Results:
               "scenes of one instruction": scenes, "scenes x instructions x 2": crossed,
               "frames alike": designs()["frames alike"]}  # fmt: skip
     for name, design in cases.items():
-        directions = np.random.default_rng(99).standard_normal((1, int(design.label.max()) + 1, DIMS))
         for strength, gain in (("chance", 0.0), ("middle", 0.4), ("high", 1.0)):
-            low, high, points = [], [], []
-            for number in range(sets):
-                rng = np.random.default_rng([8, number])
-                x = design.features(rng, 1, gain, directions)[0]
-                evaluated = Design.of(design.frames(), design.labels(), EvaluationConfig(permutations=0, seed=number))
-                row = score_row(closed_form(x, design.of_frame, evaluated).scores, evaluated)
-                low.append(row["accuracy_low"])
-                high.append(row["accuracy_high"])
-                points.append(row["accuracy"])
-            truth = np.mean(
-                points
-            )  # cross-validation is unbiased for what it estimates: the procedure's expected accuracy
-            covered = share(list((np.array(low) <= truth) & (truth <= np.array(high))))
-            width = float(np.mean(np.array(high) - np.array(low)))
-            found[f"{name}, {strength}"] = covered | {"accuracy": float(truth), "width": width}
-            line = f"accuracy {truth:.3f}  covers {covered['mean']:.3f} ± {covered['error']:.3f}  width {width:.3f}"
-            print(f"{name}, {strength}".ljust(40), line, flush=True)
+            found[f"{name}, {strength}"] = own = coverage(design, gain, sets)
+            line = (
+                f"accuracy {own['accuracy']:.3f}  covers {own['covered']['mean']:.3f} ± {own['covered']['error']:.3f}"
+            )
+            print(f"{name}, {strength}".ljust(40), line, f" width {own['width']:.3f}", flush=True)
     return found
 
 
@@ -130,7 +110,7 @@ def main() -> None:
         results["found"] = rates(options.sets, options.permutations, PLANTED)
     if "coverage" in options.only:
         print("intervals of the accuracy")
-        results["coverage"] = coverage(options.sets)
+        results["coverage"] = intervals(options.sets)
     if "differences" in options.only:
         print("intervals of a difference between two cells")
         results["differences"] = differences(options.sets)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -142,3 +143,25 @@ def tested(design: Simulated, x: np.ndarray, config: EvaluationConfig) -> pd.Dat
     table = pd.DataFrame([score_row(scores, evaluated) for scores in found])
     observed = np.array([evaluated.means.mean(scores.beaten[0]) for scores in found])
     return table.assign(p_value_best=p_value_of_best(observed, np.stack([scores.null_beaten for scores in found])))
+
+
+def coverage(design: Simulated, gain: float, sets: int) -> dict[str, Any]:
+    """How many 95 % intervals of the accuracy hold the procedure's expected accuracy, over sets that know the
+    instruction equally well: `covered`, with the expected `accuracy` and the mean `width`.
+    """
+    directions = np.random.default_rng(99).standard_normal((1, int(design.label.max()) + 1, DIMS))
+    rows = []
+    for number in range(sets):
+        x = design.features(np.random.default_rng([8, number]), 1, gain, directions)
+        rows.append(tested(design, x, EvaluationConfig(permutations=0, seed=number)))
+    table = pd.concat(rows)
+    low, high = table["accuracy_low"].to_numpy(), table["accuracy_high"].to_numpy()
+    truth = float(np.mean(table["accuracy"]))  # cross-validation is unbiased for what it estimates
+    covered = share(list((low <= truth) & (truth <= high)))
+    return {"covered": covered, "accuracy": truth, "width": float(np.mean(high - low))}
+
+
+def share(values: list[Any]) -> dict[str, float]:
+    """Mean, and the standard error of a share."""
+    mean = float(np.mean(values))
+    return {"mean": mean, "error": float(np.sqrt(max(mean * (1 - mean), 1 / len(values) / 4) / len(values)))}
