@@ -67,6 +67,7 @@ def test_the_store_and_the_results_say_what_was_told(server, tmp_path, options, 
     assert episode.metadata["prompt_mode"] == mode
 
 
+@pytest.mark.slow
 def test_campaigns_with_equal_options_hide_nothing_of_each_other(server, tmp_path):
     before = {episode.campaign for episode in LatentStore(server.run).episodes()}
     first, second = tmp_path / "first", tmp_path / "second"
