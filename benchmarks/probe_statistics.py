@@ -60,6 +60,7 @@ def intervals(sets: int) -> Results:
     scenes = designs()["scenes of one instruction"]
     crossed = designs()["scenes x instructions x 2"]
     cases = {f"{U} episodes": Simulated.of(np.arange(U) % 5, 3) for U in (20, 30, 60, 120)}
+    cases["300 episodes, one part held out"] = Simulated.of(np.arange(300) % 5, 3)
     cases |= {"lengths 12 or 2": designs()["lengths 12 or 2"], "counts 20/2/2/2/2": designs()["counts 20/2/2/2/2"],
               "scenes of one instruction": scenes, "scenes x instructions x 2": crossed,
               "frames alike": designs()["frames alike"]}  # fmt: skip
