@@ -319,7 +319,7 @@ def test_cells_are_compared_in_pairs(runs, tmp_path, capsys):
     assert np.all(table["low_together"] <= table["low"])
     first = table.to_dict("records")[0]
     assert first["difference"] == pytest.approx(first["first_score"] - first["second_score"])
-    assert "2 of 3 differences are told from zero" in capsys.readouterr().out
+    assert "2 of 3 differences can be told from zero" in capsys.readouterr().out
     check_picture(out / "differences_compare_sweep_stepall_vlm.1-vlm.0-action.1.2_accuracy.png")
     for cells, said in (
         (["vlm:1"], "name at least two cells"), (["vlm:9", "vlm:1"], "layer 9 is not there; the sweep has 0-2"),

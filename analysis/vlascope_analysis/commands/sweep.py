@@ -59,29 +59,43 @@ class Sweep(ProbingOptions):
         self._write(store, episodes, dataclasses.replace(result, warnings=(*warnings, *result.warnings)))
 
     def _write(self, store: LatentStore, episodes: list[Numbered], result: Result) -> None:
-        from vlascope_analysis.analyses.sweep.heatmap import heatmap_figure
+        from vlascope_analysis.analyses.sweep.heatmap import LEVEL, heatmap_figure, readable
         from vlascope_analysis.analyses.sweep.summary import sweep_summary
 
         only = "".join(f"_{expert}" for expert in self.experts)
         windows = "" if self.by is None else f"_by_{self.by}{self.parts if self.by == 'fraction' else ''}"
-        row = result.tables["cells"].iloc[0]
-        steps = ", ".join(map(str, self.features.rollout_step)) or self.features.frames
+        chosen = ", ".join(map(str, self.features.rollout_step))
+        steps = (
+            f"rollout step {chosen}"
+            if chosen
+            else f"{'common' if self.features.frames == 'common' else 'all'} rollout steps"
+        )
         result = dataclasses.replace(
             result,
             name=f"sweep_{self.step_name()}{only}{windows}{self.name_suffix()}",
             about={
                 "component": self.features.component,
-                "rollout_step": steps,
+                "rollout_step": chosen or self.features.frames,
                 "by": self.by,
                 "label": "instruction: what the policy was told",
             },
             provenance=self.provenance(store, episodes),
         )
+        cells = result.tables["cells"]
+        row = cells.iloc[0]
+        told = f"{row['episodes']} episodes, which were told {row['instructions']} instructions"
+        if row["permutations"]:
+            dot = f"among all cells, p of best above {LEVEL}, it cannot be told from chance"
+        else:
+            dot = f"its {100 * row['confidence']:g} % interval does not exceed chance"
         about = (
-            f"{self.features.component}, rollout step {steps}: {row['episodes']} episodes, which were told "
-            f"{row['instructions']} instructions; {row['test_units']} {row['interval_unit']}s tested. Colour starts at chance "
-            f"({row['chance']:.2f}). Dot: the {100 * row['confidence']:g} % interval does not exceed it. Frame: the best cell "
-            "by rank accuracy."
+            f"{self.features.component}, {steps}: {told}; {row['test_units']} {row['interval_unit']}s tested. Colour starts at chance ({row['chance']:.2f}). "
+            f"Dot: {dot}. Frame: the best cell by rank accuracy."
         )
-        figures = {"heatmap": heatmap_figure(result.tables["cells"], "Where the instruction can be read", about)}
+        found = any(readable(cell) for cell in cells.to_dict("records"))
+        title = (
+            "Where the instruction can be read" if found else "No cell in which the instruction can be read was found"
+        )
+        window = {"timestep": "rollout step", "fraction": "part of the episode", "grasp": ""}[self.by or "grasp"]
+        figures = {"heatmap": heatmap_figure(cells, title, about, window)}
         show(result, self.output_dir, sweep_summary(result), figures)

@@ -29,9 +29,9 @@ def compare_summary(result: Result, confidence: float) -> str:
     count = np.count_nonzero(table["differs"])
     lines += [
         "",
-        f"{count} of {len(table)} differences are told from zero: the interval that holds for all rows together leaves it out."
+        f"{count} of {len(table)} differences can be told from zero: it is outside the interval for all rows together."
         if count
-        else "No difference can be told from zero; that there is none cannot be concluded.",
+        else "No difference can be told from zero. That there is none cannot be concluded either.",
         *(f"Warning: {printable(warning)}" for warning in result.warnings),
     ]
     return "\n".join(lines) + "\n"
@@ -55,6 +55,7 @@ def differences_figure(table: pd.DataFrame, title: str, subtitle: str) -> Figure
     axes.set_yticks(
         list(rows), [f"{first} - {second}" for first, second in zip(table["first"], table["second"], strict=True)]
     )
+    axes.set_ylim(0.4, len(table) + 0.6)
     axes.set_xlabel(f"difference of {str(table['score'].iloc[0]).replace('_', ' ')}")
     axes.grid(axis="x", color=GRID, lw=0.8)
     axes.set_axisbelow(True)

@@ -17,19 +17,24 @@ from vlascope_analysis.analyses.style import ALERT, INK, QUIET, SEQUENTIAL, dres
 
 Cell = dict[Hashable, Any]
 """A row of the table `cells` of a sweep, by column."""
+LEVEL = 0.05
+"""A cell of at most this `p_value_best` is one in which the instruction can be read."""
+
 TITLES = {"vlm": "VLM", "text_only": "VLM,\ntext tokens", "action": "action expert"}
 
 
-def heatmap_figure(table: pd.DataFrame, title: str, subtitle: str = "") -> Figure:
+def heatmap_figure(table: pd.DataFrame, title: str, subtitle: str = "", window: str = "window") -> Figure:
     """Accuracy by layer and denoise step; experts side by side on one colour scale, from chance to 1.
 
-    Where cells have windows of time, those stand in the place of denoise steps, and of each expert the step of its best cell is
-    shown. A dot marks a cell whose interval does not exceed chance, a frame the best cell of all by rank accuracy.
+    Where cells have windows of time, those stand in the place of denoise steps, and of each expert the step of its
+    best cell is shown. A dot marks a cell that cannot be told from chance: by `p_value_best` where labels were
+    permuted, else by its interval. A frame marks the best cell of all by rank accuracy.
 
     Args:
         table: `cells` of a sweep.
         title: of the figure.
         subtitle: what was tested.
+        window: what windows are, in words.
     """
     best = table.loc[table["rank_accuracy"].idxmax()].to_dict()
     across = "window" if "window" in table else "denoise_step"
@@ -42,7 +47,7 @@ def heatmap_figure(table: pd.DataFrame, title: str, subtitle: str = "") -> Figur
     colours = ScalarMappable(Normalize(min(floor, 0.99), 1), SEQUENTIAL)
     for axes, (expert, grid) in zip(every, grids.items(), strict=True):
         axes.imshow(grid.accuracy, cmap=colours.cmap, norm=colours.norm, origin="lower", aspect="auto")
-        _label(axes, grid, TITLES.get(expert, expert), first=axes is every[0])
+        _label(axes, grid, TITLES.get(expert, expert), window, first=axes is every[0])
         for cell in grid.cells:
             y, x = grid.place(cell)
             if pd.isna(cell["accuracy"]):
@@ -50,7 +55,7 @@ def heatmap_figure(table: pd.DataFrame, title: str, subtitle: str = "") -> Figur
                 continue
             share = f"{cell['accuracy']:.2f}".lstrip("0") if cell["accuracy"] < 1 else "1"
             dark = cell["accuracy"] > floor + 0.48 * (1 - floor)
-            weak = cell["accuracy_low"] <= cell["chance"]
+            weak = not readable(cell)
             ink = "white" if dark else QUIET if weak else INK
             axes.text(x, y, share, ha="center", va="center", size=7.5, color=ink)
             if weak:
@@ -64,6 +69,13 @@ def heatmap_figure(table: pd.DataFrame, title: str, subtitle: str = "") -> Figur
     bar.set_label("nearest-instruction accuracy", size=9, color=QUIET)
     head(figure, title, subtitle)
     return figure
+
+
+def readable(cell: Cell) -> bool:
+    """Whether a cell is told from chance: among all cells where labels were permuted, else by its own interval."""
+    if cell["permutations"]:
+        return bool(cell["p_value_best"] <= LEVEL)
+    return bool(cell["accuracy_low"] > cell["chance"])
 
 
 class _Grid:
@@ -104,12 +116,12 @@ def _sorted(numbers: set[int | None]) -> list[int | None]:
     return sorted(numbers, key=lambda number: -1 if number is None else number)
 
 
-def _label(axes: Axes, grid: _Grid, name: str, first: bool) -> None:
+def _label(axes: Axes, grid: _Grid, name: str, across: str, first: bool) -> None:
     name += "" if grid.step is None else f", step {grid.step}"
     axes.set_title(name, size=10, color=INK, loc="left")
     for ticks, numbers in ((axes.set_yticks, grid.layers), (axes.set_xticks, grid.columns)):
         ticks(range(len(numbers)), ["" if number is None else str(number) for number in numbers])
-    axes.set_xlabel("window" if grid.across == "window" else "denoise step" if grid.columns != [None] else "")
+    axes.set_xlabel(across if grid.across == "window" else "denoise step" if grid.columns != [None] else "")
     axes.set_ylabel("layer" if first and grid.layers != [None] else "")
     dress(axes)
     axes.set_yticks(np.arange(len(grid.layers) + 1) - 0.5, minor=True)

@@ -6,10 +6,8 @@ import numpy as np
 import pandas as pd
 from vlascope_base.text import printable
 
+from vlascope_analysis.analyses.sweep.heatmap import LEVEL
 from vlascope_analysis.results import Result
-
-LEVEL = 0.05
-"""A cell's `p_value_best` up to here is reported as one in which the instruction can be read."""
 
 
 def sweep_summary(result: Result) -> str:
