@@ -85,12 +85,12 @@ class Sweep(ProbingOptions):
         row = cells.iloc[0]
         told = f"{row['episodes']} episodes, which were told {row['instructions']} instructions"
         if row["permutations"]:
-            dot = f"among all cells, p of best above {LEVEL}, it cannot be told from chance"
+            dot = f"not told from chance among all cells (p of best above {LEVEL})"
         else:
             dot = f"its {100 * row['confidence']:g} % interval does not exceed chance"
         about = (
-            f"{self.features.component}, {steps}: {told}; {row['test_units']} {row['interval_unit']}s tested. Colour starts at chance ({row['chance']:.2f}). "
-            f"Dot: {dot}. Frame: the best cell by rank accuracy."
+            f"{self.features.component}, {steps}: {told}; {row['test_units']} {row['interval_unit']}s tested. Colour starts "
+            f"at chance ({row['chance']:.2f}). Dot: {dot}. Frame: the best cell by rank accuracy."
         )
         found = any(readable(cell) for cell in cells.to_dict("records"))
         title = (
