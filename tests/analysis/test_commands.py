@@ -297,6 +297,7 @@ def test_a_sweep_along_time_finds_the_moment(tmp_path, by):
     assert run("sweep", tmp_path / "runs", tmp_path / "out", *chosen) == 0
     name = f"by_{by}3" if by == "fraction" else f"by_{by}"
     result = read_result(tmp_path / "out" / f"results_sweep_stepall_vlm_{name}.json")
+    assert result.about["rollout_step"] == ("common" if by == "timestep" else "all")
     cells = result.tables["cells"]
     last = {"timestep": "20", "fraction": "67-100 %", "grasp": "from the grasp on"}[by]
     assert len(cells) == 3 * (2 if by == "grasp" else 3)

@@ -65,7 +65,9 @@ class Sweep(ProbingOptions):
         only = "".join(f"_{expert}" for expert in self.experts)
         windows = "" if self.by is None else f"_by_{self.by}{self.parts if self.by == 'fraction' else ''}"
         row = result.tables["cells"].iloc[0]
-        steps = ", ".join(map(str, self.features.rollout_step)) or self.features.frames
+        # as in `sweep`: windows of an episode's own time take every frame
+        frames = "all" if self.by in ("fraction", "grasp") else self.features.frames
+        steps = ", ".join(map(str, self.features.rollout_step)) or frames
         result = dataclasses.replace(
             result,
             name=f"sweep_{self.step_name()}{only}{windows}{self.name_suffix()}",

@@ -209,7 +209,7 @@ def _cosines(mixture: np.ndarray, similarity: np.ndarray) -> np.ndarray:
 
 
 def _agreement(mixture: np.ndarray, labels: np.ndarray, similarity: np.ndarray, parts: _Parts) -> np.ndarray:
-    """Float [R]: mean cosine of held frames to their instruction; episodes count alike, and so do instructions."""
+    """Mean cosine of held frames to their instruction, float [R]; episodes count alike, and so do instructions."""
     of_frame = parts.of_frame[parts.held]
     own = labels[:, of_frame]
     cosine = np.take_along_axis(_cosines(mixture, similarity), own[..., None], axis=-1)[..., 0]
