@@ -1,4 +1,4 @@
-"""Features of whom it is known what they know: noise of episodes, scenes and frames, and instructions planted in chosen cells.
+"""Features of which it is known what they hold: noise of episodes, scenes and frames, and instructions planted in chosen cells.
 
 The designs are those in which a probe's statistics are easily wrong: unequal lengths and classes, shared scenes, drift in time.
 """
@@ -56,12 +56,12 @@ class Simulated:
 
     @property
     def of_frame(self) -> np.ndarray:
-        """Int [N] the episode of each frame."""
+        """The episode of each frame, int [N]."""
         return np.repeat(np.arange(len(self.label)), self.length)
 
     @property
     def timestep(self) -> np.ndarray:
-        """Int [N]."""
+        """The timestep of each frame, int [N]."""
         return np.concatenate([np.arange(n) for n in self.length])
 
     def common(self) -> Simulated:

@@ -77,6 +77,11 @@ def write_result(result: Result, folder: Path, summary: str, figures: Mapping[st
         "name": result.name,
         "about": result.about,
         "tables": {name: records(table) for name, table in result.tables.items() if name not in files},
+        "integers": {
+            name: [str(c) for c in table if str(table[c].dtype) == "Int64"]
+            for name, table in result.tables.items()
+            if name not in files
+        },
         "files": {name: path.name for name, path in (files | pictures | {"summary": text}).items()},
         "warnings": result.warnings,
         "command": f"vlascope-analysis {result.analysis} --config results_{result.name}.json",
@@ -97,9 +102,13 @@ def read_result(path: Path) -> Result:
     """
     try:
         content = json.loads(path.read_text())
-        tables = {name: pd.DataFrame(rows) for name, rows in content["tables"].items()}
+        # a column of whole numbers with gaps would come back as one with fractions
+        tables = {
+            name: pd.DataFrame(rows).astype(dict.fromkeys(content["integers"][name], "Int64"))
+            for name, rows in content["tables"].items()
+        }
         files = {name: path.parent / file for name, file in content["files"].items() if file.endswith(".parquet")}
-        known = {"analysis", "name", "about", "tables", "files", "warnings"}
+        known = {"analysis", "name", "about", "tables", "integers", "files", "warnings"}
         origin = {key: value for key, value in content.items() if key not in known}
         head = (content["analysis"], content["name"], content["about"], tuple(content["warnings"]))
     except OSError as error:

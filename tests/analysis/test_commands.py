@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from vlascope_analysis.analyses.sweep import compute as sweep_module
 from vlascope_analysis.commands import main
+from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.results import read_result
 from vlascope_latents import CaptureSpec
 
@@ -122,7 +123,7 @@ def test_the_same_seed_gives_the_same_files(runs, tmp_path):
     tables = []
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         assert run("sweep", runs, tmp_path / name, *options, "--seed", seed) == 0
-        tables.append(pd.read_parquet(tmp_path / name / "cells_sweep_stepall_action.parquet"))
+        tables.append(pd.read_parquet(tmp_path / name / f"cells_sweep_stepall_action_seed{seed}.parquet"))
     pd.testing.assert_frame_equal(tables[0], tables[1])
     assert not tables[0].equals(tables[2])
 
@@ -211,7 +212,7 @@ def test_results_keep_every_option_by_its_name(runs, tmp_path):
 def test_a_result_makes_itself_again(runs, tmp_path):
     options = ["--experts", "action", "--permutations", "3", "--task-range", "0", "4", "--seed", "5"]
     assert run("sweep", runs, tmp_path / "a", *options) == 0
-    file = tmp_path / "a" / "results_sweep_stepall_action_tasks0to4.json"
+    file = tmp_path / "a" / "results_sweep_stepall_action_tasks0to4_seed5.json"
     assert main(["sweep", "--config", str(file), "--output-dir", str(tmp_path / "b")]) == 0
     first, again = (read_result(tmp_path / folder / file.name) for folder in "ab")
     for name, table in first.tables.items():
@@ -278,7 +279,8 @@ def test_what_cannot_be_scored_is_named_and_the_rest_is_swept(tmp_path):
     # the remedy that the warning names
     options = ["--experts", "vlm", "--permutations", "0", "--exclude-episodes", "libero_goal-task1-ep2"]
     assert run("sweep", tmp_path / "runs", tmp_path / "again", *options) == 0
-    again = read_result(tmp_path / "again" / "results_sweep_stepall_vlm.json").tables["cells"]
+    name = "results_sweep_stepall_vlm_withoutlibero_goal-task1-ep2.json"
+    again = read_result(tmp_path / "again" / name).tables["cells"]
     assert again["accuracy"].isna().tolist() == [True, False, False]
 
 
@@ -297,6 +299,7 @@ def test_a_sweep_along_time_finds_the_moment(tmp_path, by):
     assert run("sweep", tmp_path / "runs", tmp_path / "out", *chosen) == 0
     name = f"by_{by}3" if by == "fraction" else f"by_{by}"
     result = read_result(tmp_path / "out" / f"results_sweep_stepall_vlm_{name}.json")
+    assert result.about["rollout_step"] == ("common" if by == "timestep" else "all")
     cells = result.tables["cells"]
     last = {"timestep": "20", "fraction": "67-100 %", "grasp": "from the grasp on"}[by]
     assert len(cells) == 3 * (2 if by == "grasp" else 3)
@@ -344,8 +347,32 @@ def test_two_policies_are_compared_on_the_episodes_that_both_ran(runs, tmp_path,
     table = result.tables["differences"]
     assert table["differs"].tolist() == [False, True, False]
     assert table["episodes"].tolist() == [16] * 3
+    assert table["first"].tolist() == ["first vlm:0", "first vlm:1", "first vlm:2"]
+    assert file.name == "results_compare_knows-sweep_stepall_vlm_with_other-sweep_stepall_vlm_accuracy.json"
     assert any("4 episodes of sweep_stepall_vlm have no partner" in warning for warning in result.warnings)
     make_run(tmp_path / "elsewhere", tasks=4, episodes=4, suite="libero_10")
     assert run("sweep", tmp_path / "elsewhere", tmp_path / "third", "--experts", "vlm", "--permutations", "0") == 0
+    options = ["--experts", "vlm", "--permutations", "0", "--encoder", "onehot", "--seed", "7"]
+    assert run("sweep", tmp_path / "other", tmp_path / "seven", *options) == 0
+    seventh = str(tmp_path / "seven/results_sweep_stepall_vlm_onehot_seed7.json")
+    assert main(["compare", files[0], seventh, "--output-dir", str(out)]) == 0
+    assert "differ in more than their policies: encoder minilm and onehot; seed 42 and 7" in capsys.readouterr().out
     assert main(["compare", files[0], str(tmp_path / "third/results_sweep_stepall_vlm.json")]) == 2
     assert "no episode of one sweep begins from the same initial state" in capsys.readouterr().err
+
+
+def test_a_result_is_read_as_it_was_written(runs, tmp_path):
+    options = ["--expert", "vlm", "--layer", "1", "--permutations", "0", "--num-epochs", "2"]
+    assert run("probe", runs, tmp_path, *options) == 0
+    file = tmp_path / "results_vlm_layer1_stepall.json"
+    result = read_result(file)
+    assert (result.analysis, result.name) == ("probe", "vlm_layer1_stepall")
+    assert result.tables["instructions"]["task_id"].tolist() == [0, 1, 2, 3]
+    assert str(result.tables["instructions"]["task_id"].dtype) == "Int64"
+    assert len(result.tables["predictions"]) == 5 * 40
+    (tmp_path / "predictions_vlm_layer1_stepall.parquet").unlink()
+    with pytest.raises(AnalysisError, match=r"predictions_vlm_layer1_stepall.parquet is missing or damaged"):
+        read_result(file)
+    file.write_text("{}")
+    with pytest.raises(AnalysisError, match="is no result of an analysis"):
+        read_result(file)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
-from vlascope_analysis.options import SplitConfig
+from vlascope_analysis.data.labels import InstructionLabels
+from vlascope_analysis.options import EvaluationConfig, SplitConfig
+from vlascope_analysis.statistics.evaluation import Design
 from vlascope_analysis.statistics.intervals import Means, caution
 from vlascope_analysis.statistics.permutation import arrangements, p_value, p_value_of_best, permuted_labels
 from vlascope_analysis.statistics.splits import make_splits, units_of
@@ -108,6 +113,24 @@ def test_scenes_of_one_instruction_change_labels_whole():
             assert len(set(row[found.scene == scene])) == 1, "a scene was torn"
         for split in splits:
             np.testing.assert_array_equal(np.sort(row[split.test]), np.sort(found.label[split.test]))
+
+
+@pytest.mark.parametrize("split", ["scene", "task"])
+def test_means_of_permuted_labels_are_means_where_scenes_and_instructions_differ_in_size(split):
+    scene = np.repeat(np.arange(24), np.where(np.arange(24) < 4, 8, 2))  # scenes of the first instruction are large
+    told = scene // 4
+    frames = pd.DataFrame({"run": "r", "episode": np.arange(len(scene)), "scene": scene})
+    embeddings = RNG.standard_normal((6, 8)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    labels = InstructionLabels(tuple("abcdef"), (None,) * 6, embeddings, told)
+    design = Design.of(frames, labels, EvaluationConfig(permutations=50, split=split))
+    assert len({tuple(np.bincount(row)) for row in design.labellings}) > 1
+    np.testing.assert_allclose(design.null_means(np.ones(design.labellings.shape)), 1)
+    # that of each labelling is what the scores' own mean makes of it
+    values = RNG.random(design.labellings.shape)
+    expected = [dataclasses.replace(design.means, label=own).mean(row) for own, row in zip(
+        design.labellings[1:, design.tested], values[1:, design.tested], strict=True)]  # fmt: skip
+    np.testing.assert_allclose(design.null_means(values), expected)
 
 
 def test_where_scenes_are_told_several_things_labels_move_inside_them():

@@ -79,7 +79,7 @@ def test_timesteps_that_all_episodes_have(uneven):
     assert len(load_features(store, episodes, Slice("vlm")).frames) == 20
     both = load_features(store, episodes, Slice("vlm"), timesteps=(10, 20), frames="common")
     assert (len(both.frames), set(both.frames["campaign"])) == (8, {"long"})
-    assert "4 of 8 episodes have no frame for each" in both.warnings[0]
+    assert "4 of 8 episodes lack a frame at one of the rollout steps" in both.warnings[0]
     assert len(load_features(store, episodes, Slice("vlm"), timesteps=(10, 20)).frames) == 12
 
 

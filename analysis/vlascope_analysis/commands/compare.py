@@ -49,10 +49,11 @@ class Compare(CommandOptions, ConfigFile):
             result = compare_cells(sweeps[0], names, self.score, self.confidence)
         else:
             result = compare_sweeps(sweeps[0], sweeps[1], names, self.score, self.confidence)
+        of = sweeps[0].name if len(sweeps) == 1 else "_with_".join(map(_file_name, self.results))
         cells = "_" + "-".join(text.replace(":", ".").replace("@", "at").replace(" ", "") for text in self.cells)
         result = dataclasses.replace(
             result,
-            name="compare_" + "_with_".join(sweep.name for sweep in sweeps) + cells * bool(names) + f"_{self.score}",
+            name=f"compare_{of}{cells * bool(names)}_{self.score}",
             about={"of": [str(path) for path in self.results], "cells": list(self.cells)},
             provenance={
                 "config": {"results": [str(path) for path in self.results], "cells": list(self.cells), "score": self.score,
@@ -66,3 +67,8 @@ class Compare(CommandOptions, ConfigFile):
         )
         figure = differences_figure(result.tables["differences"], "Differences between cells", about)
         show(result, self.output_dir, compare_summary(result, self.confidence), {"differences": figure})
+
+
+def _file_name(path: Path) -> str:
+    """A sweep by its folder and name, since sweeps of two policies are often called alike."""
+    return "-".join(filter(None, (path.absolute().parent.name, path.stem.removeprefix("results_"))))

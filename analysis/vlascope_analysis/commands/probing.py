@@ -60,6 +60,13 @@ class ProbingOptions(CommandOptions, ConfigFile):
         ranges = {"tasks": self.query.task_range, "episodes": self.query.episode_range}
         given += [f"{name}{bounds[0]}to{bounds[1]}" for name, bounds in ranges.items() if bounds]
         given += [name for name in (self.query.suite, self.query.run_name, self.query.campaign) if name]
+        given += ["interrupted"] * self.query.interrupted
+        left_out = self.query.exclude_episodes
+        given += [
+            "without" + (printable(left_out[0]).replace("/", "-") if len(left_out) == 1 else str(len(left_out)))
+        ] * bool(left_out)
+        given += [f"folds{self.evaluation.folds}"] * (self.evaluation.folds is not None)
+        given += [f"seed{self.evaluation.seed}"] * (self.evaluation.seed != EvaluationConfig().seed)
         return "".join(f"_{value}" for value in given)
 
     def flat(self) -> dict[str, object]:

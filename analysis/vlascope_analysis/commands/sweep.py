@@ -64,18 +64,16 @@ class Sweep(ProbingOptions):
 
         only = "".join(f"_{expert}" for expert in self.experts)
         windows = "" if self.by is None else f"_by_{self.by}{self.parts if self.by == 'fraction' else ''}"
+        # as in `sweep`: windows of an episode's own time take every frame
+        frames = "all" if self.by in ("fraction", "grasp") else self.features.frames
         chosen = ", ".join(map(str, self.features.rollout_step))
-        steps = (
-            f"rollout step {chosen}"
-            if chosen
-            else f"{'common' if self.features.frames == 'common' else 'all'} rollout steps"
-        )
+        steps = f"rollout step {chosen}" if chosen else f"{frames} rollout steps"
         result = dataclasses.replace(
             result,
             name=f"sweep_{self.step_name()}{only}{windows}{self.name_suffix()}",
             about={
                 "component": self.features.component,
-                "rollout_step": chosen or self.features.frames,
+                "rollout_step": chosen or frames,
                 "by": self.by,
                 "label": "instruction: what the policy was told",
             },

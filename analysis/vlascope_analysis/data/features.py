@@ -129,10 +129,8 @@ def select_frames(
         )
     warnings = []
     if left < len(chosen):
-        lacking = "no frame" if least == 1 else "no frame for each"
-        warnings.append(
-            f"{len(chosen) - left} of {len(chosen)} episodes have {lacking} at rollout step {listed(timesteps)}: left out"
-        )
+        lacking = "have no frame at rollout step" if least == 1 else "lack a frame at one of the rollout steps"
+        warnings.append(f"{len(chosen) - left} of {len(chosen)} episodes {lacking} {listed(timesteps)}: left out")
     return selection, warnings
 
 

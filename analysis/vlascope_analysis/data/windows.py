@@ -89,7 +89,7 @@ def make_windows(
 def gripper_closes(
     store: LatentStore, episodes: Sequence[Numbered], what: Slice, timesteps: Sequence[int] | None
 ) -> np.ndarray:
-    """Bool [N]: whether the first action of the chunk that was inferred in each frame closes the gripper.
+    """Whether the first action of the chunk that was inferred in each frame closes the gripper, bool [N].
 
     Raises:
         NotCapturedError: a frame holds no `actions`.

@@ -25,13 +25,14 @@ class ClosedForm:
     penalty: float
 
 
-def closed_form(x: np.ndarray, of_frame: np.ndarray, design: Design) -> ClosedForm:
+def closed_form(x: np.ndarray, of_frame: np.ndarray, design: Design, *, refit: bool = True) -> ClosedForm:
     """Fits and tests.
 
     Args:
         x: float32 [N, D]: features of one layer and denoise step.
         of_frame: int [N] the episode of each frame, as `Design.episodes` numbers them; each episode has a frame.
         design: parts, labels, permutations.
+        refit: as in `ridge`.
     """
     U = len(design.episodes)
     weights = frame_weights(of_frame)
@@ -41,7 +42,7 @@ def closed_form(x: np.ndarray, of_frame: np.ndarray, design: Design) -> ClosedFo
     for number, splits in enumerate(design.assignments):
         labels = design.labellings if number == 0 else design.labellings[:1]
         for split in splits:
-            found = ridge(x, of_frame, labels, design.embeddings, split)
+            found = ridge(x, of_frame, labels, design.embeddings, split, refit=refit)
             right[number] += found.right[0]
             beaten[number] += found.beaten[0]
             frames = np.flatnonzero(split.test[of_frame])

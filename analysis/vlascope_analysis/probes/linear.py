@@ -1,7 +1,7 @@
 """A linear map trained with Adam on a cosine loss, with early stopping; many maps at once, that differ in labels alone.
 
-Training the map for the true labels and those for
-shuffled labels is one program, so that a baseline is the same probe in every respect.
+Maps for permuted labels are trained by the same program as the map for the true ones, so that the baseline is the same
+probe in every respect.
 
 Axis letters: R maps, N frames, D features, E label width, C instructions.
 """

@@ -49,7 +49,9 @@ class Answers:
     penalty: float
 
 
-def ridge(x: np.ndarray, of_frame: np.ndarray, labels: np.ndarray, embeddings: np.ndarray, split: Split) -> Answers:
+def ridge(
+    x: np.ndarray, of_frame: np.ndarray, labels: np.ndarray, embeddings: np.ndarray, split: Split, *, refit: bool = True
+) -> Answers:
     """Fits, chooses the penalty, fits again on everything that is not tested, and answers the test part.
 
     Features are standardised by everything that is not tested. For each labelling the penalty of greatest mean cosine on the
@@ -61,6 +63,7 @@ def ridge(x: np.ndarray, of_frame: np.ndarray, labels: np.ndarray, embeddings: n
         labels: int [R, U] the instruction of each episode; the true labels first.
         embeddings: float32 [C, E] of length 1.
         split: the parts, as episodes.
+        refit: fit on the held part too, once it has chosen; without, maps have seen what a trained one has.
     """
     parts = _Parts(x, of_frame, split)
     similarity = np.asarray(embeddings @ embeddings.T, np.float32)
@@ -74,9 +77,10 @@ def ridge(x: np.ndarray, of_frame: np.ndarray, labels: np.ndarray, embeddings: n
     cosine, predicted = np.zeros(len(parts.test), np.float32), np.zeros(len(parts.test), np.int64)
     # the mean over an episode's frames, all of which are tested together
     mean = _member(of_frame[parts.test], len(split.test)) * parts.weights[parts.test][:, None]
+    fitted = ~split.test if refit else split.fit
     for rows in (np.flatnonzero(best == number) for number in np.unique(best)):
         penalty = (PENALTIES[best[rows[0]]],)
-        for _, found in parts.fitted(~split.test, parts.test, labels[rows], similarity, penalty):
+        for _, found in parts.fitted(fitted, parts.test, labels[rows], similarity, penalty):
             cosines = _cosines(found, similarity)
             own = labels[rows][:, of_frame[parts.test]]
             scored = score_answers(cosines, own, split.candidates)
@@ -209,7 +213,7 @@ def _cosines(mixture: np.ndarray, similarity: np.ndarray) -> np.ndarray:
 
 
 def _agreement(mixture: np.ndarray, labels: np.ndarray, similarity: np.ndarray, parts: _Parts) -> np.ndarray:
-    """Float [R]: mean cosine of held frames to their instruction; episodes count alike, and so do instructions."""
+    """Mean cosine of held frames to their instruction, float [R]; episodes count alike, and so do instructions."""
     of_frame = parts.of_frame[parts.held]
     own = labels[:, of_frame]
     cosine = np.take_along_axis(_cosines(mixture, similarity), own[..., None], axis=-1)[..., 0]

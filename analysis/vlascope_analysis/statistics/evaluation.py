@@ -1,7 +1,7 @@
 """How any probe is tested: parts, permutations and baselines before it is fitted, scores with intervals and p-values after.
 
-The procedure was chosen by simulation; `benchmarks/false_rates.py` and `benchmarks/coverage.py` measure that it keeps its
-promises. docs/probing.md explains it.
+The procedure was chosen by simulation, and `benchmarks/probe_statistics.py` measures whether it keeps its promises.
+docs/probing.md explains it.
 """
 
 from __future__ import annotations
@@ -133,10 +133,12 @@ class Design:
     def null_means(self, values: np.ndarray) -> np.ndarray:
         """Means over tested episodes with permuted labels: [R, U] to float64 [R - 1]."""
         labels = self.labellings[1:, self.tested]
-        if not len(labels):
-            return np.zeros(0)
-        counts = np.bincount(self.means.label)  # permutations leave them as they are
-        return (values[1:, self.tested] / (np.count_nonzero(counts) * counts[labels])).sum(axis=1)
+        R, C = len(labels), len(self.embeddings)
+        # counted in each labelling: where scenes or instructions move whole, they take unequal numbers of episodes along
+        apart = labels + C * np.arange(R)[:, None]
+        counts = np.bincount(apart.ravel(), minlength=R * C)
+        present = np.count_nonzero(counts.reshape(R, C), axis=1)
+        return (values[1:, self.tested] / (present[:, None] * counts[apart])).sum(axis=1)
 
 
 def score_row(scores: Scores, design: Design) -> dict[str, float]:

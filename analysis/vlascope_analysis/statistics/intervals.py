@@ -3,9 +3,9 @@
 The accuracy of a cross-validated probe varies more than its episodes alone would make it: they share training sets,
 and no unbiased estimate of that exists (Bengio & Grandvalet 2004). Here several random assignments to folds are
 averaged, and the variance between units (episodes, or scenes that several episodes begin from) is multiplied by a
-factor that was chosen by simulation (`benchmarks/coverage.py` measures what the intervals cover). Shares get Wilson's
-interval (1927) with the sample size that this variance implies (as Korn & Graubard 1998 do for exact intervals),
-other means Student's.
+factor that was chosen by simulation; `benchmarks/probe_statistics.py` measures what the intervals cover. Shares get
+Wilson's interval (1927) with the sample size that this variance implies (as Korn & Graubard 1998 do for exact
+intervals), other means Student's.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Means:
         return 1 / (np.count_nonzero(counts) * counts[self.label])
 
     def mean(self, values: np.ndarray) -> np.ndarray:
-        """[..., U] to [...]."""
+        """The weighted mean over episodes: [..., U] to float64 [...]."""
         return np.asarray(values, np.float64) @ self.weights
 
     def share(self, values: np.ndarray, confidence: float) -> Interval:
-        """Of values between 0 and 1, [assignments, U]: their mean with Wilson's interval, which is sound at 0 and 1 too."""
+        """The mean of values between 0 and 1, float [assignments, U], with Wilson's interval, which is sound at 0 and 1 too."""
         mean, variance, count = self._moments(values)
         z = _quantile(confidence, count)
         if not np.isfinite(z):
@@ -67,7 +67,7 @@ class Means:
         return Interval(mean, max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))
 
     def any(self, values: np.ndarray, confidence: float) -> Interval:
-        """Of any values, such as cosines or paired differences, [assignments, U]: Student's interval."""
+        """The mean of any values, such as cosines or paired differences, float [assignments, U], with Student's interval."""
         mean, variance, count = self._moments(values)
         z = _quantile(confidence, count)
         half = z * np.sqrt(variance) if np.isfinite(z) else np.inf
@@ -92,7 +92,7 @@ class Means:
 
 
 def _quantile(confidence: float, count: int) -> float:
-    """Student's, of units - 1 degrees of freedom; infinite for a single unit."""
+    """Student's quantile with `count` - 1 degrees of freedom; infinite for a single unit."""
     return float(stats.t.ppf((1 + confidence) / 2, count - 1)) if count > 1 else np.inf
 
 

@@ -90,7 +90,7 @@ def _mixed(label: np.ndarray, units: np.ndarray) -> bool:
 
 
 def _blocks(splits: Sequence[Split]) -> np.ndarray:
-    """Int [U]: the fold that tests each episode; with a single split, which of its three parts it is in."""
+    """The fold that tests each episode, int [U]; with a single split, which of its three parts it is in."""
     if len(splits) == 1:
         return np.select([splits[0].test, splits[0].held], [0, 1], 2)
     block = np.full(len(splits[0].test), -1)

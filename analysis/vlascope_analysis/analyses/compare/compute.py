@@ -129,6 +129,15 @@ def compare_sweeps(first: Result, second: Result, names: Sequence[CellName], sco
         lost = len(result.tables["tested"]) - len(own)
         if lost:
             warnings.append(f"{lost} episodes of {result.name} have no partner in the other sweep: left out")
+    asked = [result.provenance.get("config") or {} for result in (first, second)]
+    other_ways = [
+        n
+        for n in ("encoder", "component", "pool", "frames", "rollout_step", "seed")
+        if asked[0].get(n) != asked[1].get(n)
+    ]
+    if other_ways:
+        told = "; ".join(f"{name} {asked[0].get(name)} and {asked[1].get(name)}" for name in other_ways)
+        warnings.append(f"the sweeps differ in more than their policies: {told}")
     if set(first.tables["instructions"]["instruction"]) != set(second.tables["instructions"]["instruction"]):
         warnings.append("the sweeps tell different instructions apart: their scores are of different questions")
     chosen = [(name.text, name.find(first), name.find(second)) for name in names] or _shared(first, second)
@@ -136,8 +145,16 @@ def compare_sweeps(first: Result, second: Result, names: Sequence[CellName], sco
     rows = []
     for text, a, b in chosen:
         values = _scores(first, a, score)[:, ours], _scores(second, b, score)[:, theirs]
-        rows.append(_row(f"{first.name} {text}", f"{second.name} {text}", *values, means, confidence, len(chosen)))
+        ours_named, theirs_named = (f"{name} {text}" for name in _names(first, second))
+        rows.append(_row(ours_named, theirs_named, *values, means, confidence, len(chosen)))
     return _result(rows, means, score, tuple(warnings))
+
+
+def _names(first: Result, second: Result) -> tuple[str, str]:
+    """What the sweeps are called: which is which where their names are one, as of two policies that were swept in the
+    same way.
+    """
+    return (first.name, second.name) if first.name != second.name else ("first", "second")
 
 
 def _is_sweep(result: Result) -> None:

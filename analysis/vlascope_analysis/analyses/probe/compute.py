@@ -79,12 +79,15 @@ def probe(
     warnings = [*features.warnings, *labels.warnings, *design.warnings]
     if max(trained.epochs) == training.num_epochs and all(split.held.any() for split in design.assignments[0]):
         warnings.append("the last epoch was the best in a fold: more --num-epochs may score higher")
-    gap = design.means.any(scores.right - closed.right, evaluation.confidence)
+    # fitted on what the trained maps were fitted on, and no more
+    alike = closed_form(x, of_frame, dataclasses.replace(design, labellings=design.labellings[:1]), refit=False)
+    gap = design.means.any(scores.right - alike.scores.right, evaluation.confidence)
     if gap.high < 0:
+        reached = design.means.mean(alike.scores.right).mean()
         warnings.append(
-            f"training reached {row['accuracy']:.3f} where ridge regression in closed form reaches {found['accuracy']:.3f} "
-            f"(difference {gap.low:.3f} to {gap.high:.3f}): the trained probe says less than there is; try more --num-epochs, "
-            "another --learning-rate, or a greater --patience"
+            f"training reached {row['accuracy']:.3f} where ridge regression in closed form reaches {reached:.3f} with the "
+            f"same episodes (difference {gap.low:.3f} to {gap.high:.3f}): the trained probe says less than there is; try "
+            "more --num-epochs, another --learning-rate, or a greater --patience"
         )
     warnings += crowded(x, of_frame, design) + time_tells(features.frames, of_frame, design)
     warnings += caution(design.test_units, row["accuracy_low"], row["accuracy_high"], design.unit)

@@ -40,7 +40,10 @@ def probe_summary(result: Result) -> str:
         f" {row['closed_form_accuracy_high']:.4f} (p = {row['closed_form_p_value']:.3g} of"
         f" {row['closed_form_permutations']} permutations)",
         "",
-        verdict(row["p_value"] if row["permutations"] else row["closed_form_p_value"], row["chance"], row["accuracy"]),
+        verdict(row["p_value"], row["chance"], row["accuracy"])
+        # fewer permutations can show no p value of 0.05
+        if row["permutations"] >= 19
+        else verdict(row["closed_form_p_value"], row["chance"], row["closed_form_accuracy"], "ridge regression's"),
         "",
         "What the policy was told, test episodes, accuracy:",
     ]
@@ -51,11 +54,12 @@ def probe_summary(result: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
-def verdict(p: float, chance: float, accuracy: float, level: float = 0.05) -> str:
+def verdict(p: float, chance: float, accuracy: float, whose: str = "", level: float = 0.05) -> str:
     """What a p-value allows to say."""
+    said = f"{whose} p = {p:.3g}".strip()
     if p <= level:
-        return f"The instruction can be read here (p = {p:.3g})."
+        return f"The instruction can be read here ({said})."
     return (
-        f"Whether the instruction can be read here cannot be concluded (p = {p:.3g}): the accuracy of {accuracy:.3f} may be "
+        f"Whether the instruction can be read here cannot be concluded ({said}): the accuracy of {accuracy:.3f} may be "
         f"chance ({chance:.3f}). That it is absent cannot be concluded either."
     )
