@@ -125,7 +125,8 @@ def _files(kind: CacheKind) -> list[Path]:
         return [*(root / PROGRAMS).glob("*-cache"), *(root / PROGRAMS).glob("*-atime")]
     if kind == "tokenizers":
         return [root / TOKENIZER] if (root / TOKENIZER).is_file() else []
-    return [file for folder in _folders(kind) for file in _walk(folder) if file.suffix != ".lock"]
+    # the locks of what is imported lie beside it; one inside is part of a run
+    return [file for folder in _folders(kind) for file in _walk(folder) if kind == "imports" or file.suffix != ".lock"]
 
 
 def _locks(kind: CacheKind) -> list[Path]:

@@ -21,6 +21,7 @@ from vlascope_analysis.options import EpisodeQuery
 from vlascope_base.cache import cache_folder
 from vlascope_base.command import parse_command
 from vlascope_latents.store import StoreError
+from vlascope_server.cache_contents import cache_parts, clear
 
 from tests.analysis.reference_pickles import LAYERS, SUFFIX, TEXT, content, name_of, step, told, write_pickle
 from tests.analysis.stores import make_run, task_at
@@ -195,6 +196,15 @@ def test_pickles_are_imported_once(small, caplog):
     shutil.copy2(changed, other)
     assert len(open_store(other / changed.name, EpisodeQuery()).episodes()) == 3
     assert len(imported()) == 3
+
+
+def test_what_clears_the_cache_knows_imports(small):
+    open_store(small, EpisodeQuery())
+    found = {part.kind: part for part in cache_parts()}["imports"]
+    assert found.number == 2
+    assert clear("imports") == found.nbytes
+    assert imported() == []
+    assert len(open_store(small, EpisodeQuery()).episodes()) == 4
 
 
 def test_only_pickles_of_the_asked_tasks_are_imported(small):
