@@ -322,7 +322,7 @@ def test_cells_are_compared_in_pairs(runs, tmp_path, capsys):
     assert "2 of 3 differences are told from zero" in capsys.readouterr().out
     check_picture(out / "differences_compare_sweep_stepall_vlm.1-vlm.0-action.1.2_accuracy.png")
     for cells, said in (
-        (["vlm:1"], "name at least two cells"), (["vlm:9", "vlm:1"], "layer 9 is not there; the sweep has 0, 1, 2"),
+        (["vlm:1"], "name at least two cells"), (["vlm:9", "vlm:1"], "layer 9 is not there; the sweep has 0-2"),
         (["nobody:1", "vlm:1"], "no such expert; the sweep has action, text_only, vlm"),
         (["vlm:1@10", "vlm:0"], "the sweep has no windows; make it with --by"), (["vlm 1", "vlm:0"], "expected EXPERT:LAYER"),
     ):  # fmt: skip
