@@ -141,8 +141,8 @@ def _announce(path: Path, missing: Sequence[_Import]) -> None:
             "with --task-range"
         )
     _log.info(
-        "%s: importing %s of the reference, about %s on disk and up to %s in memory, into %s",
-        printable(path), _counted(missing, "pickle"), readable_bytes(wanted), readable_bytes(largest), folder,
+        "%s: importing %s of the reference, about %s on disk, into %s; each is read whole, the largest has %s",
+        printable(path), _counted(missing, "pickle"), readable_bytes(wanted), folder, readable_bytes(largest),
     )  # fmt: skip
 
 
