@@ -53,6 +53,12 @@ class EpisodeQuery:
     allow_missing: bool = False
     """Where tasks or episodes of a given range are missing, take the others and warn."""
 
+    def check(self) -> None:
+        """Raises AnalysisError where a range is empty; the message names its option."""
+        for what, bounds in (("task", self.task_range), ("episode", self.episode_range)):
+            if bounds is not None and bounds[0] >= bounds[1]:
+                raise AnalysisError(f"--{what}-range {bounds[0]} {bounds[1]}: selects nothing; the end is not included")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FeatureOptions:

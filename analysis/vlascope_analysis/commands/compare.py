@@ -9,7 +9,7 @@ from typing import Literal
 from tyro.conf import Positional
 from vlascope_base.options import CommandOptions, ConfigFile
 
-from vlascope_analysis.commands.probing import show
+from vlascope_analysis.commands.probing import refuse_pickle, show
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,15 +45,17 @@ class Compare(CommandOptions, ConfigFile):
             raise AnalysisError(f"{len(self.results)} results: expected one sweep, or two")
         names = [CellName.parse(text) for text in self.cells]
         sweeps = [read_result(path) for path in self.results]
+        cells = "_" + "-".join(text.replace(":", ".").replace("@", "at").replace(" ", "") for text in self.cells)
+        of = sweeps[0].name if len(sweeps) == 1 else "_with_".join(map(_file_name, self.results))
+        name = f"compare_{of}{cells * bool(names)}_{self.score}"
+        refuse_pickle(self.output_dir, name)
         if len(sweeps) == 1:
             result = compare_cells(sweeps[0], names, self.score, self.confidence)
         else:
             result = compare_sweeps(sweeps[0], sweeps[1], names, self.score, self.confidence)
-        of = sweeps[0].name if len(sweeps) == 1 else "_with_".join(map(_file_name, self.results))
-        cells = "_" + "-".join(text.replace(":", ".").replace("@", "at").replace(" ", "") for text in self.cells)
         result = dataclasses.replace(
             result,
-            name=f"compare_{of}{cells * bool(names)}_{self.score}",
+            name=name,
             about={"of": [str(path) for path in self.results], "cells": list(self.cells)},
             provenance={
                 "config": {"results": [str(path) for path in self.results], "cells": list(self.cells), "score": self.score,

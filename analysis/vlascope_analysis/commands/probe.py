@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes
 
-from vlascope_analysis.commands.probing import ProbingOptions, show
+from vlascope_analysis.commands.probing import ProbingOptions, refuse_pickle, show
 from vlascope_analysis.options import EvaluationConfig, Expert, TrainingConfig
 
 if TYPE_CHECKING:
@@ -44,19 +44,20 @@ class Probe(ProbingOptions):
         """Reads, trains, tests, writes."""
         self.training.check()
         self.evaluation.check()
+        refuse_pickle(self.output_dir, self._name())
         from vlascope_analysis.probes import require_training
 
         require_training()
         from vlascope_base.progress import shown
-        from vlascope_latents.store import LatentStore
 
         from vlascope_analysis.analyses.probe.compute import probe
         from vlascope_analysis.data.encoders import open_encoder
         from vlascope_analysis.data.episodes import choose_episodes
         from vlascope_analysis.data.features import load_features
         from vlascope_analysis.data.labels import instruction_labels
+        from vlascope_analysis.data.opening import open_store
 
-        store = LatentStore(self.store)
+        store = open_store(self.store_path(), self.query)
         episodes, warnings = choose_episodes(store, self.query)
         what = self._slice(store, episodes)
         encode = open_encoder(self.encoder)
@@ -82,6 +83,13 @@ class Probe(ProbingOptions):
         layers = None if self.layer is None else (self.layer,)
         return Slice(self.expert, self.features.component, layers, steps, self.span, self.features.pool)
 
+    def _name(self) -> str:
+        """Of the result, as part of its files' names."""
+        layer = "" if self.layer is None else f"_layer{self.layer}"
+        denoise = "" if self.denoise_step is None else f"_denoise{self.denoise_step}"
+        span = "" if self.span is None else f"_{self.span.replace('/', '-')}"
+        return f"{self.expert}{layer}_{self.step_name()}{denoise}{span}{self.name_suffix()}"
+
     def _write(self, store: LatentStore, episodes: list[Numbered], what: Slice, result: Result) -> None:
         from vlascope_analysis.analyses.probe.confusion import confusion_figure
         from vlascope_analysis.analyses.probe.curve import curve_figure
@@ -89,10 +97,6 @@ class Probe(ProbingOptions):
         from vlascope_analysis.data.labels import in_words
 
         denoise = what.denoise_steps[0] if what.denoise_steps else None
-        layer = "" if self.layer is None else f"_layer{self.layer}"
-        extra = ("" if self.denoise_step is None else f"_denoise{self.denoise_step}") + (
-            "" if self.span is None else f"_{self.span.replace('/', '-')}"
-        )
         about = {
             "Expert": self.expert,
             "Layer": "-" if self.layer is None else self.layer,
@@ -103,7 +107,7 @@ class Probe(ProbingOptions):
         }
         result = dataclasses.replace(
             result,
-            name=f"{self.expert}{layer}_{self.step_name()}{extra}{self.name_suffix()}",
+            name=self._name(),
             about=about,
             provenance=self.provenance(store, episodes),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from vlascope_analysis.commands.probing import ProbingOptions, show
+from vlascope_analysis.commands.probing import ProbingOptions, refuse_pickle, show
 from vlascope_analysis.options import Expert, Windows
 
 if TYPE_CHECKING:
@@ -41,14 +41,15 @@ class Sweep(ProbingOptions):
         # cores too, threads that wait for each other by spinning take ten times as long.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         self.evaluation.check()
+        refuse_pickle(self.output_dir, self._name())
         from vlascope_base.progress import shown
-        from vlascope_latents.store import LatentStore
 
         from vlascope_analysis.analyses.sweep.compute import captured_experts, sweep
         from vlascope_analysis.data.encoders import open_encoder
         from vlascope_analysis.data.episodes import choose_episodes
+        from vlascope_analysis.data.opening import open_store
 
-        store = LatentStore(self.store)
+        store = open_store(self.store_path(), self.query)
         episodes, warnings = choose_episodes(store, self.query)
         experts = self.experts or captured_experts(store, episodes, self.features.component)
         encode = open_encoder(self.encoder)
@@ -58,19 +59,23 @@ class Sweep(ProbingOptions):
             )
         self._write(store, episodes, dataclasses.replace(result, warnings=(*warnings, *result.warnings)))
 
+    def _name(self) -> str:
+        """Of the result, as part of its files' names."""
+        only = "".join(f"_{expert}" for expert in self.experts)
+        windows = "" if self.by is None else f"_by_{self.by}{self.parts if self.by == 'fraction' else ''}"
+        return f"sweep_{self.step_name()}{only}{windows}{self.name_suffix()}"
+
     def _write(self, store: LatentStore, episodes: list[Numbered], result: Result) -> None:
         from vlascope_analysis.analyses.sweep.heatmap import LEVEL, heatmap_figure, readable
         from vlascope_analysis.analyses.sweep.summary import sweep_summary
 
-        only = "".join(f"_{expert}" for expert in self.experts)
-        windows = "" if self.by is None else f"_by_{self.by}{self.parts if self.by == 'fraction' else ''}"
         # as in `sweep`: windows of an episode's own time take every frame
         frames = "all" if self.by in ("fraction", "grasp") else self.features.frames
         chosen = ", ".join(map(str, self.features.rollout_step))
         steps = f"rollout step {chosen}" if chosen else f"{frames} rollout steps"
         result = dataclasses.replace(
             result,
-            name=f"sweep_{self.step_name()}{only}{windows}{self.name_suffix()}",
+            name=self._name(),
             about={
                 "component": self.features.component,
                 "rollout_step": chosen or frames,

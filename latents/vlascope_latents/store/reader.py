@@ -49,16 +49,19 @@ class LatentStore:
         shards: counts the bytes read from shards (`shards.bytes_read`).
     """
 
-    def __init__(self, path: str | os.PathLike):
-        """Runs of another schema are left out of a folder of runs, with a warning.
+    def __init__(self, path: str | os.PathLike, folders: Sequence[Path] | None = None):
+        """Opens the runs at `path`; or those in `folders`, runs or folders of runs, and `path` is what messages call them.
 
-        Raises StoreError where `path` holds no run, SchemaVersionError where another vlascope wrote all that it holds.
+        Runs of another schema are left out of a folder of runs, with a warning.
+
+        Raises StoreError where there is no run, SchemaVersionError where another vlascope wrote all that it holds.
         """
         self.path = Path(path)
         self._paths: dict[str, Path] = {}
         self._infos: dict[str, RunInfo] = {}
         others: list[SchemaVersionError] = []
-        for run in find_runs(self.path):
+        places = [self.path] if folders is None else folders
+        for run in (run for place in places for run in find_runs(place)):
             try:
                 self._infos[run.name] = read_run(run)
                 self._paths[run.name] = run
