@@ -24,12 +24,12 @@ import numpy as np
 import optax
 from common import LAYOUT, Results, options_of, report, verdict
 from models import device, interleaved, ratio
-from vlascope_analysis.episodes import Numbered, choose_episodes
-from vlascope_analysis.evaluation import Design
-from vlascope_analysis.features import Slice, load_features
-from vlascope_analysis.labels import instruction_labels
+from vlascope_analysis.analyses.sweep.compute import sweep
+from vlascope_analysis.data.episodes import Numbered, choose_episodes
+from vlascope_analysis.data.features import Slice, load_features
+from vlascope_analysis.data.labels import instruction_labels
 from vlascope_analysis.options import EpisodeQuery, EvaluationConfig, FeatureOptions
-from vlascope_analysis.sweep import sweep
+from vlascope_analysis.statistics.evaluation import Design
 from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_latents.store import LatentStore, RunWriter
 
@@ -72,8 +72,9 @@ def reference_form(store: LatentStore, episodes: Sequence[Numbered], what: Slice
     """
     features = load_features(store, episodes, what, WHAT.timesteps)
     labels = instruction_labels(features.frames, encode)
-    (split,) = Design.of(features.frames, labels, EvaluationConfig(folds=1, permutations=0)).splits
-    train = np.concatenate([split.train, split.validation])
+    design = Design.of(features.frames, labels, EvaluationConfig(folds=1, permutations=0))
+    test = design.assignments[0][0].test[design.episodes.of_frame]
+    train = np.flatnonzero(~test)
     x, y = features.array[0, 0], labels.embeddings[labels.index]
     params = {
         "kernel": jax.nn.initializers.lecun_normal()(jax.random.key(0), (x.shape[1], WIDTH)),
@@ -93,8 +94,8 @@ def reference_form(store: LatentStore, episodes: Sequence[Numbered], what: Slice
         for start in range(0, len(order), 32):
             batch = order[start : start + 32]
             params, state, _ = _step(loss_of, adam, params, state, x[batch], y[batch])
-    out = x[split.test] @ np.asarray(params["kernel"]) + np.asarray(params["bias"])
-    return float(((out @ labels.embeddings.T).argmax(1) == labels.index[split.test]).mean())
+    out = x[test] @ np.asarray(params["kernel"]) + np.asarray(params["bias"])
+    return float(((out @ labels.embeddings.T).argmax(1) == labels.index[test]).mean())
 
 
 _COMPILED: Results = {}
@@ -140,10 +141,10 @@ def main() -> None:
         def ours() -> None:
             # what the reference's probe says of one cell: no permutations
             bare = EvaluationConfig(folds=1, permutations=0)
-            found["cells"] = len(sweep(store, episodes, ["action"], WHAT, bare, encode).table)
+            found["cells"] = len(sweep(store, episodes, ["action"], WHAT, bare, encode).tables["cells"])
 
         def ours_whole() -> None:
-            found["table"] = sweep(store, episodes, ["vlm", "action"], WHAT, evaluation, encode).table
+            found["table"] = sweep(store, episodes, ["vlm", "action"], WHAT, evaluation, encode).tables["cells"]
 
         def theirs_vlm() -> None:
             found["vlm"] = reference_form(store, episodes, Slice("vlm", layers=(layer,)), options.epochs)

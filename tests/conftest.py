@@ -28,14 +28,9 @@ _COMPUTING = (
     "server.model.vision", "server.policies.policy", "server.prompts", "server.robots.arithmetic",
     "server.robots.images", "server.robots.pipeline", "server.training.augment", "server.training.frames",
     "server.training.grounding", "server.training.image_cache", "server.training.loader", "server.training.objective",
-    "server.training.statistics", "analysis.encoders", "analysis.probes",
+    "server.training.statistics", "analysis.data.encoders", "analysis.probes",
 )  # fmt: skip
 install_import_hook([f"vlascope_{module}" for module in _COMPUTING], "beartype.beartype")
-
-_QUICKLY_COMPILED = ("server/training", "server/checkpoints", "server/presets", "analysis", "client")
-"""Folders whose tests compare no program's numbers with those of another implementation: with `VLASCOPE_QUICK_COMPILE`, XLA
-compiles for them with hardly any optimisation, as `make test` asks. `make test-all` compiles everything as users do."""
-
 
 _LONG = (
     "end_to_end", "test_documents.py", "server/test_taps.py", "server/test_reference_parity.py", "sim_eval/test_rollout.py",
@@ -46,14 +41,6 @@ _LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts long files before the others; the order inside a file stays."""
     items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(_LONG))
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Chooses how XLA compiles, before any fixture of the test is made."""
-    where = item.path.relative_to(item.config.rootpath / "tests").as_posix()
-    quick = bool(os.environ.get("VLASCOPE_QUICK_COMPILE"))
-    marked = item.get_closest_marker("quickly_compiled") is not None
-    jax.config.update("jax_disable_most_optimizations", quick and (marked or where.startswith(_QUICKLY_COMPILED)))
 
 
 @pytest.fixture(scope="session", autouse=True)

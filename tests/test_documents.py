@@ -4,7 +4,8 @@ The Python blocks of a document run in order, in one process that is no test's o
 document's shell blocks would have made: `runs`, a store of twenty episodes that a real server captured. That server goes on
 running at a free port; the addresses in ADDRESSES are replaced by its own, which is the only change that is made to a document.
 
-A block that cannot run here stands below `<!-- not run: REASON -->`, and in NOT_RUN.
+A block that cannot run here stands below `<!-- not run: REASON -->`, and in NOT_RUN. A notebook is a document too: its cells of
+code are its Python blocks, and it runs where it lies, in `docs` beside `demo/made/runs`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from tests.server.serving.live_server import LiveServer, serve
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("README.md", "[a-z]*/README.md", "docs/*.md")
+    for pattern in ("README.md", "[a-z]*/README.md", "docs/*.md", "docs/*.ipynb")
     for path in ROOT.glob(pattern)
 )
 COMMANDS = {
@@ -63,9 +64,21 @@ stored = store.select("vlm").array()
 assert hidden_states.dtype == np.float32 and np.array_equal(hidden_states, stored)
 assert np.array_equal(vlm["hidden_states"].sel(layer=5).isel(frame=slice(0, 4)), stored[:4, 5])
 """,
-    "docs/probing.md": "assert len(result.table) == 1 and len(result.instructions) == 10",
+    "docs/probing.md": """
+assert len(result.tables["scores"]) == 1 and len(result.tables["instructions"]) == 10
+assert len(again.tables["predictions"]) == len(result.tables["predictions"]) == 5 * 20
+assert again.tables["scores"]["accuracy"].tolist() == result.tables["scores"]["accuracy"].tolist()
+""",
     "docs/datasets.md": "assert actions.shape == (50, 7) and real.sum() == 15",
     "docs/tutorial.md": "assert features.shape == (40, 1, 1, 11, 64) and distance.shape == told.shape == (40,)",
+    "docs/notebook.ipynb": """
+assert runs == Path("../demo/made/runs")
+assert len(frames) == 40 and len(episodes) == 20
+assert hidden.dims == ("frame", "denoise_step", "layer", "feature")
+assert successful.sizes["frame"] == 40 and by_instruction.sizes["instruction"] == 10
+assert set(share.dims) == {"layer", "denoise_step"} and float(share.min()) > 0
+assert len(result.tables["scores"]) == 1 and len(result.tables["instructions"]) == 10
+""",
     "client/README.md": "assert receipt.frames == 1",
 }
 """By document, what holds of the names that its blocks leave; where a document has none, that they run is all."""
@@ -94,14 +107,24 @@ class Block:
     not_run: str | None
 
 
-def blocks(document: str) -> list[Block]:
+@functools.cache
+def text_of(document: str) -> str:
+    """A document as Markdown; a notebook's code becomes Python blocks."""
     text = (ROOT / document).read_text()
+    if not document.endswith(".ipynb"):
+        return text
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+    return "\n\n".join(f"```python\n{source}\n```" if kind == "code" else source for kind, source in cells) + "\n"
+
+
+def blocks(document: str) -> list[Block]:
+    text = text_of(document)
     found = re.finditer(r"^(?:<!-- not run: (.+) -->\n)?^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [Block(m[2], m[3], text.count("\n", 0, m.start(3)), m[1]) for m in found]
 
 
 def prose(document: str) -> str:
-    return re.sub(r"^```.*?^```$", "", (ROOT / document).read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^```.*?^```$", "", text_of(document), flags=re.MULTILINE | re.DOTALL)
 
 
 def python_blocks(document: str) -> list[Block]:
@@ -139,20 +162,34 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.mark.parametrize("document", [document for document in DOCUMENTS if python_blocks(document)])
 def test_python_blocks_run_in_order(document: str, served: Served, tmp_path: Path) -> None:
+    home = tmp_path / "docs" if document.endswith(".ipynb") else tmp_path
+    stores = tmp_path / "demo/made" if document.endswith(".ipynb") else tmp_path
+    home.mkdir(exist_ok=True)
+    stores.mkdir(parents=True, exist_ok=True)
     if document != "docs/store.md":  # which makes a store of that name itself
-        (tmp_path / "runs").symlink_to(served.runs)
+        (stores / "runs").symlink_to(served.runs)
     program = [(document, block.line, block.text) for block in python_blocks(document) if block.not_run is None]
     for address in ADDRESSES:
         program = [(name, line, text.replace(address, served.live.url)) for name, line, text in program]
     program.append(("CHECKS", 0, CHECKS.get(document, "")))
     before = [episode.id for episode in LatentStore(served.live.run).episodes()]
     done = subprocess.run(
-        [sys.executable, "-c", _RUN], input=json.dumps(program), cwd=tmp_path, capture_output=True, text=True, timeout=120,
-        env={**os.environ, "OUT": str(tmp_path)}, check=False,
+        [sys.executable, "-c", _RUN], input=json.dumps(program), cwd=home, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "OUT": str(tmp_path), "MPLBACKEND": "Agg"}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     if document == "README.md":  # who only tries it out leaves no episode for a probe to take
         assert [episode.id for episode in LatentStore(served.live.run).episodes()] == before
+
+
+@pytest.mark.parametrize("document", [document for document in DOCUMENTS if document.endswith(".ipynb")])
+def test_a_notebook_is_kept_without_what_a_run_leaves_in_it(document: str) -> None:
+    notebook = json.loads((ROOT / document).read_text())
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    left = [cell["id"] for cell in notebook["cells"] if cell.get("outputs") or cell.get("execution_count")]
+    assert not left, "clear the outputs before you commit"
+    assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
 
 
 def test_what_is_not_run_is_listed_here() -> None:
@@ -160,7 +197,7 @@ def test_what_is_not_run_is_listed_here() -> None:
     assert {document: reasons for document, reasons in found.items() if reasons} == NOT_RUN
     # and every block of Python is found as one
     for document in DOCUMENTS:
-        assert len(python_blocks(document)) == (ROOT / document).read_text().count("```python"), document
+        assert len(python_blocks(document)) == text_of(document).count("```python"), document
 
 
 def command_lines(text: str) -> Iterator[list[str]]:
@@ -243,7 +280,7 @@ def test_named_files_exist(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_linked_files_headings_and_targets_exist(document: str) -> None:
-    text = (ROOT / document).read_text()
+    text = text_of(document)
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
         file, _, heading = target.partition("#")
         path = (ROOT / document).parent / file if file else ROOT / document

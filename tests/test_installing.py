@@ -24,11 +24,13 @@ ROOT = Path(__file__).parents[1]
 LINES = re.findall(r"(?m)^pip install \./.*$", (ROOT / "README.md").read_text())
 
 PARTS = {
-    "serve": "vlascope_server/serving/",
-    "train": "vlascope_server/training/",
-    "xarray": "vlascope_latents/store/xarray_backend.py",
+    ("server", "serve"): "vlascope_server/serving/",
+    ("server", "train"): "vlascope_server/training/",
+    ("latents", "xarray"): "vlascope_latents/store/xarray_backend.py",
+    ("analysis", "train"): "vlascope_analysis/probes/linear.py",
 }
-"""Folders or files whose modules import what an extra brings; without the extra, nothing imports them."""
+"""By folder of the member and extra: folders or files whose modules import what the extra brings; without it, nothing imports
+them."""
 
 PART_OF = {"pydantic-core": "pydantic"}
 """Packages that are documented as a part of another, which has them in just the version that it needs."""
@@ -49,7 +51,7 @@ from vlascope_server.commands import main
 sys.exit(main(["inspect", "tiny", "--json"]))
 """,
     "analysis": """
-from vlascope_analysis.encoders import open_encoder
+from vlascope_analysis.data.encoders import open_encoder
 assert open_encoder("minilm")(["pick up the soup"]).shape == (1, 384)
 """,
 }
@@ -78,6 +80,11 @@ class Member:
     def files(self) -> Iterator[Path]:
         yield from sorted((ROOT / self.folder / self.package).rglob("*.py"))
 
+    def module(self, file: Path) -> str:
+        """The name by which a file is imported."""
+        words = file.relative_to(ROOT / self.folder).with_suffix("").parts
+        return ".".join(words[:-1] if words[-1] == "__init__" else words)
+
     def brought(self, extras: set[str]) -> tuple[Requirement, ...]:
         """What is installed with it."""
         return self.requires + tuple(r for extra in sorted(extras) for r in self.extras[extra])
@@ -85,7 +92,11 @@ class Member:
     def missing_part(self, file: Path, extras: set[str]) -> bool:
         """Whether a file belongs to an extra that is not among `extras`."""
         where = file.relative_to(ROOT / self.folder).as_posix()
-        return any(where.startswith(part) for extra, part in PARTS.items() if extra not in extras)
+        return any(
+            where.startswith(part)
+            for (folder, extra), part in PARTS.items()
+            if folder == self.folder and extra not in extras
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,8 +181,32 @@ def test_no_module_imports_what_a_line_does_not_bring(installing):
     assert not unknown
 
 
+@pytest.mark.parametrize(("folder", "extra"), PARTS)
+def test_only_its_part_cannot_be_imported_without_an_extra(folder, extra):
+    member = MEMBERS[folder]
+    brought = {canonicalize_name(r.name) for r in member.extras[extra]}
+    brought -= {canonicalize_name(r.name) for r in member.requires}
+    # importing a module imports the packages that it lies in, too
+    imported = {
+        file: {
+            ".".join(name.split(".")[:n]) for name in _imported_modules(file)[0] for n in range(1, name.count(".") + 2)
+        }
+        for file in member.files()
+    }
+    needs = {
+        file for file, names in imported.items() if any(_distributions(n) & brought for n in names if "." not in n)
+    }
+    while True:
+        modules = {member.module(file) for file in needs}
+        if not (more := {file for file, names in imported.items() if names & modules} - needs):
+            break
+        needs |= more
+    assert needs
+    assert not {file for file in needs if not member.missing_part(file, set(member.extras) - {extra})}
+
+
 def test_what_is_installed_alone_is_what_the_errors_and_the_workspace_say():
-    from vlascope_analysis.encoders import minilm
+    from vlascope_analysis.data.encoders import minilm
     from vlascope_sim.environment import package
 
     alone = {i.last: i.line.partition(" && ")[2] for i in INSTALLING if i.alone}
@@ -223,8 +258,7 @@ def test_in_an_environment_of_its_own(installing, tmp_path):
         member = MEMBERS[folder]
         for file in member.files():
             if file.name != "__main__.py" and not member.missing_part(file, extras):
-                words = file.relative_to(ROOT / folder).with_suffix("").parts
-                modules.append(".".join(words[:-1] if words[-1] == "__init__" else words))
+                modules.append(member.module(file))
     imports = f"import importlib\nfor name in {modules}: importlib.import_module(name)"
     run("python", "-c", imports)
     for folder in installing.members:
@@ -236,22 +270,30 @@ def test_in_an_environment_of_its_own(installing, tmp_path):
 
 
 def _imported(file: Path) -> tuple[set[str], set[str]]:
-    """First words of a file's imports that are neither relative nor for the type checker: at its top, and in functions."""
+    """First words of a file's imports, as `_imported_modules`, without those of Python's own modules."""
+    always, sometimes = ({name.partition(".")[0] for name in names} for names in _imported_modules(file))
+    return always - sys.stdlib_module_names, sometimes - sys.stdlib_module_names
+
+
+def _imported_modules(file: Path) -> tuple[set[str], set[str]]:
+    """A file's imports that are neither relative nor for the type checker, at its top and in functions: modules, and what is
+    imported from them, which may be modules too.
+    """
     always: set[str] = set()
     sometimes: set[str] = set()
     waiting: list[tuple[ast.AST, set[str]]] = [(ast.parse(file.read_text()), always)]
     while waiting:
         node, found = waiting.pop()
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            found.add((node.module or "").partition(".")[0])
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             waiting += [(child, found) for child in node.orelse]
         else:
             inside = sometimes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else found
             waiting += [(child, inside) for child in ast.iter_child_nodes(node)]
-    return always - sys.stdlib_module_names, sometimes - sys.stdlib_module_names
+    return always, sometimes
 
 
 @functools.cache

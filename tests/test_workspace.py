@@ -19,6 +19,10 @@ import pytest
         ("vlascope_datasets", {"jax", "torch"}),
         ("vlascope_sim", {"jax", "torch"}),
         ("vlascope_server.model", {"torch", "transformers"}),
+        ("vlascope_analysis.data.encoders.minilm", {"jax", "torch"}),
+        ("vlascope_analysis.data.labels", {"jax", "torch"}),
+        ("vlascope_analysis.analyses.probe.compute", {"jax", "torch"}),
+        ("vlascope_analysis.analyses.sweep.compute", {"jax", "torch"}),
     ],
 )
 def test_importing_a_member_leaves_alone(package, never):

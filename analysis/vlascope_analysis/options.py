@@ -18,8 +18,14 @@ Expert = Literal["vlm", "action", "text_only"]
 Pool = Literal["mean", "last"]
 """`mean` or `last` over the valid tokens."""
 
-SplitBy = Literal["episode", "task"]
-"""What no two parts of a split share: episodes, or whole instructions."""
+FramesOf = Literal["common", "all"]
+"""Timesteps that every episode has, or every captured frame."""
+
+SplitBy = Literal["scene", "episode", "task"]
+"""What no two parts of a split share: scenes (with all episodes that begin from them), episodes, or whole instructions."""
+
+Windows = Literal["timestep", "fraction", "grasp"]
+"""How an episode's frames are told apart along time."""
 
 Range = tuple[int, int]
 """First, and one past the last, as in Python's `range`."""
@@ -42,8 +48,16 @@ class EpisodeQuery:
     """One suite of tasks; needed with --task-range where a run has several."""
     interrupted: bool = False
     """Take episodes too whose client vanished. Sealed ones are taken whether they succeeded or failed."""
+    exclude_episodes: tuple[str, ...] = ()
+    """Episodes to leave out, by id, as `vlascope-latents ls` shows them."""
     allow_missing: bool = False
     """Where tasks or episodes of a given range are missing, take the others and warn."""
+
+    def check(self) -> None:
+        """Raises AnalysisError where a range is empty; the message names its option."""
+        for what, bounds in (("task", self.task_range), ("episode", self.episode_range)):
+            if bounds is not None and bounds[0] >= bounds[1]:
+                raise AnalysisError(f"--{what}-range {bounds[0]} {bounds[1]}: selects nothing; the end is not included")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +67,9 @@ class FeatureOptions:
     rollout_step: tuple[int, ...] = ()
     """Environment timesteps (as stored: 0 is the first action of the policy) whose frames to take, one or several; every
     captured frame unless given."""
+    frames: FramesOf = "common"
+    """`common`: only timesteps that every episode has, since longer episodes of one instruction would tell it by their
+    length; `all`: every captured frame."""
     component: str = "hidden_states"
     """What was captured: hidden_states, post_attn_embedding, mlp_activation, pre_attn_norm_scales, pre_mlp_norm_scales,
     x_t, v_t."""
@@ -69,34 +86,38 @@ class FeatureOptions:
 class SplitConfig:
     """How frames are split into training, validation and test parts."""
 
-    split: SplitBy = "episode"
-    """What no two parts share: episodes; or `task`: whole instructions, to ask whether the map reaches those it never saw."""
+    split: SplitBy = "scene"
+    """What no two parts share: scenes, with all episodes that begin from one initial state; `episode`: episodes, as if each
+    had a scene of its own; `task`: whole instructions, to ask whether the map reaches those it never saw."""
     folds: int | None = None
-    """Parts that are tested in turn; 1 holds out one part. 5 for fewer than 250 episodes, else 1, unless given."""
+    """Parts that are tested in turn: 3 or more, or 1, which holds out one part. 5 for fewer than 250 episodes (or scenes), else
+    1, unless given."""
     test_fraction: float = 0.2
     """Share of episodes (or instructions) to hold out, where there is one fold."""
     validation_fraction: float = 0.2
-    """Share of the other episodes (or instructions) that decide when to stop, or how strong the ridge penalty is."""
+    """Share of the others that decide when to stop, or how strong the ridge penalty is, where there is one fold; with several,
+    another fold does."""
     seed: int = 42
-    """Of splits, order of frames, permutations and bootstrap: the same seed gives the same numbers."""
+    """Of splits, order of frames and permutations: the same seed gives the same numbers."""
 
     def check(self) -> None:
         """Raises AnalysisError where a value cannot be used; the message names its option."""
         for name in ("test_fraction", "validation_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise _unusable(self, name, "a share between 0 and 1")
-        if self.folds is not None and self.folds < 1:
-            raise _unusable(self, "folds", "at least 1")
+        if self.folds is not None and (self.folds < 1 or self.folds == 2):
+            raise _unusable(
+                self, "folds", "1, or 3 and more: one fold is tested, another chooses, the others are fitted"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(SplitConfig):
     """How any probe is tested."""
 
-    permutations: int = 20
-    """Shuffled labellings of episodes to compare with; n of them can show a p-value of 1 / (n + 1) at best."""
-    bootstrap_samples: int = 2000
-    """Draws of episodes behind each interval."""
+    permutations: int = 199
+    """Labellings to compare with, in which labels are permuted over episodes; n of them can show a p-value of 1 / (n + 1) at
+    best."""
     confidence: float = 0.95
     """Coverage of the intervals."""
 
@@ -105,8 +126,6 @@ class EvaluationConfig(SplitConfig):
         super().check()
         if self.permutations < 0:
             raise _unusable(self, "permutations", "0 or more")
-        if self.bootstrap_samples < 100:
-            raise _unusable(self, "bootstrap_samples", "at least 100")
         if not 0 < self.confidence < 1:
             raise _unusable(self, "confidence", "a share between 0 and 1")
 
@@ -121,8 +140,14 @@ class TrainingConfig:
     """Passes over the training frames, at most."""
     batch_size: int = 32
     """Frames in a training step."""
-    patience: int = 10
-    """Epochs without a better validation loss before training stops; the best epoch's map is kept."""
+    patience: float = 0.3
+    """Epochs without a better validation loss before training stops: below 1 as a share of --num-epochs. The best
+    epoch's map is kept."""
+
+    @property
+    def patient_epochs(self) -> int:
+        """The patience, in epochs."""
+        return max(1, round(self.patience * self.num_epochs if self.patience < 1 else self.patience))
 
     def check(self) -> None:
         """Raises AnalysisError where a value cannot be used; the message names its option."""

@@ -1,12 +1,13 @@
-"""Where everything is kept that can be made or fetched again: downloads, compiled programs, resized images, stand-ins."""
+"""Where everything is kept that can be made or fetched again: downloads, compiled programs, images, stand-ins, imports."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-PROGRAMS, IMAGES, ASSETS = "xla", "training", "assets"
-"""Folders in it: compiled programs, images as models take them, stand-ins for LIBERO's assets. Others hold downloads."""
+PROGRAMS, IMAGES, ASSETS, IMPORTS = "xla", "training", "assets", "imports"
+"""Folders in it: compiled programs, images as models take them, stand-ins for LIBERO's assets, runs that were imported from
+pickles. Others hold downloads."""
 
 TOKENIZER = "paligemma_tokenizer.model"
 """The file in it that holds the published tokenizer."""

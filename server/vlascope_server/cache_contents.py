@@ -15,15 +15,19 @@ from typing import Literal, get_args
 
 import filelock
 from vlascope_base import VlascopeError
-from vlascope_base.cache import ASSETS, IMAGES, PROGRAMS, TOKENIZER, cache_folder
+from vlascope_base.cache import ASSETS, IMAGES, IMPORTS, PROGRAMS, TOKENIZER, cache_folder
+from vlascope_base.files import PARTIAL
 
-CacheKind = Literal["programs", "downloads", "images", "assets", "tokenizers"]
+CacheKind = Literal["programs", "downloads", "images", "assets", "tokenizers", "imports"]
 CACHE_KINDS: tuple[CacheKind, ...] = get_args(CacheKind)
 
 PROTOCOLS = ("gs", "gcs", "s3", "hf", "http", "https")
 """Folders of checkpoints that were downloaded."""
 
 _LOCK_SECONDS = 5.0
+
+_HASH = 16 * "[0-9a-f]"
+"""The end of the names of folders."""
 
 
 class CacheError(VlascopeError):
@@ -37,7 +41,7 @@ class CachePart:
     Attributes:
         kind: which.
         what: in words.
-        number: of programs, checkpoints, datasets, sets of assets or tokenizers; what is not whole is not counted.
+        number: of programs, checkpoints, datasets, sets of assets, tokenizers or pickles; what is not whole is not counted.
         nbytes: of all files.
         last_use: of the file that was read or written last, as seconds since 1970; None where there is no file.
     """
@@ -107,9 +111,11 @@ def _folders(kind: CacheKind) -> list[Path]:
     if kind == "downloads":
         return [root / name for name in PROTOCOLS if (root / name).is_dir()]
     if kind == "images":
-        return _named(root / IMAGES, "*-[0-9]*-" + 16 * "[0-9a-f]")
+        return _named(root / IMAGES, "*-[0-9]*-" + _HASH)
     if kind == "assets":
-        return _named(root / ASSETS, 16 * "[0-9a-f]")
+        return _named(root / ASSETS, _HASH)
+    if kind == "imports":
+        return [*_imported(root), *_named(root / IMPORTS, f".*-{_HASH}-{_HASH}.*{PARTIAL}")]
     return []
 
 
@@ -119,7 +125,8 @@ def _files(kind: CacheKind) -> list[Path]:
         return [*(root / PROGRAMS).glob("*-cache"), *(root / PROGRAMS).glob("*-atime")]
     if kind == "tokenizers":
         return [root / TOKENIZER] if (root / TOKENIZER).is_file() else []
-    return [file for folder in _folders(kind) for file in _walk(folder) if file.suffix != ".lock"]
+    # the locks of what is imported lie beside it; one inside is part of a run
+    return [file for folder in _folders(kind) for file in _walk(folder) if kind == "imports" or file.suffix != ".lock"]
 
 
 def _locks(kind: CacheKind) -> list[Path]:
@@ -128,9 +135,14 @@ def _locks(kind: CacheKind) -> list[Path]:
     found: Iterable[Path] = {
         "programs": (root / PROGRAMS).glob(".lockfile"),
         "assets": (root / ASSETS).glob("*.lock"),
+        "imports": (root / IMPORTS).glob("*.lock"),
         "downloads": (file for folder in _folders("downloads") for file in _walk(folder) if file.suffix == ".lock"),
     }.get(kind, ())
     return list(found)
+
+
+def _imported(root: Path) -> list[Path]:
+    return _named(root / IMPORTS, f"[!.]*-{_HASH}-{_HASH}")
 
 
 def _named(folder: Path, pattern: str) -> list[Path]:
@@ -153,4 +165,5 @@ _KINDS: dict[CacheKind, tuple[str, Callable[[Path], int]]] = {
     "images": ("datasets with resized images", lambda root: len(_folders("images"))),
     "assets": ("sets of stand-in assets", lambda root: len(_folders("assets"))),
     "tokenizers": ("tokenizers", lambda root: int((root / TOKENIZER).is_file())),
+    "imports": ("imported pickles", lambda root: len(_imported(root))),
 }

@@ -49,7 +49,7 @@ def make_run(
     root: Path, fill: Fill | None = None, *, tasks: int = 4, episodes: int = 6, timesteps: tuple[int, ...] = (0, 10),
     spec: CaptureSpec = SPEC, masks: bool = True, fingerprint: str = "f00d", noise: float = 1.0,
     metadata: Callable[[int, int], dict] = lambda task, episode: {}, statuses: Callable[[int, int], str] = lambda *_: "sealed",
-    suite: str = "libero_goal", campaign: str = "",
+    suite: str = "libero_goal", campaign: str = "", values: Callable[[Moment], dict] = lambda moment: {}, seed: int = 0,
 ) -> LatentStore:  # fmt: skip
     """Writes a run of noise that `fill` changes, and opens the folder of runs."""
     plan = plan_capture(spec, LAYOUT)
@@ -61,16 +61,16 @@ def make_run(
                 name = f"{suite}-task{task}-ep{number}"
                 writer = run.open_episode(f"{campaign}+{name}" if campaign else name, named, plan)
                 for timestep in timesteps:
-                    rng = np.random.default_rng([task, number, timestep])
+                    rng = np.random.default_rng([task, number, timestep, seed])
                     tensors = {}
                     for tensor in plan.tensors:
                         array = noise * rng.standard_normal(tensor.shape).astype(np.float32)
                         if fill is not None:
                             fill(tensor.path, array, Moment(task, number, timestep))
                         tensors[tensor.path] = array
-                    writer.append(
-                        tensors, timestep=timestep, values={"prompt_mask": prompt_mask(task)} if masks else None
-                    )
+                    stored = {"prompt_mask": prompt_mask(task)} if masks else {}
+                    stored |= values(Moment(task, number, timestep))
+                    writer.append(tensors, timestep=timestep, values=stored)
                 if statuses(task, number) == "sealed":
                     writer.seal(success=number % 2 == 0, total_steps=max(timesteps) + 1)
                 else:

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from vlascope_analysis import sweep as sweep_module
+from vlascope_analysis.analyses.sweep import compute as sweep_module
 from vlascope_analysis.commands import main
+from vlascope_analysis.errors import AnalysisError
+from vlascope_analysis.results import read_result
 from vlascope_latents import CaptureSpec
 
 from tests.analysis.stores import INSTRUCTIONS, direction, make_run, task_at
@@ -32,7 +34,7 @@ def runs(tmp_path_factory):
 
 
 def run(command: str, runs, out, *options: str) -> int:
-    return main([command, str(runs), "--output-dir", str(out), "--bootstrap-samples", "200", *options])
+    return main([command, str(runs), "--output-dir", str(out), *options])
 
 
 def check_picture(path) -> None:
@@ -60,9 +62,9 @@ def test_probe(runs, tmp_path, capsys, options, stem, accuracy):
              f"confusion_{stem}.png"}  # fmt: skip
     assert {path.name for path in tmp_path.iterdir()} == files
     result = json.loads((tmp_path / f"results_{stem}.json").read_text())
-    scores = result["scores"]
+    (scores,) = result["tables"]["scores"]
     if accuracy is None:  # the last denoise step is the default, and knows nothing
-        assert result["denoise_step"] == 3
+        assert result["about"]["Denoise Step"] == 3
         assert scores["accuracy_low"] <= 0.25
     else:
         assert scores["accuracy"] == accuracy
@@ -75,7 +77,7 @@ def test_probe(runs, tmp_path, capsys, options, stem, accuracy):
     assert "Label: instruction: what the policy was told" in summary
     for number, instruction in enumerate(INSTRUCTIONS[:4]):
         assert f"  {number}: {instruction}" in summary
-        row = result["instructions"][number]
+        row = result["tables"]["instructions"][number]
         assert (row["number"], row["instruction"], row["task_id"]) == (number, instruction, number)
     assert result["config"]["seed"] == 42
     assert result["data"]["runs"][0]["model"] == {"fingerprint": "f00d"}
@@ -96,7 +98,7 @@ def test_probe(runs, tmp_path, capsys, options, stem, accuracy):
 
 def test_sweep_finds_the_cell_and_nothing_else(runs, tmp_path, capsys):
     assert run("sweep", runs, tmp_path, "--permutations", "39") == 0
-    table = pd.read_parquet(tmp_path / "sweep_stepall.parquet").set_index(["expert", "layer", "denoise_step"])
+    table = pd.read_parquet(tmp_path / "cells_sweep_stepall.parquet").set_index(["expert", "layer", "denoise_step"])
     assert len(table) == 3 + 3 + 3 * 4
     known = [("vlm", LAYER, pd.NA), ("text_only", LAYER, pd.NA), ("action", LAYER, STEP)]
     knows = table.index.isin(known)
@@ -108,10 +110,10 @@ def test_sweep_finds_the_cell_and_nothing_else(runs, tmp_path, capsys):
     assert abs(accuracy[~knows].mean() - 0.25) < 0.08
     assert (p_best[~knows] > 0.1).all()
     assert (p_best >= p_cell).all()
-    result = json.loads((tmp_path / "sweep_stepall.json").read_text())
-    assert len(result["cells"]) == 18
-    assert result["cells"][0]["denoise_step"] is None
-    check_picture(tmp_path / "heatmap_stepall.png")
+    result = json.loads((tmp_path / "results_sweep_stepall.json").read_text())
+    assert set(result["tables"]) == {"instructions"}
+    assert result["files"]["cells"] == "cells_sweep_stepall.parquet"
+    check_picture(tmp_path / "heatmap_sweep_stepall.png")
     assert "best of many cells" in (tmp_path / "summary_sweep_stepall.txt").read_text()
     assert "action" in capsys.readouterr().out
 
@@ -121,7 +123,7 @@ def test_the_same_seed_gives_the_same_files(runs, tmp_path):
     tables = []
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         assert run("sweep", runs, tmp_path / name, *options, "--seed", seed) == 0
-        tables.append(pd.read_parquet(tmp_path / name / "sweep_stepall_action.parquet"))
+        tables.append(pd.read_parquet(tmp_path / name / f"cells_sweep_stepall_action_seed{seed}.parquet"))
     pd.testing.assert_frame_equal(tables[0], tables[1])
     assert not tables[0].equals(tables[2])
 
@@ -168,12 +170,12 @@ def test_a_probe_of_each_campaign_by_its_own_labels(tmp_path):
     probes = ["--expert", "text_only", "--layer", "0", "--permutations", "0", "--learning-rate", "0.02"]
     for campaign in (["--campaign", "own"], ["--campaign", "other"], []):
         assert run("probe", tmp_path / "runs", tmp_path / "out", *probes, *campaign) == 0
-    # of both together, eight are the same scene and were told the same
-    for stem, units, warned in (("stepall_own", 32, 0), ("stepall_other", 32, 0), ("stepall", 56, 1)):
+    # of both together, two episodes begin from each scene
+    for stem, units, warned in (("stepall_own", 32, 0), ("stepall_other", 32, 0), ("stepall", 32, 1)):
         result = json.loads((tmp_path / "out" / f"results_text_only_layer0_{stem}.json").read_text())
-        scores = result["scores"]
+        (scores,) = result["tables"]["scores"]
         assert (scores["accuracy"], scores["episodes"], scores["test_units"]) == (1.0, 64 if warned else 32, units)
-        assert sum("64 episodes count as 56" in warning for warning in result["warnings"]) == warned
+        assert sum("64 episodes begin from 32 scenes" in warning for warning in result["warnings"]) == warned
         assert sum("several campaigns: other, own" in warning for warning in result["warnings"]) == warned
         campaigns = {episode["campaign"] for episode in result["data"]["episodes"]}
         assert campaigns == ({"own", "other"} if warned else {stem.removeprefix("stepall_")})
@@ -199,30 +201,29 @@ def test_results_keep_every_option_by_its_name(runs, tmp_path):
     result = json.loads((tmp_path / "results_vlm_layer1_stepall_libero_goal.json").read_text())
     assert result["config"] == {
         "store": str(runs), "rollout_step": [], "task_range": None, "episode_range": None, "run_name": None,
-        "campaign": None, "suite": "libero_goal", "interrupted": False, "allow_missing": False,
-        "component": "hidden_states", "pool": "mean", "encoder": "minilm", "split": "episode", "folds": None,
-        "test_fraction": 0.2, "validation_fraction": 0.2, "permutations": 0, "bootstrap_samples": 200,
+        "campaign": None, "suite": "libero_goal", "interrupted": False, "allow_missing": False, "exclude_episodes": [],
+        "component": "hidden_states", "frames": "common", "pool": "mean", "encoder": "minilm", "split": "scene", "folds": None,
+        "test_fraction": 0.2, "validation_fraction": 0.2, "permutations": 0,
         "confidence": 0.95, "seed": 42, "output_dir": str(tmp_path), "log_level": "info", "expert": "vlm", "layer": 1,
-        "denoise_step": None, "span": None, "learning_rate": 0.001, "num_epochs": 2, "batch_size": 32, "patience": 10,
+        "denoise_step": None, "span": None, "learning_rate": 0.001, "num_epochs": 2, "batch_size": 32, "patience": 0.3,
     }  # fmt: skip
 
 
 def test_a_result_makes_itself_again(runs, tmp_path):
     options = ["--experts", "action", "--permutations", "3", "--task-range", "0", "4", "--seed", "5"]
     assert run("sweep", runs, tmp_path / "a", *options) == 0
-    stem = "sweep_stepall_action_tasks0to4"
-    file = tmp_path / "a" / f"{stem}.json"
+    file = tmp_path / "a" / "results_sweep_stepall_action_tasks0to4_seed5.json"
     assert main(["sweep", "--config", str(file), "--output-dir", str(tmp_path / "b")]) == 0
-    first, again = (json.loads((tmp_path / folder / f"{stem}.json").read_text()) for folder in "ab")
-    assert again["cells"] == first["cells"]
-    assert again["config"] == {**first["config"], "output_dir": str(tmp_path / "b")}
+    first, again = (read_result(tmp_path / folder / file.name) for folder in "ab")
+    for name, table in first.tables.items():
+        pd.testing.assert_frame_equal(table, again.tables[name])
+    assert again.provenance["config"] == {**first.provenance["config"], "output_dir": str(tmp_path / "b")}
+    assert first.provenance["command"] == f"vlascope-analysis sweep --config {file.name}"
 
 
 def test_a_file_may_say_what_to_probe(runs, tmp_path, capsys):
     file = tmp_path / "probe.yaml"
-    file.write_text(
-        f"store: {runs}\nexpert: vlm\nlayer: 0\nnum-epochs: 2\npermutations: 0\ntask_range: [0, 4]\nbootstrap_samples: 200\n"
-    )
+    file.write_text(f"store: {runs}\nexpert: vlm\nlayer: 0\nnum-epochs: 2\npermutations: 0\ntask_range: [0, 4]\n")
     assert main(["probe", "--config", str(file), "--layer", "1", "--output-dir", str(tmp_path / "out")]) == 0
     result = json.loads((tmp_path / "out" / "results_vlm_layer1_stepall_tasks0to4.json").read_text())
     config = result["config"]
@@ -243,9 +244,9 @@ def test_episodes_without_task_or_instruction_are_no_class_and_are_named(tmp_pat
                  metadata=lambda *_, told=told: {**nothing, **told})  # fmt: skip
     chosen = ["--expert", "vlm", "--layer", "0", "--num-epochs", "2"] if command == "probe" else ["--experts", "vlm"]
     assert run(command, runs, tmp_path / "out", "--permutations", "0", *chosen) == 0
-    (file,) = (tmp_path / "out").glob("*.json")
+    (file,) = (tmp_path / "out").glob("results_*.json")
     result = json.loads(file.read_text())
-    assert [row["instruction"] for row in result["instructions"]] == list(INSTRUCTIONS[:4])
+    assert [row["instruction"] for row in result["tables"]["instructions"]] == list(INSTRUCTIONS[:4])
     assert {episode["campaign"] for episode in result["data"]["episodes"]} == {"own"}
     for name in ("client+robot-task0-ep0", "silent+robot-task0-ep0"):
         assert sum(name in warning for warning in result["warnings"]) == 1
@@ -255,3 +256,123 @@ def test_episodes_without_task_or_instruction_are_no_class_and_are_named(tmp_pat
 def test_no_store_is_one_line(tmp_path, capsys):
     assert main(["sweep", str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_cannot_be_scored_is_named_and_the_rest_is_swept(tmp_path):
+    def fill(path: str, array: np.ndarray, moment) -> None:
+        task_at(LAYER, STEP)(path, array, moment)
+        if path == "vlm/hidden_states":
+            array[0] = 3.0
+            if (moment.task, moment.episode) == (1, 2):
+                array[2] = np.nan
+
+    make_run(tmp_path / "runs", fill, tasks=3, episodes=5, timesteps=(0,))
+    assert run("sweep", tmp_path / "runs", tmp_path / "out", "--experts", "vlm", "--permutations", "19") == 0
+    result = read_result(tmp_path / "out" / "results_sweep_stepall_vlm.json")
+    cells = result.tables["cells"].set_index("layer")
+    assert cells["note"].to_dict() == {
+        0: "the same in every frame", 1: "", 2: "not finite in episode libero_goal-task1-ep2, timestep 0"
+    }  # fmt: skip
+    assert cells["accuracy"].isna().to_dict() == {0: True, 1: False, 2: True}
+    assert cells["p_value_best"].to_dict()[1] == 1 / 20
+    assert any("2 of 3 cells are not scored" in warning for warning in result.warnings)
+    # the remedy that the warning names
+    options = ["--experts", "vlm", "--permutations", "0", "--exclude-episodes", "libero_goal-task1-ep2"]
+    assert run("sweep", tmp_path / "runs", tmp_path / "again", *options) == 0
+    name = "results_sweep_stepall_vlm_withoutlibero_goal-task1-ep2.json"
+    again = read_result(tmp_path / "again" / name).tables["cells"]
+    assert again["accuracy"].isna().tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("by", ["timestep", "fraction", "grasp"])
+def test_a_sweep_along_time_finds_the_moment(tmp_path, by):
+    def fill(path: str, array: np.ndarray, moment) -> None:
+        if path == "vlm/hidden_states" and moment.timestep == 20:
+            array[LAYER] += 2 * direction(1, moment.task, width=array.shape[-1])
+
+    def values(moment) -> dict:
+        return {"actions": np.full((3, 7), 1.0 if moment.timestep >= 20 else -1.0, np.float32)}
+
+    spec = CaptureSpec(experts=("vlm",), dtype="float32")
+    make_run(tmp_path / "runs", fill, tasks=4, episodes=5, timesteps=(0, 10, 20), spec=spec, values=values)
+    chosen = ["--experts", "vlm", "--by", by, "--parts", "3", "--permutations", "39"]
+    assert run("sweep", tmp_path / "runs", tmp_path / "out", *chosen) == 0
+    name = f"by_{by}3" if by == "fraction" else f"by_{by}"
+    result = read_result(tmp_path / "out" / f"results_sweep_stepall_vlm_{name}.json")
+    assert result.about["rollout_step"] == ("common" if by == "timestep" else "all")
+    cells = result.tables["cells"]
+    last = {"timestep": "20", "fraction": "67-100 %", "grasp": "from the grasp on"}[by]
+    assert len(cells) == 3 * (2 if by == "grasp" else 3)
+    found = cells.loc[cells["p_value_best"] <= 0.05]
+    assert found[["layer", "window"]].to_numpy().tolist() == [[LAYER, last]]
+    check_picture(tmp_path / "out" / f"heatmap_sweep_stepall_vlm_{name}.png")
+
+
+def test_cells_are_compared_in_pairs(runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("sweep", runs, out, "--permutations", "0") == 0
+    sweep = str(out / "results_sweep_stepall.json")
+    assert main(["compare", sweep, "--cells", "vlm:1", "vlm:0", "action:1:2", "--output-dir", str(out)]) == 0
+    result = read_result(out / "results_compare_sweep_stepall_vlm.1-vlm.0-action.1.2_accuracy.json")
+    table = result.tables["differences"]
+    assert table[["first", "second"]].to_numpy().tolist() == [
+        ["vlm:1", "vlm:0"], ["vlm:1", "action:1:2"], ["vlm:0", "action:1:2"]
+    ]  # fmt: skip
+    assert table["differs"].tolist() == [True, False, True]
+    assert np.all(table["low_together"] <= table["low"])
+    first = table.to_dict("records")[0]
+    assert first["difference"] == pytest.approx(first["first_score"] - first["second_score"])
+    assert "2 of 3 differences can be told from zero" in capsys.readouterr().out
+    check_picture(out / "differences_compare_sweep_stepall_vlm.1-vlm.0-action.1.2_accuracy.png")
+    for cells, said in (
+        (["vlm:1"], "name at least two cells"), (["vlm:9", "vlm:1"], "layer 9 is not there; the sweep has 0-2"),
+        (["nobody:1", "vlm:1"], "no such expert; the sweep has action, text_only, vlm"),
+        (["vlm:1@10", "vlm:0"], "the sweep has no windows; make it with --by"), (["vlm 1", "vlm:0"], "expected EXPERT:LAYER"),
+    ):  # fmt: skip
+        assert main(["compare", sweep, "--cells", *cells, "--output-dir", str(out)]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["compare", str(out / "nothing.json"), "--cells", "vlm:0", "vlm:1"]) == 2
+    assert "nothing.json: cannot be read" in capsys.readouterr().err
+
+
+def test_two_policies_are_compared_on_the_episodes_that_both_ran(runs, tmp_path, capsys):
+    make_run(tmp_path / "other", tasks=4, episodes=4, fingerprint="beef")  # which knows nothing
+    out, files = tmp_path / "out", []
+    for name, where in (("knows", runs), ("other", tmp_path / "other")):
+        assert run("sweep", where, tmp_path / name, "--experts", "vlm", "--permutations", "0") == 0
+        files.append(str(tmp_path / name / "results_sweep_stepall_vlm.json"))
+    assert main(["compare", *files, "--output-dir", str(out)]) == 0
+    (file,) = out.glob("results_compare_*.json")
+    result = read_result(file)
+    table = result.tables["differences"]
+    assert table["differs"].tolist() == [False, True, False]
+    assert table["episodes"].tolist() == [16] * 3
+    assert table["first"].tolist() == ["first vlm:0", "first vlm:1", "first vlm:2"]
+    assert file.name == "results_compare_knows-sweep_stepall_vlm_with_other-sweep_stepall_vlm_accuracy.json"
+    assert any("4 episodes of sweep_stepall_vlm have no partner" in warning for warning in result.warnings)
+    make_run(tmp_path / "elsewhere", tasks=4, episodes=4, suite="libero_10")
+    assert run("sweep", tmp_path / "elsewhere", tmp_path / "third", "--experts", "vlm", "--permutations", "0") == 0
+    options = ["--experts", "vlm", "--permutations", "0", "--encoder", "onehot", "--seed", "7"]
+    assert run("sweep", tmp_path / "other", tmp_path / "seven", *options) == 0
+    seventh = str(tmp_path / "seven/results_sweep_stepall_vlm_onehot_seed7.json")
+    assert main(["compare", files[0], seventh, "--output-dir", str(out)]) == 0
+    assert "differ in more than their policies: encoder minilm and onehot; seed 42 and 7" in capsys.readouterr().out
+    assert main(["compare", files[0], str(tmp_path / "third/results_sweep_stepall_vlm.json")]) == 2
+    assert "no episode of one sweep begins from the same initial state" in capsys.readouterr().err
+
+
+def test_a_result_is_read_as_it_was_written(runs, tmp_path):
+    options = ["--expert", "vlm", "--layer", "1", "--permutations", "0", "--num-epochs", "2"]
+    assert run("probe", runs, tmp_path, *options) == 0
+    file = tmp_path / "results_vlm_layer1_stepall.json"
+    result = read_result(file)
+    assert (result.analysis, result.name) == ("probe", "vlm_layer1_stepall")
+    assert result.tables["instructions"]["task_id"].tolist() == [0, 1, 2, 3]
+    assert str(result.tables["instructions"]["task_id"].dtype) == "Int64"
+    assert len(result.tables["predictions"]) == 5 * 40
+    (tmp_path / "predictions_vlm_layer1_stepall.parquet").unlink()
+    with pytest.raises(AnalysisError, match=r"predictions_vlm_layer1_stepall.parquet is missing or damaged"):
+        read_result(file)
+    file.write_text("{}")
+    with pytest.raises(AnalysisError, match="is no result of an analysis"):
+        read_result(file)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from vlascope_analysis.episodes import choose_episodes
+from vlascope_analysis.data.episodes import choose_episodes
+from vlascope_analysis.data.features import Slice, load_features
 from vlascope_analysis.errors import AnalysisError
-from vlascope_analysis.features import Slice, load_features
 from vlascope_analysis.options import EpisodeQuery
 from vlascope_latents import CaptureSpec
 from vlascope_latents.store import LatentStore, StoreError
@@ -77,7 +77,7 @@ def test_several_runs(tmp_path):
     episodes, _ = choose_episodes(store, EpisodeQuery())
     assert len(episodes) == 4
     frames = load_features(store, episodes, Slice("text_only")).frames
-    assert len(set(frames["unit"])) == 2, "the same episode in two runs is one unit: it stays on one side of a split"
+    assert len(set(frames["scene"])) == 2, "the same episode in two runs is one scene: it stays on one side of a split"
     make_run(tmp_path, tasks=1, episodes=2, timesteps=(0,), spec=TINY, fingerprint="other", suite="libero_10")
     store = LatentStore(tmp_path)
     with pytest.raises(AnalysisError, match=r"runs of different policies: .*f00d.*other.*--run"):
@@ -98,9 +98,8 @@ def test_two_campaigns_of_one_scene(tmp_path):
     assert warnings == ["episodes of several campaigns: again, own, swapped; --campaign takes those of one"]
     frames = load_features(store, episodes, Slice("text_only")).frames
     one = frames[(frames["task_id"] == 0) & (frames["episode_index"] == 1)]
-    same = dict(zip(one["campaign"], one["unit"], strict=True))
-    assert same["own"] == same["again"], "one scene that is told the same is one unit, whatever the campaign"
-    assert same["own"] != same["swapped"], "told something else it has another label, and cannot be the same unit"
+    assert len(set(one["scene"])) == 1, "one scene, whatever the campaign and whatever was told"
+    assert len(set(frames["scene"])) == 4
     episodes, warnings = choose_episodes(store, EpisodeQuery(campaign="swapped"))
     assert ([e.episode.campaign for e in episodes], warnings) == (["swapped"] * 4, [])
     with pytest.raises(StoreError, match="no episodes without a campaign; found again, own, swapped"):

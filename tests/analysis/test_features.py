@@ -6,10 +6,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from vlascope_analysis import features as features_module
-from vlascope_analysis.episodes import choose_episodes
+from vlascope_analysis.data import features as features_module
+from vlascope_analysis.data.episodes import choose_episodes
+from vlascope_analysis.data.features import Slice, fault, load_features
 from vlascope_analysis.errors import AnalysisError
-from vlascope_analysis.features import Slice, load_features
 from vlascope_analysis.options import EpisodeQuery
 from vlascope_latents import CaptureSpec
 from vlascope_latents.store import LatentStore, NotCapturedError
@@ -85,7 +85,8 @@ def test_frames_are_described(store):
     assert frames["timestep"].tolist() == [10] * 4
     assert frames["episode_index"].tolist() == [0, 1, 0, 1]
     assert frames["success"].tolist() == [True, False] * 2
-    assert len(set(frames["unit"])) == 4
+    assert len(set(frames["scene"])) == 4
+    assert frames["total_steps"].tolist() == [11] * 4
     assert frames["instruction"].iloc[0] == "open the drawer"
 
 
@@ -147,8 +148,11 @@ def test_what_is_not_finite_is_named(tmp_path):
             array[...] = np.nan
 
     broken = make_run(tmp_path, fill, tasks=1, episodes=2)
-    with pytest.raises(AnalysisError, match="not finite in episode libero_goal-task0-ep1, timestep 10"):
-        load(broken, Slice("vlm"))
+    found = load(broken, Slice("vlm"))
+    assert fault(found.array[0, 0], found.frames) == "not finite in episode libero_goal-task0-ep1, timestep 10"
+    whole = load(broken, Slice("vlm"), timesteps=[0])
+    assert fault(whole.array[0, 0], whole.frames) is None
+    assert fault(np.ones((3, 2)), whole.frames) == "the same in every frame"
 
 
 @pytest.mark.parametrize(

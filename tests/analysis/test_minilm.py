@@ -1,4 +1,4 @@
-"""The MiniLM encoder in JAX gives what sentence-transformers gives."""
+"""The MiniLM encoder in numpy gives what sentence-transformers gives."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vlascope_analysis.encoders import open_encoder
-from vlascope_analysis.encoders.minilm import MiniLM
+from vlascope_analysis.data.encoders import minilm, open_encoder
+from vlascope_analysis.data.encoders.minilm import MiniLM
 from vlascope_analysis.errors import AnalysisError
 
 # sentences and embeddings of sentence-transformers 6.2.0, torch 2.13.0, on a CPU; `versions` in the file says so too
@@ -34,12 +34,16 @@ def test_other_texts_in_the_batch_change_nothing(encoder):
     np.testing.assert_allclose(encoder(texts[2:3])[0], together[2], atol=2e-6)
 
 
+def test_texts_are_embedded_in_parts(encoder, monkeypatch):
+    texts = GOLDEN["sentences"].tolist()
+    monkeypatch.setattr(minilm, "TOGETHER", 4)
+    np.testing.assert_allclose(encoder(texts), GOLDEN["embeddings"], atol=2e-6)
+
+
 def test_equals_the_installed_sentence_transformers(encoder):
     library = pytest.importorskip("sentence_transformers")
-    from vlascope_analysis.encoders.minilm import _installed
-
     texts = ["put both moka pots on the stove", "close the bottom drawer of the cabinet"]
-    theirs = library.SentenceTransformer(str(_installed()), device="cpu").encode(texts)
+    theirs = library.SentenceTransformer(str(minilm._installed()), device="cpu").encode(texts)
     np.testing.assert_allclose(encoder(texts), theirs, atol=2e-6)
 
 

@@ -7,14 +7,12 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from vlascope_analysis.analyses.probe.compute import probe
+from vlascope_analysis.analyses.probe.summary import probe_summary
+from vlascope_analysis.data.features import Features
+from vlascope_analysis.data.labels import InstructionLabels, instruction_labels
 from vlascope_analysis.errors import AnalysisError
-from vlascope_analysis.evaluation import Design, score_row
-from vlascope_analysis.features import Features
-from vlascope_analysis.labels import InstructionLabels, instruction_labels
 from vlascope_analysis.options import EvaluationConfig, TrainingConfig
-from vlascope_analysis.probe import probe
-from vlascope_analysis.probes import ridge_cells
-from vlascope_analysis.summaries import probe_summary
 from vlascope_base.text import listed
 
 from tests.analysis.stores import INSTRUCTIONS, direction
@@ -34,7 +32,7 @@ def frames(tasks: int, episodes: int, per_episode: int) -> pd.DataFrame:
         {
             "run": "r", "campaign": "c", "episode": f"{t}-{e}", "suite": "s", "task_id": t, "task_name": "",
             "instruction": TEXTS[t], "task_instruction": TEXTS[t],
-            "timestep": f, "success": True, "status": "sealed", "episode_index": e, "unit": f"s/{t}/{t}-{e}",
+            "timestep": f, "success": True, "status": "sealed", "episode_index": e, "scene": f"s/{t}/{e}", "total_steps": 50,
         }
         for t in range(tasks) for e in range(episodes) for f in range(per_episode)
     ]  # fmt: skip
@@ -51,78 +49,61 @@ def noise(table: pd.DataFrame, width: int = 40) -> np.ndarray:
 
 def signature(table: pd.DataFrame, width: int = 40) -> np.ndarray:
     """Noise, and what is the same in all frames of an episode and tells nothing of its task."""
-    own = {unit: direction(9, n, width=width) for n, unit in enumerate(dict.fromkeys(table["unit"]))}
-    return 0.1 * noise(table, width) + np.stack([own[unit] for unit in table["unit"]])
+    own = {unit: direction(9, n, width=width) for n, unit in enumerate(dict.fromkeys(table["episode"]))}
+    return 0.1 * noise(table, width) + np.stack([own[unit] for unit in table["episode"]])
 
 
 def test_finds_the_task_and_describes_itself():
     table = frames(4, 6, 3)
     x = noise(table) + 2 * np.stack([direction(1, t, width=40) for t in table["task_id"]])
     result = probe(*made_of(table, x), FAST, EvaluationConfig(permutations=20))
-    row = result.table.iloc[0]
+    row = result.tables["scores"].iloc[0]
     assert row["accuracy"] > 0.95
     assert row["accuracy_low"] > 0.7
     assert row["cosine_similarity"] > row["constant_cosine"] + 0.2
     assert row["p_value"] == pytest.approx(1 / 21)
     assert abs(row["shuffled_accuracy"] - 0.25) < 0.1
-    assert (row["chance"], row["majority"]) == (0.25, 0.25)
+    assert row["chance"] == 0.25
+    assert row["closed_form_accuracy"] > 0.95
+    assert row["closed_form_p_value"] == pytest.approx(1 / 200)
     assert (row["frames"], row["episodes"], row["instructions"], row["folds"]) == (72, 24, 4, 5)
-    assert (row["test_frames"], row["test_units"]) == (72, 24)
-    assert len(result.predictions) == 72
-    answers = result.predictions
-    assert len(answers.drop_duplicates(["episode", "fold"])) == 24, "an episode was tested in two folds"
+    assert (row["assignments"], row["test_units"], row["interval_unit"]) == (5, 24, "episode")
+    answers = result.tables["predictions"]
+    assert len(answers) == 5 * 72
+    first = answers.loc[answers["assignment"] == 0]
+    assert len(first.drop_duplicates(["episode", "fold"])) == 24, "an episode was tested in two folds"
     right = answers["label"].to_numpy() == answers["predicted"].to_numpy()
     np.testing.assert_array_equal(answers["correct"], right)
     assert right.mean() == pytest.approx(row["accuracy"])
-    assert result.instructions["instruction"].tolist() == list(INSTRUCTIONS[:4])
-    assert result.instructions["test_episodes"].tolist() == [6] * 4
-    assert set(result.history["fold"]) == set(range(5))
+    assert result.tables["instructions"]["instruction"].tolist() == list(INSTRUCTIONS[:4])
+    assert result.tables["instructions"]["test_episodes"].tolist() == [6] * 4
+    assert set(result.tables["history"]["fold"]) == set(range(5))
 
 
 def test_frames_of_one_episode_cannot_be_told_by_each_other():
     table = frames(4, 6, 6)
     features, labels = made_of(table, signature(table))
-    honest = probe(features, labels, FAST, EvaluationConfig(permutations=0)).table.iloc[0]
+    honest = probe(features, labels, FAST, EvaluationConfig(permutations=0)).tables["scores"].iloc[0]
     assert honest["accuracy"] < 0.45
     assert honest["accuracy_low"] <= 0.25
     # the same features, had frames been split: what the split by episode protects from
-    leaky = Features(features.array, table.assign(unit=[str(n) for n in range(len(table))]), (0,), (None,))
-    assert probe(leaky, labels, FAST, EvaluationConfig(permutations=0)).table.iloc[0]["accuracy"] > 0.9
+    own = table.assign(episode=[str(n) for n in range(len(table))], scene=[str(n) for n in range(len(table))])
+    leaky = Features(features.array, own, (0,), (None,))
+    assert probe(leaky, labels, FAST, EvaluationConfig(permutations=0)).tables["scores"].iloc[0]["accuracy"] > 0.9
 
 
 def test_noise_is_at_chance_with_an_interval_around_it_and_the_seed_decides():
     table = frames(4, 6, 3)
     features, labels = made_of(table, noise(table))
     first, again = (probe(features, labels, FAST, EvaluationConfig(permutations=20, seed=3)) for _ in range(2))
-    row = first.table.iloc[0]
+    row = first.tables["scores"].iloc[0]
     assert row["accuracy_low"] < 0.25 < row["accuracy_high"]
     assert row["p_value"] > 1 / 21
-    pd.testing.assert_frame_equal(first.table, again.table)
-    pd.testing.assert_frame_equal(first.predictions, again.predictions)
-    pd.testing.assert_frame_equal(first.history, again.history)
+    for name, table in first.tables.items():
+        pd.testing.assert_frame_equal(table, again.tables[name])
     other = probe(features, labels, FAST, EvaluationConfig(permutations=0, seed=2))
-    assert not first.predictions["fold"].equals(other.predictions["fold"])
-
-
-def test_p_values_are_calibrated_although_frames_of_an_episode_are_alike():
-    table = frames(4, 6, 2)
-    config = EvaluationConfig(permutations=19, bootstrap_samples=200)
-    labels = instruction_labels(table, encode)
-    design = Design.of(table, labels, config)
-    own = np.random.default_rng(5).standard_normal((300, 24, 30)).astype(np.float32)  # 300 cells that know nothing
-    labellings = np.concatenate([labels.index[None], design.shuffled])
-    right, cosine = [], []
-    for split in design.splits:
-        parts = {"train": split.train, "validation": split.validation, "test": split.test}
-        found = ridge_cells(np.repeat(own, 2, axis=1), labellings, labels.embeddings, parts, split.candidates)
-        right.append(found["predicted"] == labellings[:, split.test])
-        cosine.append(found["cosine"])
-    scores = score_row(np.concatenate(right, axis=2), np.concatenate(cosine, axis=2), design, config)
-    p = scores["p_value"].to_numpy()
-    assert (p <= 0.05).mean() < 0.09
-    assert 0.45 < p.mean() < 0.6
-    covered = (scores["accuracy_low"].to_numpy() <= 0.25) & (scores["accuracy_high"].to_numpy() >= 0.25)
-    assert covered.mean() > 0.85
+    folds = [found.tables["predictions"]["fold"] for found in (first, other)]
+    assert not folds[0].equals(folds[1])
 
 
 def test_split_by_task_reads_instructions_it_never_saw():
@@ -133,61 +114,22 @@ def test_split_by_task_reads_instructions_it_never_saw():
     x = 0.05 * noise(table) + embeddings[table["task_id"]] @ np.random.default_rng(1).standard_normal((3, 40))
     features = Features(x[None, None].astype(np.float32), table, (0,), (None,))
     labels = instruction_labels(table, lambda texts: encode(texts)[:, :3])
-    row = probe(features, labels, FAST, EvaluationConfig(split="task", folds=3, permutations=0)).table.iloc[0]
+    row = (
+        probe(features, labels, FAST, EvaluationConfig(split="task", folds=3, permutations=0)).tables["scores"].iloc[0]
+    )
     assert row["accuracy"] > 0.75
     assert row["chance"] == pytest.approx(0.25)
     assert row["test_units"] == 12
-    assert row["interval_unit"] == "task"
+    assert row["interval_unit"] == "instruction"
 
 
 def test_too_little_data_is_said():
     table = frames(2, 2, 1)
-    result = probe(*made_of(table, noise(table)), FAST, EvaluationConfig(folds=2, permutations=0))
-    assert any("only 4 test episodes" in warning for warning in result.warnings)
-    assert any("no episode is left to validate on" in warning for warning in result.warnings)
-    assert np.isnan(result.table.iloc[0]["p_value"])
-    assert np.isnan(result.history["validation_loss"].to_numpy()).all()
-
-
-def test_labels():
-    table = frames(3, 2, 1)
-    table.loc[table["task_id"] == 2, "instruction"] = INSTRUCTIONS[0]
-    table.loc[table["task_id"] == 1, ["instruction", "task_instruction"]] = None
-    table.loc[table["task_id"] == 1, "task_name"] = "turn_on_the_stove"
-    labels = instruction_labels(table, encode)
-    assert labels.instructions == ("open the drawer", "turn on the stove")
-    assert labels.index.tolist() == [0, 0, 1, 1, 0, 0]
-    assert len(labels.warnings) == 2
-    np.testing.assert_allclose(np.linalg.norm(labels.embeddings, axis=1), 1, atol=1e-6)
-    table["task_name"] = ""
-    with pytest.raises(AnalysisError, match="episode 1-0: neither an instruction nor a task name"):
-        instruction_labels(table, encode)
-
-
-def test_a_label_is_what_was_told_and_not_what_the_scene_says():
-    table = frames(3, 2, 1)
-    told = ["wave", TEXTS[0], TEXTS[0], "", "wave", ""]
-    labels = instruction_labels(table.assign(instruction=told), encode_any)
-    assert labels.instructions == (TEXTS[0], "", "wave")
-    assert labels.task_ids == (0, None, None)  # nobody's task is to wave
-    assert labels.index.tolist() == [2, 0, 0, 1, 2, 1]
-    assert labels.warnings == ()
-
-
-def test_what_was_told_never_stands_in_for_a_tasks_own_words():
-    table = frames(2, 2, 1).assign(instruction=["do one", "do one", "do zero", "do zero"], task_instruction=None)
-    labels = instruction_labels(table, encode_any)
-    assert (labels.instructions, labels.task_ids) == (("do one", "do zero"), (None, None))
-    plain = instruction_labels(table.assign(task_id=-1, task_instruction="do one"), encode_any)
-    assert plain.task_ids == (None, None)
-
-
-def test_being_told_nothing_is_no_gap_to_fill():
-    table = frames(3, 2, 1).assign(instruction="", task_name="open_the_drawer")
-    labels = instruction_labels(table, encode_any)
-    assert (labels.instructions, labels.task_ids) == (("",), (None,))
-    with pytest.raises(AnalysisError, match="the policy was told the same in every episode"):
-        Design.of(table, labels, EvaluationConfig())
+    result = probe(*made_of(table, noise(table)), FAST, EvaluationConfig(folds=1, permutations=0))
+    assert any("only 2 test episodes" in warning for warning in result.warnings)
+    assert any("nothing chooses" in warning for warning in result.warnings)
+    assert np.isnan(result.tables["scores"].iloc[0]["p_value"])
+    assert np.isnan(result.tables["history"]["validation_loss"].to_numpy()).all()
 
 
 def encode_any(texts) -> np.ndarray:
@@ -198,9 +140,9 @@ def test_a_summary_commands_no_terminal():
     table = frames(2, 4, 1)
     table["instruction"] = table["instruction"] + "\x1b[31m\u202e\n"
     features = Features(noise(table)[None, None].astype(np.float32), table, (0,), (None,))
-    result = probe(features, instruction_labels(table, encode_any), FAST, EvaluationConfig(folds=2, permutations=0))
+    result = probe(features, instruction_labels(table, encode_any), FAST, EvaluationConfig(permutations=0))
     result = dataclasses.replace(result, warnings=("campaigns: " + listed(["a\x1b"]), "b\x1b"))
-    text = probe_summary({"Suite": "s\x1b]0;"}, result)
+    text = probe_summary(dataclasses.replace(result, about={"Suite": "s\x1b]0;"}))
     assert all(char.isprintable() or char == "\n" for char in text)
     assert text.count(r"\x1b") == 2 + 3
     assert r"open the drawer\x1b[31m\u202e\n   n = 4" in text
@@ -212,3 +154,52 @@ def test_several_layers_are_for_the_sweep():
     two = Features(np.concatenate([features.array] * 2, axis=1), table, (0, 1), (None,))
     with pytest.raises(AnalysisError, match="one layer and one denoise step"):
         probe(two, labels, FAST, EvaluationConfig())
+
+
+def test_training_that_ended_early_is_told_from_features_that_know_nothing():
+    table = frames(4, 8, 2)
+    x = noise(table) + np.stack([direction(1, t, width=40) for t in table["task_id"]])
+    features, labels = made_of(table, x)
+    short = TrainingConfig(learning_rate=1e-5, num_epochs=2)
+    result = probe(features, labels, short, EvaluationConfig(permutations=0))
+    row = result.tables["scores"].iloc[0]
+    assert row["closed_form_accuracy"] > row["accuracy"] + 0.3
+    assert sum("where ridge regression in closed form reaches" in warning for warning in result.warnings) == 1
+    whole = probe(features, labels, FAST, EvaluationConfig(permutations=0))
+    assert not any("where ridge regression" in warning for warning in whole.warnings)
+
+
+def test_label_embeddings_that_cap_the_accuracy_are_named():
+    table = frames(6, 8, 1)
+    x = noise(table) + np.stack([direction(1, t, width=40) for t in table["task_id"]])
+    features, apart = made_of(table, x)
+    # the second instruction is nearly the first, and differs from it by what makes the third
+    near = apart.embeddings.copy()
+    near[1] = near[0] + 0.05 * near[2]
+    alike = dataclasses.replace(apart, embeddings=near / np.linalg.norm(near, axis=1, keepdims=True))
+    config = EvaluationConfig(permutations=0)
+    said = [
+        [w for w in probe(features, labels, FAST, config).warnings if "cap the accuracy" in w]
+        for labels in (apart, alike)
+    ]
+    assert said[0] == []
+    assert "nearest are instructions 0 and 1" in said[1][0]
+
+
+def test_features_that_cannot_be_scored_are_named():
+    table = frames(3, 4, 2)
+    x = noise(table)
+    x[3, 5] = np.nan
+    with pytest.raises(AnalysisError, match=r"not finite in episode 0-1, timestep 1: .*--exclude-episodes"):
+        probe(*made_of(table, x), FAST, EvaluationConfig())
+    with pytest.raises(AnalysisError, match="the same in every frame"):
+        probe(*made_of(table, np.ones((len(table), 40))), FAST, EvaluationConfig())
+
+
+def test_timesteps_that_tell_the_instruction_are_named():
+    # longer episodes of one instruction: whatever drifts with time would know it
+    table = pd.concat([frames(4, 6, 3), frames(4, 6, 9).query("task_id == 2 and timestep >= 3")], ignore_index=True)
+    result = probe(*made_of(table, noise(table)), FAST, EvaluationConfig(permutations=39))
+    assert any("timesteps of the frames alone tell the instruction" in warning for warning in result.warnings)
+    equal = probe(*made_of(frames(4, 6, 3), noise(frames(4, 6, 3))), FAST, EvaluationConfig(permutations=39))
+    assert not any("timesteps" in warning for warning in equal.warnings)

@@ -6,7 +6,7 @@ import importlib.util
 
 import numpy as np
 import pytest
-from vlascope_analysis.encoders import open_encoder
+from vlascope_analysis.data.encoders import open_encoder
 from vlascope_analysis.errors import AnalysisError
 
 TORCH = bool(importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"))

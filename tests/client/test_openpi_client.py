@@ -98,7 +98,7 @@ def test_captures_into_the_store(found: dict[str, Any], live: LiveServer) -> Non
     store = LatentStore(live.run.parent)
     episode = store.episode("from-openpi", run=found["end"]["run"])
     assert (episode.status, episode.success) == ("sealed", True)
-    assert [line.timestep for line in store.frames(episode)] == [0, 5]
+    assert [line.timestep for line in episode.lines()] == [0, 5]
 
 
 def test_action_chunk_broker(found: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from vlascope_analysis.commands import main as analysis
+from vlascope_analysis.results import read_result
 from vlascope_latents.store import LatentStore
 
 from tests.server.serving.live_server import LiveServer, serve
@@ -45,10 +46,10 @@ def test_a_probe_reads_what_was_told_in_one_and_the_same_scene(server, tmp_path)
         assert [episode.metadata[name] for name in names] == [told[episode.id], OWN, "other"]
     options = ("--campaign", rows[0]["campaign"], "--permutations", "0", "--output-dir", str(tmp_path / "sweep"))
     assert analysis(["sweep", str(server.run), "--experts", "text_only", *options]) == 0
-    found = json.loads((tmp_path / "sweep" / f"sweep_stepall_text_only_{rows[0]['campaign']}.json").read_text())
-    assert [cell["accuracy"] for cell in found["cells"]] == [1.0] * 8  # every layer
-    assert {row["instruction"] for row in found["instructions"]} == set(told.values())
-    assert [row["task_id"] for row in found["instructions"]] == [None, None]  # their own scenes are not here
+    found = read_result(tmp_path / "sweep" / f"results_sweep_stepall_text_only_{rows[0]['campaign']}.json").tables
+    assert found["cells"]["accuracy"].tolist() == [1.0] * 8  # every layer
+    assert set(found["instructions"]["instruction"]) == set(told.values())
+    assert found["instructions"]["task_id"].isna().tolist() == [True, True]  # their own scenes are not here
 
 
 @pytest.mark.parametrize(
@@ -67,6 +68,7 @@ def test_the_store_and_the_results_say_what_was_told(server, tmp_path, options, 
     assert episode.metadata["prompt_mode"] == mode
 
 
+@pytest.mark.slow
 def test_campaigns_with_equal_options_hide_nothing_of_each_other(server, tmp_path):
     before = {episode.campaign for episode in LatentStore(server.run).episodes()}
     first, second = tmp_path / "first", tmp_path / "second"

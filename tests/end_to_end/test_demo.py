@@ -34,7 +34,7 @@ def test_the_main_job_end_to_end(tmp_path):
         assert (out / "rollouts" / row["video"]).stat().st_size > 0
     timesteps = store.select("vlm", layers=0, span="text").labels["timestep"]
     assert sorted(set(timesteps.tolist())) == [0, 10]
-    cells = pd.read_parquet(next((out / "sweep").glob("*.parquet")))
+    cells = pd.read_parquet(next((out / "sweep").glob("cells_*.parquet")))
     assert {"vlm", "text_only", "action"} == set(cells["expert"])
     # what the end of the output lists is there
     listed = re.findall(r"^  (/\S+) +\S", done.stdout[done.stdout.index("What it made:") :], re.MULTILINE)

@@ -320,6 +320,30 @@ def test_import(tmp_path):
     np.testing.assert_array_equal(got[0, 0], step["action_expert_hidden_state_t2"]["pre_attn_norm_scales"][:, 0, 1:])
 
 
+def test_import_keeps_the_number_of_an_episode_and_any_name_of_a_file(tmp_path):
+    content = reference(np.random.default_rng(0))
+    (episode,) = content["episodes"].values()
+    content["episodes"] = {"episode_10": episode, "episode_2": episode, "again": episode}
+    file = tmp_path / f"task_10_pick up, {'slowly ' * 15}.pkl"
+    file.write_bytes(pickle.dumps(content))
+    assert main(["import", str(tmp_path / "runs"), str(file)]) == 0
+    store = LatentStore(tmp_path / "runs")
+    assert store.runs[0].model["imported_from"] == file.name
+    assert {e.id: e.metadata.get("episode_index") for e in store.episodes()} == {
+        "task_10-episode_10": 10, "task_10-episode_2": 2, "task_10-again": None,
+    }  # fmt: skip
+
+
+def test_an_import_is_whole_or_absent(tmp_path, capsys):
+    content = reference(np.random.default_rng(0))
+    content["episodes"]["episode_1"] = {"rollout_steps": {"step_10": {"timestep": 10}}}
+    file = tmp_path / "task_10_pick_up.pkl"
+    file.write_bytes(pickle.dumps(content))
+    assert main(["import", str(tmp_path / "runs"), str(file)]) == 2
+    assert f"{file}: step 10: no hidden states; found timestep" in capsys.readouterr().err
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch pwned",)

@@ -32,6 +32,9 @@ SELECTIONS = {
     ),
     "last of spans": CaptureSpec(spans=("all", "base_0_rgb"), reduction="last", components=COMPONENTS, dtype="float32"),
 }
+MIXED = ("all components", "bfloat16", "scattered", "mean of spans")
+"""Selections that between them have every component, both types, parts of layers and steps, and a reduction: enough for a
+second kind of policy where time is short."""
 
 
 def run(config, capture, batch_size=1):
@@ -39,10 +42,15 @@ def run(config, capture, batch_size=1):
     return sample_actions(noisy_params(config), config, inputs, noise, num_steps=STEPS, capture=capture)
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
 @pytest.mark.parametrize(
-    ("config", "batch_size"),
-    [pytest.param(PI0, 1, id="pi0"), pytest.param(PI05, 2, id="pi05-batch", marks=pytest.mark.quickly_compiled)],
+    ("config", "batch_size", "selection"),
+    [
+        *(pytest.param(PI0, 1, name, id=f"pi0-{name}") for name in SELECTIONS),
+        *(
+            pytest.param(PI05, 2, name, id=f"pi05-batch-{name}", marks=[pytest.mark.slow] if name not in MIXED else [])
+            for name in SELECTIONS
+        ),
+    ],
 )
 def test_capture_never_moves_the_actions_and_yields_what_the_plan_says(config, batch_size, selection):
     spec = SELECTIONS[selection]

@@ -125,7 +125,7 @@ def test_chunks_shorter_than_the_replan_steps_are_refused(policy_server):
 def test_a_server_without_a_store_is_refused_before_any_work():
     ours = campaign(collect_latents=True)
     with (
-        serve() as bare,
+        serve(ready=False) as bare,
         pytest.raises(SpecMismatchError, match=r"store: expected .a server with one: vlascope-server serve --store"),
     ):
         open_client(bare.url, ours, None, first_contact=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from vlascope_base.command import run_command
 
+from vlascope_analysis.commands.compare import Compare
 from vlascope_analysis.commands.probe import Probe
 from vlascope_analysis.commands.sweep import Sweep
 
-SUBCOMMANDS = {"probe": Probe, "sweep": Sweep}
+SUBCOMMANDS = {"probe": Probe, "sweep": Sweep, "compare": Compare}
 
 
 def main(args: list[str] | None = None) -> int:

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes
 
-from vlascope_analysis.commands.probing import ProbingOptions, warn
-from vlascope_analysis.options import Expert, TrainingConfig
+from vlascope_analysis.commands.probing import ProbingOptions, refuse_pickle, show
+from vlascope_analysis.options import EvaluationConfig, Expert, TrainingConfig
 
 if TYPE_CHECKING:
     from vlascope_latents.store import LatentStore
 
-    from vlascope_analysis.episodes import Numbered
-    from vlascope_analysis.features import Slice
-    from vlascope_analysis.labels import InstructionLabels
-    from vlascope_analysis.probe import ProbeResult
+    from vlascope_analysis.data.episodes import Numbered
+    from vlascope_analysis.data.features import Slice
+    from vlascope_analysis.results import Result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,36 +35,43 @@ class Probe(ProbingOptions):
     span: str | None = None
     """Tokens: image, a camera, text, state or action; every captured token of the expert unless given."""
     training: OmitArgPrefixes[TrainingConfig] = dataclasses.field(default_factory=TrainingConfig)
+    # each permutation is a map to train; the closed form beside it has its own 199
+    evaluation: OmitArgPrefixes[EvaluationConfig] = dataclasses.field(
+        default_factory=lambda: EvaluationConfig(permutations=20)
+    )
 
     def run(self) -> None:
         """Reads, trains, tests, writes."""
         self.training.check()
         self.evaluation.check()
+        refuse_pickle(self.output_dir, self._name())
+        from vlascope_analysis.probes import require_training
+
+        require_training()
         from vlascope_base.progress import shown
-        from vlascope_latents.store import LatentStore
 
-        from vlascope_analysis.encoders import open_encoder
-        from vlascope_analysis.episodes import choose_episodes
-        from vlascope_analysis.features import load_features
-        from vlascope_analysis.labels import instruction_labels
-        from vlascope_analysis.probe import probe
+        from vlascope_analysis.analyses.probe.compute import probe
+        from vlascope_analysis.data.encoders import open_encoder
+        from vlascope_analysis.data.episodes import choose_episodes
+        from vlascope_analysis.data.features import load_features
+        from vlascope_analysis.data.labels import instruction_labels
+        from vlascope_analysis.data.opening import open_store
 
-        store = LatentStore(self.store)
+        store = open_store(self.store_path(), self.query)
         episodes, warnings = choose_episodes(store, self.query)
         what = self._slice(store, episodes)
         encode = open_encoder(self.encoder)
         with shown() as progress:
-            features = load_features(store, episodes, what, self.features.timesteps, progress)
+            features = load_features(store, episodes, what, self.features.timesteps, progress, self.features.frames)
             labels = instruction_labels(features.frames, encode)
             result = probe(features, labels, self.training, self.evaluation, progress)
-        result = dataclasses.replace(result, warnings=(*warnings, *result.warnings))
-        self._write(store, episodes, what, labels, result)
+        self._write(store, episodes, what, dataclasses.replace(result, warnings=(*warnings, *result.warnings)))
 
     def _slice(self, store: LatentStore, episodes: list[Numbered]) -> Slice:
         from vlascope_base.text import listed
 
+        from vlascope_analysis.data.features import Slice, captured_axes
         from vlascope_analysis.errors import AnalysisError
-        from vlascope_analysis.features import Slice, captured_axes
 
         stored = "action" if self.expert == "action" else "vlm"
         axes = captured_axes(store, episodes, stored, self.features.component)
@@ -77,64 +83,46 @@ class Probe(ProbingOptions):
         layers = None if self.layer is None else (self.layer,)
         return Slice(self.expert, self.features.component, layers, steps, self.span, self.features.pool)
 
-    def _write(
-        self,
-        store: LatentStore,
-        episodes: list[Numbered],
-        what: Slice,
-        labels: InstructionLabels,
-        result: ProbeResult,
-    ) -> None:
-        from vlascope_analysis.figures import confusion_figure, curve_figure, save
-        from vlascope_analysis.results import records, write_json, write_table, write_text
-        from vlascope_analysis.splits import unit_name
-        from vlascope_analysis.summaries import in_words, probe_summary
-
-        warn(result.warnings)
-        denoise = what.denoise_steps[0] if what.denoise_steps else None
+    def _name(self) -> str:
+        """Of the result, as part of its files' names."""
         layer = "" if self.layer is None else f"_layer{self.layer}"
-        extra = ("" if self.denoise_step is None else f"_denoise{self.denoise_step}") + (
-            "" if self.span is None else f"_{self.span.replace('/', '-')}"
-        )
-        stem = f"{self.expert}{layer}_{self.step_name()}{extra}{self.name_suffix()}"
-        row = result.table.iloc[0]
-        where = {
+        denoise = "" if self.denoise_step is None else f"_denoise{self.denoise_step}"
+        span = "" if self.span is None else f"_{self.span.replace('/', '-')}"
+        return f"{self.expert}{layer}_{self.step_name()}{denoise}{span}{self.name_suffix()}"
+
+    def _write(self, store: LatentStore, episodes: list[Numbered], what: Slice, result: Result) -> None:
+        from vlascope_analysis.analyses.probe.confusion import confusion_figure
+        from vlascope_analysis.analyses.probe.curve import curve_figure
+        from vlascope_analysis.analyses.probe.summary import probe_summary
+        from vlascope_analysis.data.labels import in_words
+
+        denoise = what.denoise_steps[0] if what.denoise_steps else None
+        about = {
             "Expert": self.expert,
             "Layer": "-" if self.layer is None else self.layer,
             "Denoise Step": "-" if denoise is None else denoise,
-            "Rollout Step": ", ".join(map(str, self.features.rollout_step)) or "all",
+            "Rollout Step": ", ".join(map(str, self.features.rollout_step)) or self.features.frames,
             "Feature Type": self.features.component,
             "Label": "instruction: what the policy was told",
         }
-        content = {
-            "analysis": "probe",
-            **{key.lower().replace(" ", "_"): value for key, value in where.items()},
-            "scores": records(result.table)[0],
-            "instructions": records(result.instructions),
-            "history": records(result.history),
-            "warnings": result.warnings,
-            **self.provenance(store, episodes),
+        result = dataclasses.replace(
+            result,
+            name=self._name(),
+            about=about,
+            provenance=self.provenance(store, episodes),
+        )
+        row = result.tables["scores"].iloc[0]
+        heading = ", ".join(f"{key.lower()} {value}" for key, value in about.items() if value != "-" and key != "Label")
+        tested = (
+            f"{heading}. {row['frames']} frames of {row['episodes']} episodes, {row['test_units']} {row['interval_unit']}s "
+            f"tested. Accuracy {row['accuracy']:.2f} [{row['accuracy_low']:.2f}, {row['accuracy_high']:.2f}], chance "
+            f"{row['chance']:.2f}."
+        )
+        names = [in_words(text) for text in result.tables["instructions"]["instruction"]]
+        figures = {
+            "curve": curve_figure(result.tables["history"], "Training of the linear probe", heading),
+            "confusion": confusion_figure(
+                result.tables["predictions"], names, "Which instruction the probe reads", tested
+            ),
         }
-        heading = ", ".join(f"{key.lower()} {value}" for key, value in where.items() if value != "-" and key != "Label")
-        unit = unit_name(self.evaluation.split)
-        about = (
-            f"{heading}. {row['test_frames']:.0f} test frames of {row['test_units']:.0f} {unit}s. Accuracy "
-            f"{row['accuracy']:.2f} [{row['accuracy_low']:.2f}, {row['accuracy_high']:.2f}], majority {row['majority']:.2f}."
-        )
-        curve = curve_figure(result.history, "Training of the linear probe", heading)
-        confusion = confusion_figure(
-            result.predictions,
-            [in_words(text) for text in labels.instructions],
-            "Which instruction the probe reads",
-            about,
-        )
-        text = probe_summary(where, result)
-        paths = [
-            write_json(self.output_dir / f"results_{stem}.json", content),
-            write_table(self.output_dir / f"predictions_{stem}.parquet", result.predictions),
-            write_text(self.output_dir / f"summary_{stem}.txt", text),
-            save(curve, self.output_dir / f"curve_{stem}.png"),
-            save(confusion, self.output_dir / f"confusion_{stem}.png"),
-        ]
-        print(text)
-        print("\n".join(map(str, paths)))
+        show(result, self.output_dir, probe_summary(result), figures)

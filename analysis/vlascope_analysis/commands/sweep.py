@@ -5,87 +5,100 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from vlascope_analysis.commands.probing import ProbingOptions, warn
-from vlascope_analysis.options import Expert
+from vlascope_analysis.commands.probing import ProbingOptions, refuse_pickle, show
+from vlascope_analysis.options import Expert, Windows
 
 if TYPE_CHECKING:
     from vlascope_latents.store import LatentStore
 
-    from vlascope_analysis.episodes import Numbered
-    from vlascope_analysis.sweep import SweepResult
+    from vlascope_analysis.data.episodes import Numbered
+    from vlascope_analysis.results import Result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep(ProbingOptions):
     """Probes every captured layer and denoise step with ridge regression in closed form.
 
-    Writes sweep_*.json, sweep_*.parquet (one row a cell), summary_sweep_*.txt and heatmap_*.png to the output folder.
+    Writes results_sweep_*.json, cells_sweep_*.parquet (one row a cell), episodes_sweep_*.parquet and
+    tested_sweep_*.parquet (what each episode scored), summary_sweep_*.txt and heatmap_sweep_*.png to the output
+    folder.
     """
 
     experts: tuple[Expert, ...] = ()
     """Whose states; everything that was captured unless given."""
+    by: Windows | None = None
+    """A cell for each rollout step (`timestep`), part of an episode (`fraction`), or side of the grasp (`grasp`: before the
+    first frame whose action closes the gripper, and from it on), beside layers and denoise steps; all frames together unless
+    given."""
+    parts: int = 4
+    """How many parts of an episode, for --by fraction."""
 
     def run(self) -> None:
         """Reads, solves, tests, writes."""
         import os
 
-        # Before JAX loads it: matrices this small gain nothing from LAPACK's threads, and where other processes want the
+        # Before numpy loads it: matrices this small gain nothing from LAPACK's threads, and where other processes want the
         # cores too, threads that wait for each other by spinning take ten times as long.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         self.evaluation.check()
+        refuse_pickle(self.output_dir, self._name())
         from vlascope_base.progress import shown
-        from vlascope_latents.store import LatentStore
 
-        from vlascope_analysis.encoders import open_encoder
-        from vlascope_analysis.episodes import choose_episodes
-        from vlascope_analysis.sweep import captured_experts, sweep
+        from vlascope_analysis.analyses.sweep.compute import captured_experts, sweep
+        from vlascope_analysis.data.encoders import open_encoder
+        from vlascope_analysis.data.episodes import choose_episodes
+        from vlascope_analysis.data.opening import open_store
 
-        store = LatentStore(self.store)
+        store = open_store(self.store_path(), self.query)
         episodes, warnings = choose_episodes(store, self.query)
         experts = self.experts or captured_experts(store, episodes, self.features.component)
         encode = open_encoder(self.encoder)
         with shown() as progress:
-            result = sweep(store, episodes, experts, self.features, self.evaluation, encode, progress)
+            result = sweep(
+                store, episodes, experts, self.features, self.evaluation, encode, progress, by=self.by, parts=self.parts
+            )
         self._write(store, episodes, dataclasses.replace(result, warnings=(*warnings, *result.warnings)))
 
-    def _write(self, store: LatentStore, episodes: list[Numbered], result: SweepResult) -> None:
-        from vlascope_analysis.figures import heatmap_figure, save
-        from vlascope_analysis.results import records, write_json, write_table, write_text
-        from vlascope_analysis.splits import unit_name
-        from vlascope_analysis.summaries import sweep_summary
-
-        warn(result.warnings)
+    def _name(self) -> str:
+        """Of the result, as part of its files' names."""
         only = "".join(f"_{expert}" for expert in self.experts)
-        stem = f"{self.step_name()}{only}{self.name_suffix()}"
-        row = result.table.iloc[0]
-        steps = ", ".join(map(str, self.features.rollout_step)) or "all"
-        about = (
-            f"{self.features.component}, rollout step {steps}: {row['frames']} frames of "
-            f"{row['episodes']} episodes, which were told {row['instructions']} instructions; {row['test_units']} "
-            f"{unit_name(self.evaluation.split)}s tested. Colour starts at the majority baseline ({row['majority']:.2f}). "
-            f"Dot: the {100 * row['confidence']:g} % interval does not exceed it. "
-            "Frame: the best cell."
+        windows = "" if self.by is None else f"_by_{self.by}{self.parts if self.by == 'fraction' else ''}"
+        return f"sweep_{self.step_name()}{only}{windows}{self.name_suffix()}"
+
+    def _write(self, store: LatentStore, episodes: list[Numbered], result: Result) -> None:
+        from vlascope_analysis.analyses.sweep.heatmap import LEVEL, heatmap_figure, readable
+        from vlascope_analysis.analyses.sweep.summary import sweep_summary
+
+        # as in `sweep`: windows of an episode's own time take every frame
+        frames = "all" if self.by in ("fraction", "grasp") else self.features.frames
+        chosen = ", ".join(map(str, self.features.rollout_step))
+        steps = f"rollout step {chosen}" if chosen else f"{frames} rollout steps"
+        result = dataclasses.replace(
+            result,
+            name=self._name(),
+            about={
+                "component": self.features.component,
+                "rollout_step": chosen or frames,
+                "by": self.by,
+                "label": "instruction: what the policy was told",
+            },
+            provenance=self.provenance(store, episodes),
         )
-        content = {
-            "analysis": "sweep",
-            "label": "instruction: what the policy was told",
-            "cells": records(result.table),
-            "instructions": [
-                {"number": number, "instruction": instruction, "task_id": task_id}
-                for number, (instruction, task_id) in enumerate(
-                    zip(result.labels.instructions, result.labels.task_ids, strict=True)
-                )
-            ],
-            "warnings": result.warnings,
-            **self.provenance(store, episodes),
-        }
-        text = sweep_summary(result)
-        title = "Where the instruction can be read"
-        paths = [
-            write_json(self.output_dir / f"sweep_{stem}.json", content),
-            write_table(self.output_dir / f"sweep_{stem}.parquet", result.table),
-            write_text(self.output_dir / f"summary_sweep_{stem}.txt", text),
-            save(heatmap_figure(result.table, title, about), self.output_dir / f"heatmap_{stem}.png"),
-        ]
-        print(text)
-        print("\n".join(map(str, paths)))
+        cells = result.tables["cells"]
+        row = cells.iloc[0]
+        told = f"{row['episodes']} episodes, which were told {row['instructions']} instructions"
+        if row["permutations"]:
+            dot = f"not told from chance among all cells (p of best above {LEVEL})"
+        else:
+            dot = f"its {100 * row['confidence']:g} % interval does not exceed chance"
+        about = (
+            f"{self.features.component}, {steps}: {told}; {row['test_units']} {row['interval_unit']}s tested. Colour starts "
+            f"at chance ({row['chance']:.2f}). Dot: {dot}. Frame: the best cell by rank accuracy."
+        )
+        found = any(readable(cell) for cell in cells.to_dict("records"))
+        title = (
+            "Where the instruction can be read" if found else "No cell in which the instruction can be read was found"
+        )
+        window = {"timestep": "rollout step", "fraction": "part of the episode", "grasp": ""}[self.by or "grasp"]
+        figures = {"heatmap": heatmap_figure(cells, title, about, window)}
+        show(result, self.output_dir, sweep_summary(result), figures)

@@ -1,9 +1,9 @@
 """A linear map trained with Adam on a cosine loss, with early stopping; many maps at once, that differ in labels alone.
 
-Training the map for the true labels and those for
-shuffled labels is one program, so that a baseline is the same probe in every respect.
+Maps for permuted labels are trained by the same program as the map for the true ones, so that the baseline is the same
+probe in every respect.
 
-Axis letters: R maps, N frames, D features, E label width, C tasks.
+Axis letters: R maps, N frames, D features, E label width, C instructions.
 """
 
 from __future__ import annotations
@@ -47,12 +47,27 @@ class TrainedProbes:
         return np.asarray(x, np.float32) @ self.kernel + self.bias[:, None]
 
 
+class Part(NamedTuple):
+    """Frames to train on, or to decide when to stop.
+
+    Attributes:
+        x: float32 [N, D], standardised.
+        labels: int [R, N] the instruction of each frame.
+        weights: float32 [R, N] how much each frame counts.
+    """
+
+    x: np.ndarray
+    labels: np.ndarray
+    weights: np.ndarray
+
+
 class _Part(NamedTuple):
     """Frames, filled up to whole batches with frames that do not count."""
 
     x: Float[Array, "N D"]
     labels: Int[Array, "R N"]
-    weights: Float[Array, " N"]
+    weights: Float[Array, "R N"]
+    filling: Float[Array, " N"]
 
 
 class _State(NamedTuple):
@@ -64,8 +79,8 @@ class _State(NamedTuple):
 
 
 def train_probes(
-    train: tuple[np.ndarray, np.ndarray],
-    validation: tuple[np.ndarray, np.ndarray],
+    train: Part,
+    validation: Part,
     embeddings: np.ndarray,
     config: TrainingConfig,
     seed: int,
@@ -74,27 +89,29 @@ def train_probes(
     """Trains R maps.
 
     Args:
-        train: features float32 [N, D], standardised, and tasks int [R, N].
-        validation: the same for the part that says when to stop; empty, and every epoch is run and the last map kept.
+        train: what to fit.
+        validation: what says when to stop; where it has no frame, every epoch is run and the last map kept.
         embeddings: float32 [C, E] of length 1.
         config: how.
         seed: of the order of frames.
         progress: called after every epoch.
 
-    The loss is 1 - cosine(x·kernel + bias, embedding of the task), averaged over frames.
+    The loss is 1 - cosine(x·kernel + bias, embedding of the instruction), averaged over frames by their weights.
 
     Raises:
         AnalysisError: `config` cannot be used.
     """
     config.check()
     # whole batches, and frames of weight 0 behind: folds of nearly one size share a program
-    part = _filled(*train, config.batch_size)
-    held = _filled(*validation, config.batch_size) if validation[0].shape[0] else None
+    part = _filled(train, config.batch_size)
+    held = _filled(validation, config.batch_size) if len(validation.x) else None
     targets = jnp.asarray(embeddings, jnp.float32)
-    R, D, E = train[1].shape[0], train[0].shape[1], targets.shape[1]
+    R, D, E = train.labels.shape[0], train.x.shape[1], targets.shape[1]
+    shares = train.weights / train.weights.sum(axis=1, keepdims=True)
+    constant = np.einsum("RN,RNE->RE", shares, embeddings[train.labels])
     # from the best constant answer: where there are more features than frames, directions that no training frame has
     # would keep random first values, and add noise to every answer
-    params = {"kernel": jnp.zeros((R, D, E), jnp.float32), "bias": targets[jnp.asarray(train[1])].mean(axis=1)}
+    params = {"kernel": jnp.zeros((R, D, E), jnp.float32), "bias": jnp.asarray(constant, jnp.float32)}
     state = _State(
         params,
         _adam(config).init(params),
@@ -107,7 +124,7 @@ def train_probes(
         state, loss, held_loss = _epoch(state, part, held, targets, np.int32(epoch), config, seed)
         rows.append((epoch, float(loss[0]), float(held_loss[0])))
         progress("training", epoch, config.num_epochs)
-        if held is not None and bool((epoch - np.asarray(state.best_epoch) >= config.patience).all()):
+        if held is not None and bool((epoch - np.asarray(state.best_epoch) >= config.patient_epochs).all()):
             break
     history = pd.DataFrame(rows, columns=["epoch", "train_loss", "validation_loss"])
     kernel, bias = np.asarray(state.best["kernel"]), np.asarray(state.best["bias"])
@@ -122,7 +139,7 @@ def _epoch(
     size = config.batch_size
     # frames of weight 0 sort behind the others
     key = jax.random.fold_in(jax.random.key(seed), epoch)
-    order = jnp.argsort(jax.random.uniform(key, part.weights.shape) + 2 * (1 - part.weights))
+    order = jnp.argsort(jax.random.uniform(key, part.filling.shape) + 2 * part.filling)
     adam = _adam(config)
 
     def step(
@@ -133,7 +150,7 @@ def _epoch(
 
         def total(params: dict[str, Array]) -> tuple[Array, Array]:
             losses = _losses(params, part.x[frames], part.labels[:, frames], targets)
-            losses = (losses * weight).sum(axis=1) / weight.sum()
+            losses = (losses * weight).sum(axis=1) / weight.sum(axis=1)
             return losses.sum(), losses  # maps share no parameters: the gradient of the sum is that of each
 
         (_, losses), gradient = jax.value_and_grad(total, has_aux=True)(params)
@@ -141,17 +158,19 @@ def _epoch(
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of the integer step
             updates, optimiser = adam.update(gradient, optimiser)
         params = {name: value + updates[name] for name, value in params.items()}
-        return (params, optimiser), losses * weight.sum()
+        return (params, optimiser), losses * weight.sum(axis=1)
 
-    inputs = (order.reshape(-1, size), part.weights[order].reshape(-1, size))
+    maps = part.labels.shape[0]
+    batches = order.reshape(-1, size)
+    inputs = (batches, jnp.moveaxis(part.weights[:, batches], 0, 1))
     params: dict[str, Array]
     (params, optimiser), losses = jax.lax.scan(step, (state.params, state.optimiser), inputs)
-    maps = part.labels.shape[0]
     if held is None:
         held_loss, better = jnp.full(maps, jnp.nan, jnp.float32), jnp.ones(maps, bool)
     else:
-        held_loss = (_losses(params, held.x, held.labels, targets) * held.weights).sum(axis=1) / held.weights.sum()
-        going = epoch - state.best_epoch <= config.patience
+        losses_held = _losses(params, held.x, held.labels, targets) * held.weights
+        held_loss = losses_held.sum(axis=1) / held.weights.sum(axis=1)
+        going = epoch - state.best_epoch <= config.patient_epochs
         better = going & (held_loss < state.best_loss - MIN_IMPROVEMENT)
     best = {
         name: jnp.where(better.reshape(-1, *[1] * (value.ndim - 1)), value, state.best[name])
@@ -164,7 +183,7 @@ def _epoch(
         jnp.where(better, held_loss, state.best_loss),
         jnp.where(better, epoch, state.best_epoch),
     )
-    return state, losses.sum(axis=0) / part.weights.sum(), held_loss
+    return state, losses.sum(axis=0) / part.weights.sum(axis=1), held_loss
 
 
 def _adam(config: TrainingConfig) -> optax.GradientTransformation:
@@ -179,11 +198,13 @@ def _losses(params: dict[str, Array], x: Array, labels: Array, targets: Array) -
     return 1 - (predicted * targets[labels]).sum(axis=-1) / length
 
 
-def _filled(x: np.ndarray, labels: np.ndarray, size: int) -> _Part:
-    N = len(x)
+def _filled(part: Part, size: int) -> _Part:
+    N = len(part.x)
     extra = -N % size
     return _Part(
-        jnp.asarray(np.pad(np.asarray(x, np.float32), ((0, extra), (0, 0)))),
-        jnp.asarray(np.pad(np.asarray(labels, np.int32), ((0, 0), (0, extra)))),
-        jnp.asarray(np.pad(np.ones(N, np.float32), (0, extra))),
+        jnp.asarray(np.pad(np.asarray(part.x, np.float32), ((0, extra), (0, 0)))),
+        jnp.asarray(np.pad(np.asarray(part.labels, np.int32), ((0, 0), (0, extra)))),
+        # of a mean of 1, so that a loss keeps its scale whatever the weights' own
+        jnp.asarray(np.pad(np.asarray(part.weights / part.weights.mean(), np.float32), ((0, 0), (0, extra)))),
+        jnp.asarray(np.pad(np.zeros(N, np.float32), (0, extra), constant_values=1)),
     )

@@ -1,4 +1,4 @@
-"""Mean 0 and deviation 1 for each feature, from the training part alone."""
+"""Mean 0 and deviation 1 for each feature, from the fitted part alone."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ class Standardiser:
     scale: np.ndarray
 
     @classmethod
-    def fit(cls, x: np.ndarray) -> Standardiser:
-        """Statistics of the training part, [N, D]."""
-        mean, deviation = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
-        floor = max(FLOOR * float(deviation.max()), np.finfo(np.float32).tiny)
-        return cls(mean.astype(np.float32), np.maximum(deviation, floor).astype(np.float32))
+    def fit(cls, x: np.ndarray, weights: np.ndarray) -> Standardiser:
+        """Statistics of the fitted part, [n, D], whose frames count by `weights` [n]."""
+        weights = np.asarray(weights, np.float64) / weights.sum()
+        mean = (weights @ x).astype(np.float32)
+        deviation = np.sqrt(weights @ (x - mean) ** 2)
+        floor = max(FLOOR * float(deviation.max()), float(np.finfo(np.float32).tiny))
+        return cls(mean, np.maximum(deviation, floor).astype(np.float32))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """float32 [..., D]."""

@@ -11,14 +11,15 @@ import os
 from collections import defaultdict
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from vlascope_base.text import listed
 
 from vlascope_latents.layout import Span
 from vlascope_latents.store.episode import Episode
 from vlascope_latents.store.errors import DamagedError, NotCapturedError, SchemaVersionError, StoreError
-from vlascope_latents.store.index import FrameLine
+from vlascope_latents.store.labels import FrameLabels
 from vlascope_latents.store.run_folder import (
     NO_CAMPAIGN,
     TABLE_FILE,
@@ -33,6 +34,9 @@ from vlascope_latents.store.shard_reader import ShardReader
 from vlascope_latents.store.table import EpisodeRow, read_table
 from vlascope_latents.store.tensors import StoredTensor
 
+if TYPE_CHECKING:
+    import pandas
+
 _log = logging.getLogger(__name__)
 _RANK = {"open": 0, "interrupted": 1, "sealed": 2}
 
@@ -45,16 +49,19 @@ class LatentStore:
         shards: counts the bytes read from shards (`shards.bytes_read`).
     """
 
-    def __init__(self, path: str | os.PathLike):
-        """Runs of another schema are left out of a folder of runs, with a warning.
+    def __init__(self, path: str | os.PathLike, folders: Sequence[Path] | None = None):
+        """Opens the runs at `path`; or those in `folders`, runs or folders of runs, and `path` is what messages call them.
 
-        Raises StoreError where `path` holds no run, SchemaVersionError where another vlascope wrote all that it holds.
+        Runs of another schema are left out of a folder of runs, with a warning.
+
+        Raises StoreError where there is no run, SchemaVersionError where another vlascope wrote all that it holds.
         """
         self.path = Path(path)
         self._paths: dict[str, Path] = {}
         self._infos: dict[str, RunInfo] = {}
         others: list[SchemaVersionError] = []
-        for run in find_runs(self.path):
+        places = [self.path] if folders is None else folders
+        for run in (run for place in places for run in find_runs(place)):
             try:
                 self._infos[run.name] = read_run(run)
                 self._paths[run.name] = run
@@ -139,9 +146,27 @@ class LatentStore:
             chosen += found
         return chosen
 
-    def frames(self, episode: str | Episode) -> list[FrameLine]:
-        """The committed frames of an episode."""
-        return (self.episode(episode) if isinstance(episode, str) else episode).lines()
+    def frames(
+        self, run: str | None = None, *, campaign: str | None = None, attempts: Literal["last", "all"] = "last"
+    ) -> pandas.DataFrame:
+        """A table with one row a committed frame and one column a label, in order of run, episode and frame.
+
+        Reads the index of each episode and neither tensors nor Zarr groups. The columns are those of `Selection.labels`: text,
+        Int64, boolean and float64, with NA (NaN where there are fractions) for what is not known. `episodes` documents the
+        arguments.
+
+        Raises:
+            StoreError: there is no such run or campaign, an index is damaged, or pandas is not installed.
+        """
+        episodes = self.episodes(run, campaign=campaign, attempts=attempts)
+        owner: list[int] = []
+        found: list[tuple[int, int]] = []
+        for place, episode in enumerate(episodes):
+            lines = episode.lines()  # with its small values: those of one episode at a time stay in memory
+            found += [(line.timestep, line.frame) for line in lines]
+            owner += [place] * len(lines)
+        timestep, frame = np.array(found, np.int64).reshape(-1, 2).T
+        return FrameLabels(episodes, np.array(owner, np.int64), timestep, frame).table()
 
     def components(self, episode: str | Episode | None = None) -> dict[str, StoredTensor]:
         """By path (`vlm/hidden_states`), what an episode holds; the first episode unless told."""

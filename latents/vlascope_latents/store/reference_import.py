@@ -6,11 +6,13 @@ The pickles do not say which model made them: token spans are the reference's ow
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from vlascope_base.files import remove
 
 from vlascope_latents.layout import ExpertLayout, LatentLayout, Span
 from vlascope_latents.plan import CapturePlan, plan_capture
@@ -30,6 +32,12 @@ _ALLOWED = {
     ("_codecs", "encode"),  # how old protocols write bytes
 }
 
+_UNREADABLE = (
+    pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError, MemoryError, OverflowError,
+    TypeError, ValueError,
+)  # fmt: skip
+"""What the unpickler raises where a file is damaged, or is no pickle."""
+
 
 class _NumpyUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
@@ -47,15 +55,26 @@ def read_reference(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             content = _NumpyUnpickler(file).load()
-        first = next(iter(content["episodes"].values()))
-        next(iter(first["rollout_steps"].values()))
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, ValueError) as error:
-        raise StoreError(f"{path}: is not read: {error or type(error).__name__}") from error
-    except (KeyError, TypeError, StopIteration) as error:
-        raise StoreError(f"{path}: expected episodes/<episode>/rollout_steps/<step>, found something else") from error
+    except _UNREADABLE as error:
+        raise StoreError(f"{path}: is not read: {str(error) or type(error).__name__}") from error
+    try:
+        _, _ = int(content["task_id"]), content["task_name"]
+        times = [int(step["timestep"]) for step in _steps(content)]
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise StoreError(
+            f"{path}: expected task_id, task_name and episodes/<episode>/rollout_steps/<step>/timestep, found something else "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    if not times:
+        raise StoreError(f"{path}: its episodes have no rollout steps")
     return content
+
+
+def _steps(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The steps of all episodes of a pickle."""
+    return [step for episode in content["episodes"].values() for step in episode["rollout_steps"].values()]
 
 
 def import_reference(
@@ -66,7 +85,9 @@ def import_reference(
     dtype: str = "float32",
     readable_by: ReadableBy = "owner",
 ) -> Path:
-    """Makes a run of one pickle and returns its folder.
+    """Makes a run of one pickle, whole or not at all, and returns its folder.
+
+    The number in the name of an episode (`episode_3`) becomes its `episode_index`.
 
     Args:
         path: `task_<id>_<name>.pkl`.
@@ -79,32 +100,47 @@ def import_reference(
         StoreError: the pickle is not as expected, or the run cannot be written.
     """
     content = read_reference(path)
-    first = next(iter(next(iter(content["episodes"].values()))["rollout_steps"].values()))
-    tensors = _tensors(path, first)
+    tensors = _tensors(path, _steps(content)[0])
     layout = layout or _guess_layout(tensors)
     plan = _plan(tensors, layout, dtype)
-    with RunWriter.create(runs, path.stem, layout, {"imported_from": path.name}, readable_by=readable_by) as run:
-        for name, episode in content["episodes"].items():
-            # the reference tells a policy its task's description and nothing else
-            described = str(content["task_description"]) if "task_description" in content else None
-            metadata = {
-                "task_id": int(content["task_id"]), "task_name": str(content["task_name"]),
-                "instruction": described, "task_instruction": described,
-            }  # fmt: skip
-            writer = run.open_episode(f"task_{metadata['task_id']}-{name}", metadata, plan)
-            steps = sorted(episode["rollout_steps"].values(), key=lambda step: int(step["timestep"]))
-            for step in steps:
-                values = {"actions": np.asarray(step["action"])} if "action" in step else {}
-                writer.append(_tensors(path, step), timestep=int(step["timestep"]), values=values)
-            said = episode.get("metadata", {})
-            success, total = said.get("success"), said.get("total_steps")
-            writer.seal(None if success is None else bool(success), None if total is None else int(total))
+    # a name of a file may have characters that a name of a run has not
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", path.stem)[:96]
+    run = RunWriter.create(runs, name, layout, {"imported_from": path.name}, readable_by=readable_by)
+    try:
+        with run:
+            for name, episode in content["episodes"].items():
+                _write(path, run, plan, content, name, episode)
+    except BaseException:
+        remove(run.path)
+        raise
     return run.path
+
+
+def _write(
+    path: Path, run: RunWriter, plan: CapturePlan, content: Mapping[str, Any], name: str, episode: Mapping[str, Any]
+) -> None:
+    """Writes one episode of a pickle to a run."""
+    # the reference tells a policy its task's description and nothing else
+    described = str(content["task_description"]) if "task_description" in content else None
+    metadata: dict[str, object] = {
+        "task_id": int(content["task_id"]), "task_name": str(content["task_name"]),
+        "instruction": described, "task_instruction": described,
+    }  # fmt: skip
+    if number := re.fullmatch(r"episode_([0-9]{1,9})", str(name)):
+        metadata["episode_index"] = int(number[1])
+    writer = run.open_episode(f"task_{metadata['task_id']}-{name}", metadata, plan)
+    for step in sorted(episode["rollout_steps"].values(), key=lambda step: int(step["timestep"])):
+        values = {"actions": np.asarray(step["action"])} if "action" in step else {}
+        writer.append(_tensors(path, step), timestep=int(step["timestep"]), values=values)
+    said = episode.get("metadata")
+    said = said if isinstance(said, dict) else {}
+    success, total = said.get("success"), said.get("total_steps")
+    writer.seal(None if success is None else bool(success), None if total is None else int(total))
 
 
 def _tensors(path: Path, step: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The captured arrays of one step, by our paths and without the batch axis."""
-    denoise = [key for key in step if key.startswith("action_expert_hidden_state")]
+    denoise = [key for key in step if str(key).startswith("action_expert_hidden_state")]
     suffixes = [key.rpartition("t")[2] for key in denoise]
     if all(suffix.isdigit() for suffix in suffixes):
         denoise = [key for _, key in sorted(zip(map(int, suffixes), denoise, strict=True))]
@@ -115,7 +151,7 @@ def _tensors(path: Path, step: Mapping[str, Any]) -> dict[str, np.ndarray]:
                 tensors[f"vlm/{component}"] = _float32(step["vlm_layer_output"][component][:, 0])
             if denoise and component in step[denoise[0]]:
                 tensors[f"action/{component}"] = np.stack([_float32(step[key][component][:, 0]) for key in denoise])
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         raise StoreError(f"{path}: step {step.get('timestep')}: expected arrays (layer, 1, token, feature)") from error
     if not tensors:
         raise StoreError(f"{path}: step {step.get('timestep')}: no hidden states; found {', '.join(map(str, step))}")

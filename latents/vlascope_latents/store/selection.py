@@ -14,6 +14,7 @@ import numpy as np
 from vlascope_latents.store.episode import Episode
 from vlascope_latents.store.errors import NotCapturedError, StoreError
 from vlascope_latents.store.index import FrameLine, decode_value
+from vlascope_latents.store.labels import FrameLabels
 from vlascope_latents.store.shard_reader import Part, ShardReader, leading
 from vlascope_latents.store.tensors import StoredTensor
 
@@ -89,33 +90,25 @@ class Selection:
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
-        """One entry a frame: run, campaign, episode, attempt, status, frame, timestep, suite, task_id, task_name, success,
-        and `instruction` (what the policy was told; empty where that was nothing) and `task_instruction` (what the scene's
-        own task says).
+        """Arrays [frames] by name: run, campaign, episode, attempt, status, suite, task_id, task_name, `instruction` (what the
+        policy was told; empty where that was nothing), `task_instruction` (what the scene's own task says), episode_index,
+        init_state, seed, success, total_steps, timestep, frame (its number within the episode), and `metadata.<key>` for
+        whatever else the episodes' metadata hold as a plain value.
 
-        An unknown campaign, suite or task name is empty, an unknown `task_id` -1. `success` is bool and the instructions are
-        text where every episode has one, else object arrays with None.
+        An unknown campaign, suite or task name is empty, an unknown `task_id` -1. Any other label is an object array with None
+        where an episode does not have it, a label with fractions NaN there.
         """
-        rows = [frame.episode.row for frame in self.frames]
-        success = [row.success for row in rows]
-        columns: dict[str, Any] = {
-            "run": np.array([frame.episode.run for frame in self.frames], np.str_),
-            "campaign": np.array([row.campaign or "" for row in rows], np.str_),
-            "episode": np.array([row.episode for row in rows], np.str_),
-            "attempt": np.array([row.attempt for row in rows], np.int64),
-            "status": np.array([row.status for row in rows], np.str_),
-            "frame": np.array([frame.line.frame for frame in self.frames], np.int64),
-            "timestep": np.array([frame.line.timestep for frame in self.frames], np.int64),
-            "success": np.array(success, object if None in success else bool),
-        }
-        for name in ("suite", "task_name"):
-            columns[name] = np.array([row.metadata.get(name) or "" for row in rows], np.str_)
-        for name in ("instruction", "task_instruction"):
-            found = [row.metadata.get(name) for row in rows]
-            columns[name] = np.array(found, object if None in found else np.str_)
-        task_ids = [row.metadata.get("task_id") for row in rows]
-        columns["task_id"] = np.array([-1 if task is None else task for task in task_ids], np.int64)
-        return columns
+        return self._labels().arrays({"campaign": "", "suite": "", "task_name": "", "task_id": -1})
+
+    def _labels(self) -> FrameLabels:
+        episodes = {id(frame.episode): frame.episode for frame in self.frames}
+        places = {key: place for place, key in enumerate(episodes)}
+        return FrameLabels(
+            list(episodes.values()),
+            np.array([places[id(frame.episode)] for frame in self.frames], np.int64),
+            np.array([frame.line.timestep for frame in self.frames], np.int64),
+            np.array([frame.line.frame for frame in self.frames], np.int64),
+        )
 
     def values(self, name: str) -> np.ndarray:
         """A small value of every frame, stacked: for example `actions`, `annotations/distance`.
@@ -177,7 +170,15 @@ class Selection:
             yield self[start : start + frames]
 
     def to_xarray(self, dtype: str = "float32") -> xarray.DataArray:
-        """Reads the slice into an xarray `DataArray` with named axes, and labels and the model's numbers as coordinates.
+        """Reads the slice into an xarray `DataArray` whose axes have the names and numbers of the model as coordinates.
+
+        These are `layer`, `denoise_step`, `token` (with `token_span`: what each token belongs to) or `span`. Along `frame`
+        stand the labels. Some of them differ from what `labels` has:
+
+        - An unknown campaign, suite, task name or `task_id` is None, as any other unknown label; `groupby` leaves it out.
+        - `success` is bool: True where the episode is known to have succeeded. `failure` is True where it is known not to have.
+          Both are False where nobody said, so that `array.where(array.success)` takes no frame for what it may not be.
+        - The number of a frame within its episode is `frame_number`, for `frame` is the axis.
 
         Raises:
             StoreError: xarray is not installed, or what `array` raises it for.
@@ -187,10 +188,23 @@ class Selection:
         except ImportError as error:
             raise StoreError("to_xarray: needs xarray: install vlascope-latents[xarray]") from error
 
-        coordinates: dict[str, Any] = dict(self.coordinates)
-        coordinates |= {name: ("frame", label) for name, label in self.labels.items() if name != "frame"}
-        coordinates["frame_number"] = ("frame", self.labels["frame"])
+        labels = self._labels().arrays()
+        labels["frame_number"] = labels.pop("frame")
+        outcome = labels["success"].tolist()
+        labels["success"] = np.array([value is True for value in outcome], bool)
+        labels["failure"] = np.array([value is False for value in outcome], bool)
+        coordinates = axis_coordinates(self._view) | {name: ("frame", label) for name, label in labels.items()}
         return xarray.DataArray(self.array(dtype), dims=self.dims, coords=coordinates, name=self._view.tensor.path)
+
+
+def axis_coordinates(view: View) -> dict[str, Any]:
+    """The model's numbers and names along a view's axes, for xarray; `token_span` says of each token what it belongs to."""
+    found: dict[str, Any] = dict(view.coordinates)
+    if "token" in found:
+        spans = view.tensor.attributes["spans"]
+        owner = {s["position"] + k: s["name"] for s in spans for k in range(s["stop"] - s["start"])}
+        found["token_span"] = ("token", [owner[token] for token in found["token"]])
+    return found
 
 
 def resolve(

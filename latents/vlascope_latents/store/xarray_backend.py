@@ -26,7 +26,7 @@ from vlascope_latents.store.index import FrameLine
 from vlascope_latents.store.reader import LatentStore
 from vlascope_latents.store.run_folder import RUN_FILE, RunInfo
 from vlascope_latents.store.sealing import EPISODES, column_dims, columns_of
-from vlascope_latents.store.selection import FrameRef, Selection, resolve
+from vlascope_latents.store.selection import FrameRef, Selection, axis_coordinates, resolve
 from vlascope_latents.store.shard_reader import ROW_DIMS, ShardReader
 from vlascope_latents.store.tensors import StoredTensor
 
@@ -147,19 +147,10 @@ def _episode_groups(store: LatentStore, episode: Episode) -> dict[str, xarray.Da
         lazy = indexing.LazilyIndexedArray(_TensorOnDisk(store.shards, episode, tensor, lines))
         stored = {"stored_dtype": tensor.dtype}
         variables.setdefault(f"/{expert}", {})[component] = xarray.Variable(("frame", *tensor.dims), lazy, stored)
-        coordinates.setdefault(f"/{expert}", {}).update(_coordinates(tensor, episode))
+        coordinates.setdefault(f"/{expert}", {}).update(axis_coordinates(resolve(tensor, episode, None, None, None)))
     groups = {
         name: xarray.Dataset(found, {"timestep": timestep, **coordinates.get(name, {})})
         for name, found in variables.items()
     }
     groups[""].attrs.update(plain_attributes(episode))
     return groups
-
-
-def _coordinates(tensor: StoredTensor, episode: Episode) -> dict[str, Any]:
-    """The model's numbers and names along a tensor's axes; `token_span` says of each token what it belongs to."""
-    found: dict[str, Any] = dict(resolve(tensor, episode, None, None, None).coordinates)
-    if "token" in found:
-        spans = tensor.attributes["spans"]
-        found["token_span"] = ("token", [span["name"] for span in spans for _ in range(span["stop"] - span["start"])])
-    return found

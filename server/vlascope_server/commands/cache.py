@@ -17,7 +17,7 @@ from vlascope_server.cache_contents import CACHE_KINDS, CacheKind, cache_parts, 
 class Cache(CommandOptions):
     """Shows what the cache folder holds, or clears it; all of it is made or fetched again where it is needed.
 
-    End what uses it before you clear assets or downloads: what runs reads them.
+    End what uses it before you clear assets, downloads or imports: what runs reads them.
     """
 
     clear: tuple[CacheKind | Literal["all"], ...] = ()

@@ -305,13 +305,13 @@ def test_what_left_no_checkpoint_begins_anew_with_other_options(options, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "make_step", lambda *args, **kwargs: too_big)
         with pytest.raises(
-            TrainingError, match=r"Out of memory allocating 9 bytes\.; try a smaller --batch-size than 8"
+            TrainingError, match=r"Out of memory allocating 9 bytes\.; try a smaller --batch-size than 16"
         ) as e:
-            train(options(steps=1))
+            train(options(steps=1, batch_size=16, validation=0.0))
     assert "\n" not in str(e.value)
-    done = train(options(steps=1, batch_size=4, resume=True))
+    done = train(options(steps=1, batch_size=8, validation=0.0, resume=True))
     assert done.finished
-    assert json.loads((done.checkpoint.parent / "train.json").read_text())["options"]["batch_size"] == 4
+    assert json.loads((done.checkpoint.parent / "train.json").read_text())["options"]["batch_size"] == 8
 
 
 def test_a_damaged_description_is_said(options, monkeypatch):

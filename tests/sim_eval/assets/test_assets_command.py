@@ -44,7 +44,9 @@ def test_a_folder_that_is_no_set_is_one_line(tmp_path, capsys):
 
 def test_a_download_without_a_hub_is_one_line(tmp_path):
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "vlascope_sim", "assets", "--download"]
+    # the hub's library sleeps 23 s in all between its tries
+    code = "import sys, time; time.sleep = lambda _: None; from vlascope_sim.commands import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "assets", "--download"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("vlascope-sim: --download: ")

@@ -28,7 +28,9 @@ def broken(assets, tmp_path):
     return broken
 
 
-@pytest.mark.parametrize(("suite", "task_id"), [("libero_object", 0), ("libero_goal", 3)])
+@pytest.mark.parametrize(
+    ("suite", "task_id"), [("libero_object", 0), pytest.param("libero_goal", 3, marks=pytest.mark.slow)]
+)
 def test_the_table_is_found_again(assets, suite, task_id):
     committed = next(row for row in read_checks()[1] if (row.suite, row.task) == (suite, task_id))
     found = check_task(load_task(suite, task_id), assets.folder)

@@ -101,6 +101,7 @@ def test_half_a_line_that_a_full_disk_left_is_taken_back(tmp_path):
     assert [json.loads(line) for line in (tmp_path / "collections.jsonl").open()] == [{"run": 0}, {"run": 1}]
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_dataset_that_can_be_added_to(assets, tmp_path, capsys):
     folder = tmp_path / "demonstrations"
     asked = [

@@ -36,10 +36,12 @@ def choose_episodes(store: LatentStore, query: EpisodeQuery) -> tuple[list[Numbe
         AnalysisError: nothing matches, no episode has something to predict, part of an explicit range is missing, or episodes
             of different models or suites would mix; the message lists what there is.
     """
+    query.check()
     here = [episode for episode in store.episodes(query.run_name, campaign=query.campaign) if episode.frames]
     wanted = ("sealed", "interrupted") if query.interrupted else ("sealed",)
     left_out = [episode for episode in here if episode.status not in wanted]
     episodes = _numbered([episode for episode in here if episode.status in wanted])
+    episodes = _without(store, episodes, query.exclude_episodes)
     if not episodes:
         hint = "; --interrupted takes those that were interrupted" if any(
             episode.status == "interrupted" for episode in left_out
@@ -64,6 +66,15 @@ def choose_episodes(store: LatentStore, query: EpisodeQuery) -> tuple[list[Numbe
     if len(campaigns) > 1:
         warnings.append(f"episodes of several campaigns: {listed(sorted(campaigns))}; --campaign takes those of one")
     return episodes, warnings
+
+
+def _without(store: LatentStore, episodes: list[Numbered], excluded: tuple[str, ...]) -> list[Numbered]:
+    unknown = sorted(set(excluded) - {e.episode.id for e in episodes})
+    if unknown:
+        raise AnalysisError(
+            f"{store.path}: --exclude-episodes: no episode {listed(unknown)}; `vlascope-latents ls` lists what there is"
+        )
+    return [e for e in episodes if e.episode.id not in excluded]
 
 
 def _numbered(episodes: list[Episode]) -> list[Numbered]:
@@ -123,9 +134,6 @@ def _within(number: int, bounds: Range | None) -> bool:
 
 def _missing(query: EpisodeQuery, found: set[tuple[int, int]], tasks: list[int], numbers: list[int]) -> str:
     """What an explicit range names and the store lacks, with what there is; empty where nothing is missing."""
-    for what, bounds in (("task", query.task_range), ("episode", query.episode_range)):
-        if bounds is not None and bounds[0] >= bounds[1]:
-            raise AnalysisError(f"--{what}-range {bounds[0]} {bounds[1]}: selects nothing; the end is not included")
     if query.task_range is not None:
         gone = [task for task in range(*query.task_range) if task not in tasks]
         if gone:

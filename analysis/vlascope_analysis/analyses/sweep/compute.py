@@ -1,0 +1,263 @@
+"""The sweep: a closed-form ridge probe for every expert, layer, denoise step and window of time. From a store to a result.
+
+Features come layer by layer, so that memory holds a block of layers and never a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+from vlascope_base.progress import Progress, silent
+from vlascope_latents import FLOW_COMPONENTS
+from vlascope_latents.store import LatentStore
+
+from vlascope_analysis.data.episodes import Numbered
+from vlascope_analysis.data.features import Features, Slice, captured_axes, fault, load_features, select_frames
+from vlascope_analysis.data.labels import InstructionLabels, instruction_labels
+from vlascope_analysis.data.windows import Window, gripper_closes, make_windows
+from vlascope_analysis.errors import AnalysisError
+from vlascope_analysis.options import EvaluationConfig, Expert, FeatureOptions, Windows
+from vlascope_analysis.probes.closed_form import ClosedForm, closed_form, crowded, time_tells
+from vlascope_analysis.results import Result
+from vlascope_analysis.statistics.evaluation import UNSCORED, Design, Scores, score_row
+from vlascope_analysis.statistics.intervals import caution
+from vlascope_analysis.statistics.permutation import p_value_of_best
+
+BLOCK_BYTES = 1 << 30
+"""Features to hold at a time."""
+
+
+def sweep(
+    store: LatentStore,
+    episodes: Sequence[Numbered],
+    experts: Sequence[Expert],
+    what: FeatureOptions,
+    evaluation: EvaluationConfig,
+    encode: Callable[[Sequence[str]], np.ndarray],
+    progress: Progress = silent,
+    *,
+    by: Windows | None = None,
+    parts: int = 4,
+) -> Result:
+    """Probes every captured layer and denoise step of some experts, in every window of time.
+
+    Splits and permuted labels are the same for every cell, so that cells differ by their features alone.
+
+    Args:
+        store: where the features are.
+        episodes: whose.
+        experts: whose states; one at least.
+        what: which frames, which component, how it is pooled.
+        evaluation: how to test.
+        encode: texts to float [texts, E].
+        progress: called after every batch that was read.
+        by: a cell for each timestep, part of the episode, or side of the grasp; all frames together unless told.
+        parts: how many parts of an episode, for `fraction`.
+
+    Returns:
+        Tables: `cells`, one row a cell: expert, component, layer, denoise_step (missing for the vlm), window where
+        asked, its scores, and `p_value_best`, how often the best cell of the whole sweep does as well with permuted
+        labels; `instructions`; `tested`, one row a tested episode; `episodes`, what each of them scored in each cell
+        and assignment.
+
+    Raises:
+        AnalysisError, NotCapturedError: as for features and splits; lists what there is.
+    """
+    evaluation.check()
+    if by in ("fraction", "grasp"):  # windows take the place of common timesteps
+        what = dataclasses.replace(what, frames="all")
+    found = _Sweep(store, episodes, what, evaluation, encode, by, parts)
+    for expert in experts:
+        cells_of = Slice(expert, what.component, pool=what.pool)
+        for features in _blocks(store, episodes, cells_of, what, progress):
+            found.add(features, cells_of)
+            del features
+    return found.result()
+
+
+class _Sweep:
+    """Cells as they are scored; labels and design are made of the first block's frames."""
+
+    def __init__(
+        self,
+        store: LatentStore,
+        episodes: Sequence[Numbered],
+        what: FeatureOptions,
+        evaluation: EvaluationConfig,
+        encode: Callable[[Sequence[str]], np.ndarray],
+        by: Windows | None,
+        parts: int,
+    ):
+        self._store, self._episodes, self._what, self._evaluation = store, episodes, what, evaluation
+        self._encode, self._parts = encode, parts
+        self._by: Windows | None = by
+        self._design: Design | None = None
+        self._labels: InstructionLabels | None = None
+        self._windows: list[Window] = []
+        self._of_frame = np.zeros(0, np.int64)
+        self._rows: list[dict[str, object]] = []
+        self._observed: list[float] = []
+        self._nulls: list[np.ndarray] = []
+        self._tables: list[pd.DataFrame] = []
+        self._warnings: list[str] = []
+        self._best: tuple[float, np.ndarray, np.ndarray] | None = None
+
+    def add(self, features: Features, what: Slice) -> None:
+        """Scores the cells of a block of layers."""
+        design = self._design or self._begin(features.frames, what)
+        self._warnings += features.warnings
+        cells = [
+            (q, block, window)
+            for q in range(len(features.denoise_steps))
+            for block in range(len(features.layers))
+            for window in self._windows
+        ]
+
+        def solve(cell: tuple[int, int, Window]) -> str | ClosedForm:
+            q, block, window = cell
+            x = features.array[q, block][window.frames]
+            return fault(x, features.frames.iloc[window.frames]) or closed_form(
+                x, self._of_frame[window.frames], design
+            )
+
+        # cells share nothing, and their time is spent outside of Python
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for (q, block, window), found in zip(cells, pool.map(solve, cells), strict=True):
+                place: dict[str, object] = {"expert": what.expert, "component": what.component}
+                place |= {"layer": features.layers[block], "denoise_step": features.denoise_steps[q]}
+                place |= {"window": window.name} if self._by else {}
+                self._keep(place, found, features.array[q, block], window, design)
+
+    def _begin(self, frames: pd.DataFrame, what: Slice) -> Design:
+        grasping = None
+        if self._by == "grasp":
+            # the same frames in every block: those of the first layer do
+            grasping = gripper_closes(self._store, self._episodes, what, self._what.timesteps)
+        self._windows, warnings = make_windows(frames, self._by, self._parts, grasping)
+        kept = np.sort(np.concatenate([window.frames for window in self._windows]))
+        own = frames.iloc[kept].reset_index(drop=True)
+        self._labels = instruction_labels(own, self._encode)
+        self._design = design = Design.of(own, self._labels, self._evaluation)
+        self._of_frame = np.full(len(frames), -1)
+        self._of_frame[kept] = design.episodes.of_frame
+        self._warnings += [*warnings, *self._labels.warnings, *design.warnings]
+        for window in self._windows:
+            where = f"{window.name}: " if self._by else ""
+            own_frames, of_frame = frames.iloc[window.frames], self._of_frame[window.frames]
+            self._warnings += time_tells(own_frames, of_frame, design, where)
+        return design
+
+    def _keep(
+        self, place: dict[str, object], found: str | ClosedForm, x: np.ndarray, window: Window, design: Design
+    ) -> None:
+        """Adds a cell to the tables: what was found, or why it cannot be scored."""
+        facts = design.facts(len(window.frames))
+        if isinstance(found, str):
+            self._rows.append(place | UNSCORED | {"penalty": np.nan, "note": found} | facts)
+            self._observed.append(np.nan)
+            self._nulls.append(np.full(self._evaluation.permutations, np.nan))
+            return
+        row = score_row(found.scores, design)
+        self._tables.append(_by_episode(found.scores, len(self._rows)))
+        self._rows.append(place | row | {"penalty": found.penalty, "note": ""} | facts)
+        # the first assignment alone is compared with permutations
+        self._observed.append(float(design.means.mean(found.scores.beaten[0])))
+        self._nulls.append(found.scores.null_beaten)
+        if self._best is None or row["rank_accuracy"] > self._best[0]:
+            self._best = (row["rank_accuracy"], x[window.frames], self._of_frame[window.frames])
+
+    def result(self) -> Result:
+        """The tables, and what to say of them."""
+        design, labels = self._design, self._labels
+        if design is None or labels is None:
+            raise ValueError("a sweep needs at least one expert")
+        table = pd.DataFrame(self._rows).astype({"layer": "Int64", "denoise_step": "Int64"})
+        faults = [row["note"] for row in self._rows if row["note"]]
+        warnings = list(self._warnings)
+        if self._best is None:
+            raise AnalysisError(
+                f"no cell can be scored: the first one's features are {faults[0]}; --exclude-episodes leaves out "
+                "episodes"
+            )
+        if len(faults):
+            warnings.append(
+                f"{len(faults)} of {len(table)} cells are not scored: see their `note` (the first: features that are "
+                f"{faults[0]}); --exclude-episodes leaves out episodes"
+            )
+        table["p_value_best"] = p_value_of_best(np.array(self._observed), np.stack(self._nulls))
+        best = table.to_dict("records")[int(np.nanargmax(table["rank_accuracy"].to_numpy()))]
+        warnings += crowded(self._best[1], self._best[2], design)
+        warnings += caution(design.test_units, best["accuracy_low"], best["accuracy_high"], design.unit)
+        instructions = pd.DataFrame(
+            {"number": range(len(labels)), "instruction": labels.instructions, "task_id": labels.task_ids}
+        ).astype({"task_id": "Int64"})
+        tables = {
+            "cells": table, "instructions": instructions, "tested": _tested_episodes(design),
+            "episodes": pd.concat(self._tables, ignore_index=True),
+        }  # fmt: skip
+        return Result("sweep", tables, ("cells", "tested", "episodes"), tuple(dict.fromkeys(warnings)))
+
+
+def captured_experts(store: LatentStore, episodes: Sequence[Numbered], component: str) -> list[Expert]:
+    """The experts that the first episode holds a component of; `text_only` where the prompt's tokens are among them."""
+    tensors = episodes[0].episode.tensors()
+    found: list[Expert] = []
+    vlm = tensors.get(f"vlm/{component}")
+    if vlm is not None:
+        found.append("vlm")
+        names = [span if isinstance(span, str) else span["name"] for span in vlm.attributes.get("spans", [])]
+        if "text" in names:
+            found.append("text_only")
+    if f"action/{component}" in tensors:
+        found.append("action")
+    if not found:
+        captured_axes(store, episodes, "vlm", component)  # raises, with what there is
+    return found
+
+
+def _blocks(
+    store: LatentStore, episodes: Sequence[Numbered], what: Slice, options: FeatureOptions, progress: Progress
+) -> Iterator[Features]:
+    """Features of a few layers at a time."""
+    timesteps = options.timesteps
+    if what.component in FLOW_COMPONENTS:
+        yield load_features(store, episodes, what, timesteps, progress, options.frames)
+        return
+    layers = captured_axes(store, episodes, what.stored_expert, what.component)["layer"]
+    # of one episode: the metadata of all of them is read once more for each block
+    one, _ = select_frames(store, episodes[:1], dataclasses.replace(what, layers=(layers[0],)))
+    frames = len(one) * len(episodes) if timesteps is None else len(timesteps) * len(episodes)
+    steps = one.shape[1] if "denoise_step" in one.dims else 1
+    width = one.shape[-1] if one.dims[-1].endswith("feature") else 1
+    size = max(1, BLOCK_BYTES // (4 * max(1, frames) * steps * width))
+    for start in range(0, len(layers), size):
+        block = dataclasses.replace(what, layers=tuple(layers[start : start + size]))
+        yield load_features(store, episodes, block, timesteps, progress, options.frames)
+
+
+def _by_episode(scores: Scores, cell: int) -> pd.DataFrame:
+    """What each tested episode scored in a cell: one row an assignment and episode, numbers into the table `tested`."""
+    A, T = scores.right.shape
+    return pd.DataFrame(
+        {
+            "cell": np.full(A * T, cell, np.int32),
+            "assignment": np.repeat(np.arange(A, dtype=np.int8), T),
+            "number": np.tile(np.arange(T, dtype=np.int32), A),
+            "accuracy": scores.right.ravel(),
+            "rank_accuracy": scores.beaten.ravel(),
+            "cosine_similarity": scores.cosine.ravel(),
+        }
+    )
+
+
+def _tested_episodes(design: Design) -> pd.DataFrame:
+    """One row a tested episode: what it was, and its unit and weight in means."""
+    columns = ["run", "campaign", "episode", "suite", "task_id", "instruction", "episode_index", "scene", "success"]
+    table = design.episodes.table.iloc[design.tested][columns].reset_index(drop=True)
+    table.insert(0, "number", np.arange(len(table), dtype=np.int32))
+    return table.assign(label=design.means.label, unit=design.means.units)

@@ -1,0 +1,131 @@
+"""The heat map of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from vlascope_analysis.analyses.style import ALERT, INK, QUIET, SEQUENTIAL, dress, head, new_figure
+
+Cell = dict[Hashable, Any]
+"""A row of the table `cells` of a sweep, by column."""
+LEVEL = 0.05
+"""A cell of at most this `p_value_best` is one in which the instruction can be read."""
+
+TITLES = {"vlm": "VLM", "text_only": "VLM,\ntext tokens", "action": "action expert"}
+
+
+def heatmap_figure(table: pd.DataFrame, title: str, subtitle: str = "", window: str = "window") -> Figure:
+    """Accuracy by layer and denoise step; experts side by side on one colour scale, from chance to 1.
+
+    Where cells have windows of time, those stand in the place of denoise steps, and of each expert the step of its
+    best cell is shown. A dot marks a cell that cannot be told from chance: by `p_value_best` where labels were
+    permuted, else by its interval. A frame marks the best cell of all by rank accuracy.
+
+    Args:
+        table: `cells` of a sweep.
+        title: of the figure.
+        subtitle: what was tested.
+        window: what windows are, in words.
+    """
+    best = table.loc[table["rank_accuracy"].idxmax()].to_dict()
+    across = "window" if "window" in table else "denoise_step"
+    grids = {str(expert): _Grid(own, across) for expert, own in table.groupby("expert", sort=False)}
+    columns = [len(grid.columns) for grid in grids.values()]
+    rows = max(len(grid.layers) for grid in grids.values())
+    figure = new_figure(max(6.0, 0.46 * sum(columns) + 1.25 * len(grids) + 1.2), min(12.0, max(2.2, 0.33 * rows) + 2.0))
+    every = figure.subplots(1, len(grids), squeeze=False, width_ratios=[max(n, 1.4) for n in columns])[0]
+    floor = float(np.max(table["chance"]))
+    colours = ScalarMappable(Normalize(min(floor, 0.99), 1), SEQUENTIAL)
+    for axes, (expert, grid) in zip(every, grids.items(), strict=True):
+        axes.imshow(grid.accuracy, cmap=colours.cmap, norm=colours.norm, origin="lower", aspect="auto")
+        _label(axes, grid, TITLES.get(expert, expert), window, first=axes is every[0])
+        for cell in grid.cells:
+            y, x = grid.place(cell)
+            if pd.isna(cell["accuracy"]):
+                axes.text(x, y, "-", ha="center", va="center", size=7.5, color=QUIET)
+                continue
+            share = f"{cell['accuracy']:.2f}".lstrip("0") if cell["accuracy"] < 1 else "1"
+            dark = cell["accuracy"] > floor + 0.48 * (1 - floor)
+            weak = not readable(cell)
+            ink = "white" if dark else QUIET if weak else INK
+            axes.text(x, y, share, ha="center", va="center", size=7.5, color=ink)
+            if weak:
+                axes.plot(x + 0.38, y + 0.3, "o", ms=1.8, color=QUIET)
+            if all(_same(cell[name], best[name]) for name in ("expert", "layer", "denoise_step", across)):
+                frame = Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, ec=ALERT, lw=2, zorder=5, clip_on=False)
+                axes.add_patch(frame)
+    bar = figure.colorbar(colours, ax=list(every), fraction=0.035, pad=0.02, extend="min")
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    bar.ax.tick_params(length=0, labelsize=8, labelcolor=QUIET)
+    bar.set_label("nearest-instruction accuracy", size=9, color=QUIET)
+    head(figure, title, subtitle)
+    return figure
+
+
+def readable(cell: Cell) -> bool:
+    """Whether a cell is told from chance: among all cells where labels were permuted, else by its own interval."""
+    if cell["permutations"]:
+        return bool(cell["p_value_best"] <= LEVEL)
+    return bool(cell["accuracy_low"] > cell["chance"])
+
+
+class _Grid:
+    """One expert's cells by layer and denoise step, or window; None stands for a cell that has no layer or no step."""
+
+    def __init__(self, table: pd.DataFrame, across: str):
+        self.across = across
+        self.step: int | None = None
+        self.cells: list[Cell] = table.to_dict("records")
+        if across == "window":
+            scored = [cell for cell in self.cells if not pd.isna(cell["rank_accuracy"])] or self.cells
+            self.step = _number(max(scored, key=lambda cell: cell["rank_accuracy"])["denoise_step"])
+            self.cells = [cell for cell in self.cells if _number(cell["denoise_step"]) == self.step]
+        self.layers = _sorted({_number(cell["layer"]) for cell in self.cells})
+        if across == "window":
+            self.columns: list[int | str | None] = list(dict.fromkeys(cell["window"] for cell in self.cells))
+        else:
+            self.columns = list(_sorted({_number(cell["denoise_step"]) for cell in self.cells}))
+        self.accuracy = np.full((len(self.layers), len(self.columns)), np.nan)
+        for cell in self.cells:
+            self.accuracy[self.place(cell)] = cell["accuracy"]
+
+    def place(self, cell: Cell) -> tuple[int, int]:
+        """Row and column of a cell."""
+        column = cell["window"] if self.across == "window" else _number(cell["denoise_step"])
+        return self.layers.index(_number(cell["layer"])), self.columns.index(column)
+
+
+def _same(one: object, other: object) -> bool:
+    return one == other or (one is pd.NA and other is pd.NA)
+
+
+def _number(value: float) -> int | None:
+    return None if pd.isna(value) else int(value)
+
+
+def _sorted(numbers: set[int | None]) -> list[int | None]:
+    return sorted(numbers, key=lambda number: -1 if number is None else number)
+
+
+def _label(axes: Axes, grid: _Grid, name: str, across: str, first: bool) -> None:
+    name += "" if grid.step is None else f", step {grid.step}"
+    axes.set_title(name, size=10, color=INK, loc="left")
+    for ticks, numbers in ((axes.set_yticks, grid.layers), (axes.set_xticks, grid.columns)):
+        ticks(range(len(numbers)), ["" if number is None else str(number) for number in numbers])
+    axes.set_xlabel(across if grid.across == "window" else "denoise step" if grid.columns != [None] else "")
+    axes.set_ylabel("layer" if first and grid.layers != [None] else "")
+    dress(axes)
+    axes.set_yticks(np.arange(len(grid.layers) + 1) - 0.5, minor=True)
+    axes.set_xticks(np.arange(len(grid.columns) + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", lw=1)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(which="both", length=0, labelsize=8)

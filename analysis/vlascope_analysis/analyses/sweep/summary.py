@@ -1,0 +1,65 @@
+"""A sweep's result in words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from vlascope_base.text import printable
+
+from vlascope_analysis.analyses.sweep.heatmap import LEVEL
+from vlascope_analysis.results import Result
+
+
+def sweep_summary(result: Result) -> str:
+    """The best cell of each expert, and what can be said of it."""
+    table = result.tables["cells"]
+    row = table.iloc[0]
+    windows = "window" in table
+    lines = [
+        f"Sweep of {len(table)} cells: {row['episodes']} episodes from {row['scenes']} scenes, which were told"
+        f" {row['instructions']} instructions",
+        f"chance {row['chance']:.3f} (of rank accuracy 0.5), cosine similarity of the mean label"
+        f" {row['constant_cosine']:.3f}",
+        "",
+        "best cell of each expert, by rank accuracy",
+        f"{'expert':<9} {'layer':>5} {'step':>4} {'accuracy':>8} {'interval':>14} {'rank':>5} {'cosine':>6} {'shuffled':>8}"
+        f" {'p':>5} {'p of best':>9}" + ("  window" if windows else ""),
+    ]
+    for expert, own in table.groupby("expert", sort=False):
+        if bool(np.isnan(own["rank_accuracy"]).all()):
+            lines.append(f"{expert:<9} no cell can be scored")
+            continue
+        best = own.loc[own["rank_accuracy"].idxmax()]
+        interval = f"{best['accuracy_low']:.3f} to {best['accuracy_high']:.3f}"
+        lines.append(
+            f"{expert:<9} {_axis(best['layer']):>5} {_axis(best['denoise_step']):>4} {best['accuracy']:>8.3f} {interval:>14}"
+            f" {best['rank_accuracy']:>5.3f} {best['cosine_similarity']:>6.3f} {best['shuffled_accuracy']:>8.3f}"
+            f" {best['p_value']:>5.3f} {best['p_value_best']:>9.3f}" + (f"  {best['window']}" if windows else "")
+        )
+    lines += ["", *_verdict(table), *(f"Warning: {printable(warning)}" for warning in result.warnings)]
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(table: pd.DataFrame) -> list[str]:
+    if not table["permutations"].iloc[0]:
+        return ["No permutations were asked for: whether any cell is better than chance is not tested."]
+    found = table[table["p_value_best"] <= LEVEL]
+    lines = (
+        [f"The instruction can be read in {len(found)} of {len(table)} cells (p of best at most {LEVEL})."]
+        if len(found)
+        else [
+            "That the instruction can be read in any cell cannot be concluded",
+            f"(no p of best is at most {LEVEL}), nor that it is absent.",
+        ]
+    )
+    return [
+        *lines,
+        "The best of many cells looks better than it is: its accuracy and interval are",
+        "not corrected for having been chosen. `p of best` is: how often the best cell",
+        "of this sweep does as well when labels are permuted.",
+    ]
+
+
+def _axis(value: object) -> str:
+    """A layer or a denoise step; `-` where a cell has none."""
+    return "-" if value is pd.NA else str(value)

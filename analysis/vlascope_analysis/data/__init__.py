@@ -1,0 +1,1 @@
+"""From a selection of the store to arrays, tables and labels."""

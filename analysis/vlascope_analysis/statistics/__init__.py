@@ -1,0 +1,1 @@
+"""How any analysis is tested: parts, permutations, scores and their intervals."""

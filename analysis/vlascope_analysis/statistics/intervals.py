@@ -1,0 +1,108 @@
+"""Means over episodes that count instructions alike, and intervals that speak of other episodes.
+
+The accuracy of a cross-validated probe varies more than its episodes alone would make it: they share training sets,
+and no unbiased estimate of that exists (Bengio & Grandvalet 2004). Here several random assignments to folds are
+averaged, and the variance between units (episodes, or scenes that several episodes begin from) is multiplied by a
+factor that was chosen by simulation; `benchmarks/probe_statistics.py` measures what the intervals cover. Shares get
+Wilson's interval (1927) with the sample size that this variance implies (as Korn & Graubard 1998 do for exact
+intervals), other means Student's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy import stats
+
+ASSIGNMENTS = 5
+"""Random assignments to folds that an accuracy is averaged over."""
+
+INFLATION = 1.25
+"""Of the variance between units, for the mean of five assignments."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A mean and the ends of its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Means:
+    """How episodes are averaged: within instructions first, then over them, and which of them vary together.
+
+    Attributes:
+        label: int [U].
+        units: int [U] what is independent: the episode or the scene that it begins from.
+        inflation: factor of the variance between units.
+    """
+
+    label: np.ndarray
+    units: np.ndarray
+    inflation: float
+
+    @property
+    def weights(self) -> np.ndarray:
+        """float64 [U], summing to 1."""
+        counts = np.bincount(self.label)
+        return 1 / (np.count_nonzero(counts) * counts[self.label])
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """The weighted mean over episodes: [..., U] to float64 [...]."""
+        return np.asarray(values, np.float64) @ self.weights
+
+    def share(self, values: np.ndarray, confidence: float) -> Interval:
+        """The mean of values between 0 and 1, float [assignments, U], with Wilson's interval, which is sound at 0 and 1 too."""
+        mean, variance, count = self._moments(values)
+        z = _quantile(confidence, count)
+        if not np.isfinite(z):
+            return Interval(mean, 0.0, 1.0)
+        n = mean * (1 - mean) / variance if variance > 0 and 0 < mean < 1 else count
+        half = z * np.sqrt(mean * (1 - mean) / n + (z / (2 * n)) ** 2)
+        centre, scale = mean + z * z / (2 * n), 1 + z * z / n
+        return Interval(mean, max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))
+
+    def any(self, values: np.ndarray, confidence: float) -> Interval:
+        """The mean of any values, such as cosines or paired differences, float [assignments, U], with Student's interval."""
+        mean, variance, count = self._moments(values)
+        z = _quantile(confidence, count)
+        half = z * np.sqrt(variance) if np.isfinite(z) else np.inf
+        return Interval(mean, mean - half, mean + half)
+
+    def _moments(self, values: np.ndarray) -> tuple[float, float, int]:
+        """Mean, variance of the mean (inflated), and the number of units.
+
+        The variance is that of sums over units of (value - mean) x weight; a unit may hold episodes of several instructions.
+        """
+        values = np.atleast_2d(np.asarray(values, np.float64))
+        means = values @ self.weights
+        _, place = np.unique(self.units, return_inverse=True)
+        count = int(place.max()) + 1
+        if count < 2:
+            return float(means.mean()), 0.0, count
+        variances = []
+        for run, mean in zip(values, means, strict=True):
+            sums = np.bincount(place, (run - mean) * self.weights)
+            variances.append(count / (count - 1) * ((sums - sums.mean()) ** 2).sum())
+        return float(means.mean()), float(np.mean(variances)) * self.inflation, count
+
+
+def _quantile(confidence: float, count: int) -> float:
+    """Student's quantile with `count` - 1 degrees of freedom; infinite for a single unit."""
+    return float(stats.t.ppf((1 + confidence) / 2, count - 1)) if count > 1 else np.inf
+
+
+def caution(units: int, low: float, high: float, unit: str) -> list[str]:
+    """What to say where there is too little to say anything."""
+    warnings = []
+    if units < 6:
+        warnings.append(
+            f"only {units} test {unit}s: too few for the accuracy, its interval or its p value to mean much"
+        )
+    if high - low > 0.4:
+        warnings.append(f"the interval is {high - low:.2f} wide: {units} test {unit}s are too few to tell much")
+    return warnings

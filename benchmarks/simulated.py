@@ -1,0 +1,167 @@
+"""Features of which it is known what they hold: noise of episodes, scenes and frames, and instructions planted in chosen cells.
+
+The designs are those in which a probe's statistics are easily wrong: unequal lengths and classes, shared scenes, drift in time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from vlascope_analysis.data.labels import InstructionLabels
+from vlascope_analysis.options import EvaluationConfig
+from vlascope_analysis.probes.closed_form import closed_form
+from vlascope_analysis.statistics.evaluation import Design, score_row
+from vlascope_analysis.statistics.permutation import p_value_of_best
+
+DIMS = 24
+"""Features a frame has."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Effects:
+    """Standard deviations of what moves features whatever was told."""
+
+    episode: float = 1.0
+    scene: float = 0.0
+    frame: float = 0.5
+    drift: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulated:
+    """Episodes of a design.
+
+    Attributes:
+        label: int [U] the instruction of each episode.
+        length: int [U] its frames.
+        scene: int [U] the scene that it begins from.
+        effects: of the features.
+    """
+
+    label: np.ndarray
+    length: np.ndarray
+    scene: np.ndarray
+    effects: Effects
+
+    @classmethod
+    def of(cls, label: np.ndarray, length: np.ndarray | int, scene: np.ndarray | None = None,
+           effects: Effects = Effects()) -> Simulated:  # fmt: skip
+        """A design; a scene an episode unless told."""
+        scene = np.arange(len(label)) if scene is None else scene
+        return cls(label, np.broadcast_to(length, len(label)), scene, effects)
+
+    @property
+    def of_frame(self) -> np.ndarray:
+        """The episode of each frame, int [N]."""
+        return np.repeat(np.arange(len(self.label)), self.length)
+
+    @property
+    def timestep(self) -> np.ndarray:
+        """The timestep of each frame, int [N]."""
+        return np.concatenate([np.arange(n) for n in self.length])
+
+    def common(self) -> Simulated:
+        """The design with the timesteps alone that all episodes have, as `--frames common` takes them."""
+        return dataclasses.replace(self, length=np.full_like(self.length, self.length.min()))
+
+    def frames(self) -> pd.DataFrame:
+        """The columns of `Features.frames` that statistics read."""
+        names = np.array([f"episode {number}" for number in range(len(self.label))])
+        return pd.DataFrame(
+            {
+                "run": "simulated",
+                "episode": names[self.of_frame],
+                "scene": self.scene[self.of_frame],
+                "timestep": self.timestep,
+            }
+        )
+
+    def labels(self, embeddings: np.ndarray | None = None) -> InstructionLabels:
+        """The labels of its frames; one-hot embeddings unless told."""
+        count = int(self.label.max()) + 1
+        vectors = np.eye(count, dtype=np.float32) if embeddings is None else embeddings
+        texts = tuple(f"instruction {number}" for number in range(count))
+        return InstructionLabels(texts, (None,) * count, vectors, self.label[self.of_frame])
+
+    def features(
+        self, rng: np.random.Generator, cells: int, gain: np.ndarray | float = 0.0, directions: np.ndarray | None = None
+    ) -> np.ndarray:
+        """float32 [cells, N, DIMS]; half of each random effect is common to all cells, as it is to layers of one model.
+
+        Args:
+            rng: of everything.
+            cells: how many.
+            gain: [cells] how strongly each cell knows the instruction.
+            directions: float [cells, C, DIMS] what it is told by; random unless given.
+        """
+
+        def effect(size: float, count: int) -> np.ndarray:
+            return (
+                size
+                * np.sqrt(0.5)
+                * (rng.standard_normal((1, count, DIMS)) + rng.standard_normal((cells, count, DIMS)))
+            )
+
+        own, e = self.of_frame, self.effects
+        count = int(self.label.max()) + 1
+        x = effect(e.episode, len(self.label))[:, own] + e.frame * rng.standard_normal((cells, len(own), DIMS))
+        if e.scene:
+            x += effect(e.scene, int(self.scene.max()) + 1)[:, self.scene[own]]
+        x += e.drift * rng.standard_normal((cells, 1, DIMS)) * self.timestep[:, None] / 4
+        if directions is None:
+            directions = rng.standard_normal((cells, count, DIMS))
+        planted = np.broadcast_to(gain, cells)[:, None, None] * directions[:, self.label[own]]
+        return (x + planted).astype(np.float32)
+
+
+def designs() -> Mapping[str, Simulated]:
+    """By name."""
+    five, scenes = np.repeat(np.arange(5), 6), Effects(0.5, 2.0)
+    return {
+        "balanced": Simulated.of(five, 3),
+        "lengths 12 or 2": Simulated.of(five, np.where(five == 0, 12, 2)),
+        "lengths 4 to 12": Simulated.of(five, 4 + 2 * five),
+        "lengths, drift in time": Simulated.of(five, 4 + 2 * five, effects=Effects(drift=1.0)),
+        "counts 20/2/2/2/2": Simulated.of(np.repeat(np.arange(5), [20, 2, 2, 2, 2]), 3),
+        "frames alike": Simulated.of(five, 6, effects=Effects(frame=0.05)),
+        "scenes shared by instructions": Simulated.of(np.tile(np.arange(5), 8), 3, np.repeat(np.arange(8), 5), scenes),
+        "scenes of one instruction": Simulated.of(np.repeat(np.arange(5), 12), 3, np.repeat(np.arange(20), 3), scenes),
+        "scenes x instructions x 2": Simulated.of(
+            np.tile(np.repeat(np.arange(6), 2), 10), 2, np.repeat(np.arange(10), 12), scenes
+        ),
+    }
+
+
+def tested(design: Simulated, x: np.ndarray, config: EvaluationConfig) -> pd.DataFrame:
+    """What the product says of some cells, features [cells, N, DIMS]: one row a cell, with `p_value_best`."""
+    evaluated = Design.of(design.frames(), design.labels(), config)
+    found = [closed_form(cell, design.of_frame, evaluated).scores for cell in x]
+    table = pd.DataFrame([score_row(scores, evaluated) for scores in found])
+    observed = np.array([evaluated.means.mean(scores.beaten[0]) for scores in found])
+    return table.assign(p_value_best=p_value_of_best(observed, np.stack([scores.null_beaten for scores in found])))
+
+
+def coverage(design: Simulated, gain: float, sets: int) -> dict[str, Any]:
+    """How many 95 % intervals of the accuracy hold the procedure's expected accuracy, over sets that know the
+    instruction equally well: `covered`, with the expected `accuracy` and the mean `width`.
+    """
+    directions = np.random.default_rng(99).standard_normal((1, int(design.label.max()) + 1, DIMS))
+    rows = []
+    for number in range(sets):
+        x = design.features(np.random.default_rng([8, number]), 1, gain, directions)
+        rows.append(tested(design, x, EvaluationConfig(permutations=0, seed=number)))
+    table = pd.concat(rows)
+    low, high = table["accuracy_low"].to_numpy(), table["accuracy_high"].to_numpy()
+    truth = float(np.mean(table["accuracy"]))  # cross-validation is unbiased for what it estimates
+    covered = share(list((low <= truth) & (truth <= high)))
+    return {"covered": covered, "accuracy": truth, "width": float(np.mean(high - low))}
+
+
+def share(values: list[Any]) -> dict[str, float]:
+    """Mean, and the standard error of a share."""
+    mean = float(np.mean(values))
+    return {"mean": mean, "error": float(np.sqrt(max(mean * (1 - mean), 1 / len(values) / 4) / len(values)))}
