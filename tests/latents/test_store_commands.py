@@ -212,7 +212,7 @@ def test_export_netcdf(run, tmp_path):
         np.testing.assert_array_equal(data["vlm_hidden_states"].values, want)
         assert data["timestep"].values.tolist() == [0, 5, 10]
         assert data["annotations_pose"].shape == (FRAMES, 7)
-        assert data.attrs["task_id"] == 1
+        assert (data.attrs["task_id"], data.attrs["success"]) == (1, 1)
         assert (data.attrs["instruction"], data.attrs["task_instruction"]) == ("do it", "own")
 
 
@@ -221,7 +221,7 @@ def test_export_netcdf_says_what_the_store_says(tmp_path):
     pytest.importorskip("h5netcdf")
     xarray = pytest.importorskip("xarray")
     with RunWriter.create(tmp_path / "runs", "it", LAYOUT) as writer:
-        metadata = {"episode": "other", "status": "sealed", "success": 1, "note": "kept"}
+        metadata = {"episode": "other", "status": "sealed", "success": 1, "note": "kept", "moved": True}
         episode = writer.open_episode("mine", metadata, plan())
         episode.append(frame(plan(), 0), timestep=0, values=values(0))
         path = writer.path
@@ -229,6 +229,7 @@ def test_export_netcdf_says_what_the_store_says(tmp_path):
     (file,) = (tmp_path / "out").iterdir()
     with xarray.open_dataset(file, engine="h5netcdf") as data:
         assert (data.attrs["episode"], data.attrs["status"], data.attrs["note"]) == ("mine", "interrupted", "kept")
+        assert data.attrs["moved"] == 1, "NetCDF has no bool among its attributes"
         assert "success" not in data.attrs
 
 
