@@ -166,15 +166,15 @@ def test_arrays_of_our_engine_travel_to_other_processes_unread(tree, tmp_path):
     file.write_bytes(pickle.dumps((tree["episodes/ep/action"]["hidden_states"], tree)))
     assert file.stat().st_size < want("action/hidden_states").nbytes, "nothing was read"
     program = f"""
-import pickle
+import numpy, pickle
 from pathlib import Path
 array, tree = pickle.loads(Path({str(file)!r}).read_bytes())
-Path({str(tmp_path / "read")!r}).write_bytes(pickle.dumps((array.sel(layer=2).values, tree["episodes/ep/vlm"].mlp_activation.values)))
+numpy.savez({str(tmp_path / "read.npz")!r}, states=array.sel(layer=2), activations=tree["episodes/ep/vlm/mlp_activation"])
 """
     subprocess.run([sys.executable, "-c", program], check=True)
-    states, activations = pickle.loads((tmp_path / "read").read_bytes())
-    np.testing.assert_array_equal(states, want("action/hidden_states")[:, :, 1])
-    np.testing.assert_array_equal(activations, want("vlm/mlp_activation"))
+    with np.load(tmp_path / "read.npz") as read:
+        np.testing.assert_array_equal(read["states"], want("action/hidden_states")[:, :, 1])
+        np.testing.assert_array_equal(read["activations"], want("vlm/mlp_activation"))
 
 
 def test_our_engine_of_xarray_takes_the_options_that_every_engine_takes(episode):

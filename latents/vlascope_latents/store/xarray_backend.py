@@ -34,7 +34,6 @@ from vlascope_latents.store.selection import FrameRef, Selection, resolve
 from vlascope_latents.store.shard_reader import ROW_DIMS, ShardReader
 from vlascope_latents.store.tensors import StoredTensor
 
-
 Attempts = Literal["last", "all"]
 
 
