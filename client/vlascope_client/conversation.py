@@ -19,12 +19,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import numbers
 import ssl
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vlascope_client.codec import pack
 from vlascope_client.errors import (
@@ -102,9 +103,9 @@ class Conversation:
             seconds = getattr(self, name)
             if seconds is None and name == "first_contact_timeout":
                 continue
-            if not isinstance(seconds, numbers.Real) or isinstance(seconds, bool) or not seconds > 0:
+            if not isinstance(seconds, int | float | np.number) or isinstance(seconds, bool) or not seconds > 0:
                 raise ValueError(f"{name}: expected seconds above 0, found {seconds!r}")
-        if not isinstance(self.retries, numbers.Integral) or isinstance(self.retries, bool) or self.retries < 0:
+        if not isinstance(self.retries, int | np.integer) or isinstance(self.retries, bool) or self.retries < 0:
             raise ValueError(f"retries: expected a whole number, 0 or more, found {self.retries!r}")
         self._raw: dict[str, Any] | None = None
         self._spec: PolicySpec | None = None
