@@ -62,6 +62,7 @@ INSPECT = {
 CACHE = {
     "--log-level": "info",
     "--clear": "",
+    "--json": "False",
 }
 CONVERT = {
     "--log-level": "info",
