@@ -249,6 +249,14 @@ def test_export_netcdf(run, tmp_path):
         assert (data.attrs["instruction"], data.attrs["task_instruction"]) == ("do it", "own")
 
 
+@pytest.mark.parametrize("missing", ["xarray", "h5netcdf", "h5py"])
+def test_export_without_its_extra_leaves_no_folder(run, tmp_path, capsys, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert main(["export", str(run), str(tmp_path / "out")]) == 2
+    assert "netcdf: needs xarray, h5netcdf and h5py: install vlascope-latents[netcdf]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_export_netcdf_says_what_the_store_says(tmp_path):
     """A client may send metadata of any name; what the store itself says of an episode is not overwritten by it."""
     pytest.importorskip("h5netcdf")
