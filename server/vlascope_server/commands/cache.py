@@ -32,7 +32,7 @@ Kinds = Annotated[
         metavar=f"{{{','.join(_CHOICES)}}} ...",
         instance_from_str=_read_kinds,
         is_instance=lambda value: isinstance(value, tuple) and all(kind in CACHE_KINDS for kind in value),
-        str_from_instance=list,
+        str_from_instance=lambda kinds: [*kinds],
     ),
 ]
 
