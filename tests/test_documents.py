@@ -54,7 +54,10 @@ ADDRESSES = ("ws://127.0.0.1:8000", "gpu-host:8000")
 """Of servers in Python blocks; replaced by that of the server that runs here."""
 NOT_RUN: dict[str, list[str]] = {}
 """By document, the reasons that stand above the Python blocks that are not run."""
+_PRINTED = (ROOT / "README.md").read_text().partition("print(path, array.shape, array.dtype)  # ")[2].partition("\n")[0]
+"""What README's last Python block says that it prints, but for the data types."""
 CHECKS = {
+    "README.md": f"assert ', '.join(f'{{path}} {{array.shape}}' for path, array in latents.items()) == {_PRINTED!r}",
     "docs/store.md": """
 assert committed == 10
 assert x.shape == (4, 1, 48, 2048)
@@ -190,6 +193,20 @@ def test_a_notebook_is_kept_without_what_a_run_leaves_in_it(document: str) -> No
     left = [cell["id"] for cell in notebook["cells"] if cell.get("outputs") or cell.get("execution_count")]
     assert not left, "clear the outputs before you commit"
     assert set(notebook["metadata"]) == {"kernelspec", "language_info"}
+
+
+def test_documents_say_whether_anything_was_measured_on_a_gpu() -> None:
+    measured = {path.name for path in (ROOT / "benchmarks/results/gpu").iterdir()} != {"NOTES.md"}
+    for document in ("README.md", "docs/gpu.md"):
+        assert ("nothing has been measured" in prose(document).lower()) is not measured, document
+
+
+def test_what_make_tests_with_the_newest_packages_is_what_the_readme_says() -> None:
+    folders = re.findall(
+        r"tests/([\w/]+)(?:\.py)?", (ROOT / "scripts/test_newest.sh").read_text().rpartition("pytest -m")[2]
+    )
+    assert folders == ["latents", "client", "server/test_parameters", "server/test_reference_parity"]
+    assert "`make test-newest` (model, store and client on Python 3.12" in prose("README.md")
 
 
 def test_what_is_not_run_is_listed_here() -> None:

@@ -205,6 +205,27 @@ def test_only_its_part_cannot_be_imported_without_an_extra(folder, extra):
     assert not {file for file in needs if not member.missing_part(file, set(member.extras) - {extra})}
 
 
+def test_what_an_error_says_to_install_is_a_line_of_the_readme():
+    from vlascope_server.commands import serve, train
+
+    for install, extra in ((serve.INSTALL, "serve"), (train.INSTALL, "train")):
+        (line,) = (i for i in INSTALLING if i.line == install)
+        assert line.last == "server"
+        assert extra in line.members["server"]
+
+
+def test_pip_finds_what_other_extras_bring():
+    """Their errors say `pip install MEMBER[extra]`, which fails where an extra needs a member: no index has those."""
+    needed = {
+        (member.name, extra): [r.name for r in requirements if r.name.startswith("vlascope-")]
+        for member in MEMBERS.values()
+        for extra, requirements in member.extras.items()
+    }
+    assert {extra for extra, members in needed.items() if members} == {
+        ("vlascope-server", "serve"), ("vlascope-server", "train")
+    }  # fmt: skip
+
+
 def test_what_is_installed_alone_is_what_the_errors_and_the_workspace_say():
     from vlascope_analysis.data.encoders import minilm
     from vlascope_sim.environment import package

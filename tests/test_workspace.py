@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import vlascope_client
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,11 @@ def test_a_command_and_its_module_say_their_version(name):
     assert said[0] == said[1]
     version = importlib.metadata.version(f"vlascope-{name}")
     assert re.fullmatch(rf"vlascope-{name} {re.escape(version)}( \([0-9a-f]{{40}}(\+changes)?\))?\n", said[0])
+
+
+def test_the_client_which_has_no_command_says_its_version_too():
+    version = importlib.metadata.version("vlascope-client")
+    command = [sys.executable, "-m", "vlascope_client", "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said == f"vlascope-client {version}\n"
+    assert vlascope_client.__version__ == version

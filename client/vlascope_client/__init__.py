@@ -3,6 +3,8 @@
 Knows nothing of models, of stores or of simulations.
 """
 
+from importlib.metadata import version as _version
+
 from vlascope_client.async_client import AsyncPolicyClient
 from vlascope_client.chunks import ActionChunkBroker, ActionStep, AsyncActionChunkBroker
 from vlascope_client.client import PolicyClient
@@ -40,4 +42,7 @@ __all__ = [
     "ProtocolError",
     "ServerStatus",
     "SpecMismatchError",
+    "__version__",
 ]
+
+__version__ = _version("vlascope-client")

@@ -25,6 +25,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vlascope_client.codec import pack
 from vlascope_client.errors import (
     PolicyClientError,
@@ -98,10 +100,13 @@ class Conversation:
         self._urls = server_urls(self.servers)
         self._contexts = {url: tls_context(url, self.tls) for url in self._urls}
         for name in ("timeout", "first_timeout", "connect_timeout", "first_contact_timeout"):
-            if (seconds := getattr(self, name)) is not None and not seconds > 0:
-                raise ValueError(f"{name}: expected seconds above 0, found {seconds}")
-        if self.retries < 0:
-            raise ValueError(f"retries: expected 0 or more, found {self.retries}")
+            seconds = getattr(self, name)
+            if seconds is None and name == "first_contact_timeout":
+                continue
+            if not isinstance(seconds, int | float | np.number) or isinstance(seconds, bool) or not seconds > 0:
+                raise ValueError(f"{name}: expected seconds above 0, found {seconds!r}")
+        if not isinstance(self.retries, int | np.integer) or isinstance(self.retries, bool) or self.retries < 0:
+            raise ValueError(f"retries: expected a whole number, 0 or more, found {self.retries!r}")
         self._raw: dict[str, Any] | None = None
         self._spec: PolicySpec | None = None
         self._url = self._urls[0]
@@ -251,9 +256,16 @@ class Conversation:
                         yield Close(clean=True)
                         raise
                     return
-        counted = f" ({tries} {'tries' if tries > 1 else 'try'})" if self.retries else ""
-        within = f" within {patience:g} s" if patience < math.inf else ""
-        raise PolicyConnectionError(f"no server answered{within}{counted}: {'; '.join(failures)}", *refusal)
+        counted = f"{tries} {'tries' if tries > 1 else 'try'}"
+        gone = time.monotonic() - begun
+        if patience == math.inf:
+            ended = f" ({counted})" if self.retries else ""
+        elif gone >= patience:
+            ended = f" within {patience:g} s ({counted})"
+        else:
+            # whoever gave both limits is told which of them ended it
+            ended = f" ({counted} in {gone:.1f} s of {patience:g}: retries={self.retries} allows no more)"
+        raise PolicyConnectionError(f"no server answered{ended}: {'; '.join(failures)}", *refusal)
 
     def _greeted(self, url: str, greeting: bytes | str) -> None:
         """Rule 2."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from vlascope_base import VlascopeError
+from vlascope_base.text import listed
 
 EXPERTS = ("vlm", "action")
 TOKEN_COMPONENTS = (
@@ -96,6 +97,23 @@ class CaptureSpec:
                 f"{flow[0]!r} belongs to the action expert, which this spec does not select",
                 TOKEN_COMPONENTS,
             )
+
+    def __str__(self) -> str:
+        """What it keeps, in words: `hidden_states of vlm, layers 0-5, mean over each of text, image, as bfloat16`."""
+        said = [f"{listed(self.components)} of {' and '.join(self.experts)}"]
+        axes = {"layer": self.layers, "denoise step": self.denoise_steps if "action" in self.experts else ()}
+        for axis, numbers in axes.items():
+            if numbers:
+                several = "s" if len(numbers) > 1 else ""
+                said.append(f"every {axis}" if numbers == "all" else f"{axis}{several} {listed(numbers)}")
+        whole = self.spans == ("all",)
+        if self.reduction == "none":
+            said.append("every token" if "all" in self.spans else f"tokens of {listed(self.spans)}")
+        elif self.reduction == "mean":
+            said.append("mean over every token" if whole else f"mean over each of {listed(self.spans)}")
+        else:
+            said.append("the last token" if whole else f"last token of each of {listed(self.spans)}")
+        return f"{', '.join(said)}, as {self.dtype}"
 
     @classmethod
     def from_map(cls, value: Mapping[str, Any]) -> CaptureSpec:

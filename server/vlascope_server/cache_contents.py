@@ -31,7 +31,7 @@ _HASH = 16 * "[0-9a-f]"
 
 
 class CacheError(VlascopeError):
-    """A part of the cache cannot be cleared; the message says why."""
+    """The cache folder is none, or a part of it cannot be cleared; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,21 @@ class CachePart:
     number: int
     nbytes: int
     last_use: float | None
+
+
+def checked_folder() -> Path:
+    """The cache folder, which need not exist.
+
+    Raises:
+        CacheError: something else stands there.
+    """
+    folder = cache_folder()
+    if folder.exists() and not folder.is_dir():
+        by = "VLASCOPE_CACHE: " if os.environ.get("VLASCOPE_CACHE") else ""
+        raise CacheError(
+            f"{by}{folder}: expected a folder, or nothing yet, found a file: set VLASCOPE_CACHE to a folder"
+        )
+    return folder
 
 
 def cache_parts() -> list[CachePart]:

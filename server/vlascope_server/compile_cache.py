@@ -66,14 +66,15 @@ class _Mender:
     """Takes the place of `warnings.showwarning`, and removes a program that JAX could not read.
 
     JAX warns of such a program at every start, compiles it, and does not write it again as long as the damaged file is there.
-    It warns before it compiles: where the file is gone by then, it is written anew. All other warnings are shown as before.
+    It warns before it compiles: where the file is gone by then, it is written anew. All other warnings are shown as before,
+    among them that on a busy machine another process held the folder for too long: no program is damaged then.
     """
 
     def __init__(self, folder: Path, show: Callable[..., None]):
         self._folder, self._show = folder, show
 
     def __call__(self, message: Warning | str, *rest: Any, **named: Any) -> None:
-        found = re.search("Error reading persistent compilation cache entry for '([^']+)'", str(message))
+        found = re.search("Error reading persistent compilation cache entry for '([^']+)': (?!Timeout:)", str(message))
         if found is None or not self._remove(found[1]):
             self._show(message, *rest, **named)
 

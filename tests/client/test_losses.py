@@ -322,6 +322,15 @@ class TestServers:
         assert [int(number) for number in counted] == [2**k for k in range(1, 20) if 2**k < tries]
         assert len(said) == 1 + len(counted)
 
+    def test_the_error_says_which_limit_ended_the_first_contact(self, connect: Any) -> None:
+        dead = f"localhost:{unused_port()}"
+        with pytest.raises(
+            PolicyConnectionError, match=r"no server answered \(1 try in 0\.\d s of 30: retries=0 allows no more\): ws"
+        ):
+            connect(dead, retries=0, first_contact_timeout=30)
+        with pytest.raises(PolicyConnectionError, match="no server answered: ws"):
+            connect(dead, retries=0)
+
     def test_a_server_that_answered_once_is_waited_for_as_ever(self, connect: Any) -> None:
         server = ScriptedServer(port=unused_port())
         server.start()

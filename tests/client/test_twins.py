@@ -181,7 +181,11 @@ def test_what_is_no_address(given: Any) -> None:
     [
         ({"timeout": 0}, "timeout: expected seconds above 0, found 0"),
         ({"first_timeout": -1}, "first_timeout: expected seconds above 0"),
-        ({"retries": -1}, "retries: expected 0 or more"),
+        ({"first_contact_timeout": "x"}, "first_contact_timeout: expected seconds above 0, found 'x'"),
+        ({"timeout": None}, "timeout: expected seconds above 0, found None"),
+        ({"connect_timeout": True}, "connect_timeout: expected seconds above 0, found True"),
+        ({"retries": -1}, "retries: expected a whole number, 0 or more, found -1"),
+        ({"retries": 1.5}, "retries: expected a whole number, 0 or more, found 1.5"),
         ({"servers": "wss://robot", "tls": "/nowhere.pem"}, r"tls: /nowhere.pem: expected a file of certificates"),
     ],
 )

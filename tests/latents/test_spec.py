@@ -57,3 +57,33 @@ def test_bad_fields_are_named(fields, field, message):
 def test_a_spec_is_a_map():
     with pytest.raises(CaptureSpecError, match="expected a map of fields, got list"):
         CaptureSpec.from_map([1])  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "hidden_states of vlm and action, every layer, every denoise step, every token, as bfloat16"),
+        (
+            {"experts": ["vlm"], "layers": [0, 1, 2, 5], "spans": ["text", "base_0_rgb"], "dtype": "float32"},
+            "hidden_states of vlm, layers 0-2, 5, tokens of text, base_0_rgb, as float32",
+        ),
+        (
+            {"components": ["mlp_activation", "x_t"], "layers": [3], "denoise_steps": [9], "reduction": "mean"},
+            "mlp_activation, x_t of vlm and action, layer 3, denoise step 9, mean over every token, as bfloat16",
+        ),
+        (
+            {"experts": ["vlm"], "spans": ["text", "image"], "reduction": "mean"},
+            "hidden_states of vlm, every layer, mean over each of text, image, as bfloat16",
+        ),
+        (
+            {"experts": ["action"], "layers": [3], "reduction": "last"},
+            "hidden_states of action, layer 3, every denoise step, the last token, as bfloat16",
+        ),
+        (
+            {"experts": ["vlm"], "spans": ["text"], "reduction": "last"},
+            "hidden_states of vlm, every layer, last token of each of text, as bfloat16",
+        ),
+    ],
+)
+def test_a_spec_says_itself_in_words(fields, said):
+    assert str(CaptureSpec.from_map(fields)) == said

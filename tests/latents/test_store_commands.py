@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import stat
 import subprocess
 import sys
@@ -96,6 +97,38 @@ def test_ls_fits_80_columns_and_breaks_no_word(tmp_path, capsys, monkeypatch):
     assert set(told.split()) | set(own.split()) | {"sealed", "no"} <= set(words)
     start, end = head.index("episode"), head.index("status")
     assert "".join(line[start:end].strip() for line in lines[lines.index(head) + 2 :]) == name
+
+
+@pytest.mark.parametrize("columns", [80, 60, 50, 40, 20])
+def test_ls_breaks_ids_at_hyphens_and_loses_none(tmp_path, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    told = "pick up the alphabet soup and place it in the basket"
+    names = [f"libero_object-task00-episode00{n}" for n in range(2)]
+    with RunWriter.create(tmp_path / "runs", "tiny", LAYOUT) as writer:
+        for name in names:
+            episode = writer.open_episode(f"c+{name}", {"instruction": told}, plan())
+            episode.append(frame(plan(), 0), timestep=0)
+            episode.interrupt()
+    assert main(["ls", str(tmp_path / "runs"), "--attempts"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= columns
+    words = out.split()
+    parts = [word for word in words if re.fullmatch(r"(libero_object-)?(task00-)?(episode00\d)?", word)]
+    # a table's lines hold a part of one id each; below it stand the parts of the next one
+    assert "".join(parts) == "".join(names)
+    assert words.count("interrupted") + words.count("interrupted,") == 2
+    assert all(words.count(word) >= 2 for word in told.split()), "every word of both instructions"
+
+
+def test_ls_folds_an_id_that_has_no_hyphen(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    name = "x" * 90
+    with RunWriter.create(tmp_path / "runs", "tiny", LAYOUT) as writer:
+        episode = writer.open_episode(name, {}, plan())
+        episode.append(frame(plan(), 0), timestep=0)
+        episode.seal()
+    assert main(["ls", str(tmp_path / "runs")]) == 0
+    assert name in capsys.readouterr().out.replace("\n", "")
 
 
 def test_ls_as_json(tmp_path, capsys):
@@ -212,8 +245,16 @@ def test_export_netcdf(run, tmp_path):
         np.testing.assert_array_equal(data["vlm_hidden_states"].values, want)
         assert data["timestep"].values.tolist() == [0, 5, 10]
         assert data["annotations_pose"].shape == (FRAMES, 7)
-        assert data.attrs["task_id"] == 1
+        assert (data.attrs["task_id"], data.attrs["success"]) == (1, 1)
         assert (data.attrs["instruction"], data.attrs["task_instruction"]) == ("do it", "own")
+
+
+@pytest.mark.parametrize("missing", ["xarray", "h5netcdf", "h5py"])
+def test_export_without_its_extra_leaves_no_folder(run, tmp_path, capsys, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert main(["export", str(run), str(tmp_path / "out")]) == 2
+    assert "netcdf: needs xarray, h5netcdf and h5py: install vlascope-latents[netcdf]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_export_netcdf_says_what_the_store_says(tmp_path):
@@ -221,7 +262,7 @@ def test_export_netcdf_says_what_the_store_says(tmp_path):
     pytest.importorskip("h5netcdf")
     xarray = pytest.importorskip("xarray")
     with RunWriter.create(tmp_path / "runs", "it", LAYOUT) as writer:
-        metadata = {"episode": "other", "status": "sealed", "success": 1, "note": "kept"}
+        metadata = {"episode": "other", "status": "sealed", "success": 1, "note": "kept", "moved": True}
         episode = writer.open_episode("mine", metadata, plan())
         episode.append(frame(plan(), 0), timestep=0, values=values(0))
         path = writer.path
@@ -229,6 +270,7 @@ def test_export_netcdf_says_what_the_store_says(tmp_path):
     (file,) = (tmp_path / "out").iterdir()
     with xarray.open_dataset(file, engine="h5netcdf") as data:
         assert (data.attrs["episode"], data.attrs["status"], data.attrs["note"]) == ("mine", "interrupted", "kept")
+        assert data.attrs["moved"] == 1, "NetCDF has no bool among its attributes"
         assert "success" not in data.attrs
 
 

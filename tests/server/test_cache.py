@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -111,6 +112,45 @@ def test_the_command_shows_and_clears(cache, capsys, monkeypatch):
         str(file.relative_to(cache)) for file in cache.rglob("*") if file.is_file() and file.suffix != ".lock"
         and file.name != ".lockfile"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "found"), [((), "nothing"), (("images", "foo", "bar"), "'foo', 'bar'")])
+def test_kinds_that_are_none_are_told_which_there_are(cache, capsys, words, found):
+    with pytest.raises(SystemExit) as end:
+        main(["cache", "--clear", *words])
+    assert end.value.code == 2
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    choices = "programs, downloads, images, assets, tokenizers, imports, all"
+    assert f"expected one or several of {choices}; found {found}" in said
+    assert {kind: part.nbytes for kind, part in by_kind().items()} == BYTES
+
+
+def test_the_command_shows_and_clears_as_json(cache, capsys):
+    assert main(["cache", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["folder"], shown["bytes"]) == (str(cache), sum(BYTES.values()))
+    kinds = {kind.pop("kind"): kind for kind in shown["kinds"]}
+    assert list(kinds) == list(CACHE_KINDS)
+    assert kinds["images"] == {
+        "what": "datasets with resized images", "number": 2, "bytes": 800, "last_use": "1970-01-12T13:46:40+00:00"
+    }  # fmt: skip
+    assert main(["cache", "--clear", "tokenizers", "images", "--json"]) == 0
+    freed = {"images": 800, "tokenizers": 4}
+    assert json.loads(capsys.readouterr().out) == {"folder": str(cache), "freed": freed, "bytes": 804}
+    assert main(["cache", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kinds"][2]["last_use"] is None
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--clear", "all"]])
+def test_a_file_is_no_cache_folder(tmp_path, monkeypatch, capsys, options):
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("VLASCOPE_CACHE", str(file))
+    assert main(["cache", *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith(f"vlascope-server: VLASCOPE_CACHE: {file}: expected a folder, or nothing yet, found a file")
 
 
 def test_what_somebody_writes_is_not_cleared(cache, capsys, monkeypatch):

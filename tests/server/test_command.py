@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from vlascope_base.command import parse_command
 from vlascope_latents import CaptureSpec
-from vlascope_server.commands import SUBCOMMANDS, Serve, Train, main
+from vlascope_server.commands import SUBCOMMANDS, Serve, Train, main, serve, train
 from vlascope_server.training.run_folder import RunFolder
 
 SERVE = {
@@ -62,6 +62,7 @@ INSPECT = {
 CACHE = {
     "--log-level": "info",
     "--clear": "",
+    "--json": "False",
 }
 CONVERT = {
     "--log-level": "info",
@@ -250,4 +251,5 @@ def test_a_missing_extra_is_one_line(missing, args):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 2
     error = done.stderr.splitlines()[-1]
-    assert error == f"vlascope-server: {args[0]} needs {missing}: install vlascope-server[{args[0]}]"
+    install = {"serve": serve.INSTALL, "train": train.INSTALL}[args[0]]
+    assert error == f"vlascope-server: {args[0]} needs {missing}: run this in a clone of vlascope: {install}"

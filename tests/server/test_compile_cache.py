@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 
+import filelock
 import pytest
+from vlascope_server import compile_cache
 
 PROGRAM = """
 import logging
@@ -62,6 +64,18 @@ def test_a_damaged_program_is_removed_and_written_anew(tmp_path, share):
     assert {name: (folder / name).stat().st_mtime_ns for name in others} == before
     compile_some(tmp_path, 10**9, 0, said)
     assert "damaged" not in said[1]
+
+
+def test_a_program_that_another_process_holds_is_not_damaged(tmp_path):
+    program, shown = tmp_path / "jit_step-0f-cache", []
+    program.write_bytes(b"whole")
+    mender = compile_cache._Mender(tmp_path, lambda message, *_: shown.append(message))
+    reading = "Error reading persistent compilation cache entry for 'jit_step': "
+    held = f"{reading}{filelock.Timeout.__name__}: {filelock.Timeout(str(tmp_path / '.lockfile'))}"
+    mender(held, UserWarning, "compiler.py", 1)
+    assert (program.exists(), shown) == (True, [held])
+    mender(f"{reading}ValueError: cut short", UserWarning, "compiler.py", 1)
+    assert (program.exists(), shown) == (False, [held])
 
 
 def test_what_was_used_longest_ago_makes_room(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -54,14 +55,22 @@ class Export(CampaignOptions):
             "zarr": (export_zarr, ".zarr"),
             "npz": (export_npz, ".npz"),
         }[self.format]
+        if self.format == "netcdf":
+            _check_netcdf()
         make_missing_folder(self.out, self.readable_by)
         for episode in tracked(chosen, "exporting"):
             file = self.out / f"{episode.run}-{episode.row.folder}{suffix}"
-            try:
-                write(store, episode, file)
-            except ImportError as error:
-                raise StoreError(
-                    f"{self.format}: needs xarray, h5netcdf and h5py: install vlascope-latents[netcdf]"
-                ) from error
+            write(store, episode, file)
             print(file)
         return 0
+
+
+def _check_netcdf() -> None:
+    """Before a folder is made: raises StoreError where a package is missing."""
+    try:
+        for package in ("xarray", "h5netcdf", "h5py"):
+            importlib.import_module(package)
+    except ImportError as error:
+        raise StoreError(
+            f"netcdf: needs xarray, h5netcdf and h5py: install vlascope-latents[netcdf] ({error})"
+        ) from error

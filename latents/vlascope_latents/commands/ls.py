@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
-from vlascope_base.text import printable, readable_bytes
+from vlascope_base.text import printable
 
+from vlascope_latents.commands.episode_table import print_episodes, size_of
 from vlascope_latents.commands.options import CampaignOptions
 from vlascope_latents.store import Episode, LatentStore
 
@@ -35,7 +34,7 @@ class Ls(CampaignOptions):
         for run in store.runs:
             own = [episode for episode in every if episode.run == run.name]
             for campaign in sorted({episode.campaign or "" for episode in own}):
-                console.print(_table(run.name, campaign, [e for e in own if (e.campaign or "") == campaign]))
+                print_episodes(console, run.name, campaign, [e for e in own if (e.campaign or "") == campaign])
             if not own and self.campaign is None:
                 later = not self.attempts and store.episodes(run.name)
                 what = (
@@ -43,11 +42,6 @@ class Ls(CampaignOptions):
                 )
                 console.print(escape(printable(f"{run.name}: {what}")))
         return 0
-
-
-def _size(episode: Episode) -> int:
-    """Bytes of an episode's committed frames, uncompressed."""
-    return episode.row.nbytes if episode.status != "open" else sum(line.nbytes for line in episode.lines())
 
 
 def _document(store: LatentStore, episodes: list[Episode]) -> dict[str, object]:
@@ -69,47 +63,8 @@ def _record(episode: Episode) -> dict[str, object]:
         "status": row.status,
         "success": row.success,
         "frames": episode.frames,
-        "bytes": _size(episode),
+        "bytes": size_of(episode),
         "dropped": row.dropped,
         "instruction": row.metadata.get("instruction"),
         "task_instruction": row.metadata.get("task_instruction"),
     }
-
-
-def _table(run: str, campaign: str, episodes: list[Episode]) -> Table:
-    """What one campaign left in one run; an empty `campaign` is none.
-
-    At 80 columns everything is shown: ids fold, instructions wrap between words, and what needs no column has none.
-    """
-    frames = [(episode.frames, _size(episode)) for episode in episodes]
-    total, size = sum(n for n, _ in frames), sum(n for _, n in frames)
-    head = f"{run}, campaign {campaign}" if campaign else run
-    counted = f"{_counted(len(episodes), 'episode')}, {_counted(total, 'frame')}, {readable_bytes(size)}"
-    table = Table(
-        title=escape(printable(f"{head}: {counted}")), box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-    )
-    told = [(e.metadata.get("instruction"), e.metadata.get("task_instruction")) for e in episodes]
-    otherwise = any(task not in (None, instruction) for instruction, task in told)
-    dropped = any(episode.row.dropped for episode in episodes)
-    table.add_column("episode", overflow="fold")
-    for column in ("status", "success", "frames", "bytes", *(("dropped",) if dropped else ())):
-        table.add_column(column, justify="left" if column in ("status", "success") else "right", no_wrap=True)
-    for column in ("instruction", *(("task instruction",) if otherwise else ())):
-        table.add_column(column, overflow="fold")
-    for episode, (count, nbytes), texts in zip(episodes, frames, told, strict=True):
-        success = {True: "yes", False: "no", None: "-"}[episode.success]
-        cells = [
-            episode.row.folder.removeprefix(f"{campaign}+"),
-            episode.status,
-            success,
-            count,
-            readable_bytes(nbytes),
-            *([episode.row.dropped] if dropped else []),
-            *({None: "-", "": "(none)"}.get(text, text) for text in (texts if otherwise else texts[:1])),
-        ]
-        table.add_row(*(escape(printable(cell)) for cell in cells))
-    return table
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -37,17 +37,19 @@ def export_netcdf(store: LatentStore, episode: Episode, path: Path) -> None:
             flat = name.replace("/", "_")
             dims = ["frame", *(f"{flat}_{axis}" for axis in range(1, column.ndim))]
             variables[flat] = (dims, column.astype(np.uint8) if column.dtype == bool else column)
-    xarray.Dataset(variables, attrs=plain_attributes(episode)).to_netcdf(path, engine="h5netcdf")
+    # NetCDF has no bool among its attributes
+    attributes = {name: int(v) if isinstance(v, bool) else v for name, v in plain_attributes(episode).items()}
+    xarray.Dataset(variables, attrs=attributes).to_netcdf(path, engine="h5netcdf")
 
 
-def plain_attributes(episode: Episode) -> dict[str, str | int | float]:
-    """What is known of an episode, without values that NetCDF has no attributes for: maps, lists, nothing."""
+def plain_attributes(episode: Episode) -> dict[str, str | bool | int | float]:
+    """What is known of an episode and is one text or number, or yes or no; `success` is bool where somebody said it."""
     # what the store says of it stands above what a client said beside it under the same name
     attributes = {**episode.metadata, "episode": episode.id, "status": episode.status}
     attributes.pop("success", None)
     if episode.success is not None:
-        attributes["success"] = int(episode.success)
-    return {key: value for key, value in attributes.items() if isinstance(value, str | int | float)}
+        attributes["success"] = episode.success
+    return {key: value for key, value in attributes.items() if isinstance(value, str | bool | int | float)}
 
 
 def export_zarr(store: LatentStore, episode: Episode, path: Path) -> None:

@@ -49,7 +49,7 @@ def leading(tensor: StoredTensor) -> int:
 
 
 class ShardReader:
-    """Reads from shards, from any number of threads.
+    """Reads from shards, from any number of threads. A pickled one begins to count anew.
 
     Attributes:
         bytes_read: that came from files so far, indices included.
@@ -58,6 +58,10 @@ class ShardReader:
     def __init__(self):
         self.bytes_read = 0
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[ShardReader], tuple[()]]:
+        # a lock belongs to its process
+        return ShardReader, ()
 
     def read(self, path: Path, tensor: StoredTensor, part: Part, out: np.ndarray) -> None:
         """Fills `out` (contiguous, storage dtype) with `part` of the frame in the file at `path`.

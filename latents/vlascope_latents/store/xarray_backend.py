@@ -4,7 +4,11 @@
     tree["episodes/task3-ep0/vlm"]["hidden_states"].sel(layer=5)
 
 The tree has the groups of the Zarr store. Other than there, bfloat16 is float32 and axes have the model's numbers and names as
-coordinates; an episode that is being written shows its committed frames. Tensors are read when they are asked for.
+coordinates; an episode that is being written shows its committed frames. Tensors are read when they are asked for, in this
+process or in another one: the arrays can be pickled, and are not read by it.
+
+Of each episode the last sealed attempt is shown, as `LatentStore.episodes` chooses it; `attempts="all"` shows every one.
+xarray's own ways of decoding (`mask_and_scale` and so on) are taken and change nothing: no array is encoded in those ways.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 import xarray
@@ -30,6 +34,19 @@ from vlascope_latents.store.selection import FrameRef, Selection, axis_coordinat
 from vlascope_latents.store.shard_reader import ROW_DIMS, ShardReader
 from vlascope_latents.store.tensors import StoredTensor
 
+Attempts = Literal["last", "all"]
+
+
+class Decoding(TypedDict, total=False):
+    """What xarray passes to every engine where its caller said anything of it."""
+
+    mask_and_scale: bool
+    decode_times: bool
+    concat_characters: bool
+    decode_coords: bool
+    use_cftime: bool | None
+    decode_timedelta: bool | None
+
 
 class VlascopeBackend(BackendEntrypoint):
     """What xarray calls for `engine="vlascope"`."""
@@ -42,23 +59,44 @@ class VlascopeBackend(BackendEntrypoint):
         return isinstance(filename_or_obj, str | os.PathLike) and (Path(filename_or_obj) / RUN_FILE).is_file()
 
     def open_datatree(  # pyright: ignore[reportIncompatibleMethodOverride]  # xarray passes paths on as they are given
-        self, filename_or_obj: str | os.PathLike, *, drop_variables: str | Iterable[str] | None = None
+        self,
+        filename_or_obj: str | os.PathLike,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        attempts: Attempts = "last",
+        **decoding: Unpack[Decoding],
     ) -> xarray.DataTree:
         """All groups as a tree.
+
+        Args:
+            filename_or_obj: a run, or a folder of runs.
+            drop_variables: names that no group shows.
+            attempts: as of `LatentStore.episodes`.
+            decoding: changes nothing.
 
         Raises:
             StoreError: the path holds no run, or what it holds is damaged.
         """
-        return xarray.DataTree.from_dict(
-            self.open_groups_as_dict(filename_or_obj, drop_variables=drop_variables), name=Path(filename_or_obj).name
-        )
+        groups = self.open_groups_as_dict(filename_or_obj, drop_variables=drop_variables, attempts=attempts, **decoding)
+        return xarray.DataTree.from_dict(groups, name=Path(filename_or_obj).name)
 
     def open_groups_as_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, filename_or_obj: str | os.PathLike, *, drop_variables: str | Iterable[str] | None = None
+        self,
+        filename_or_obj: str | os.PathLike,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        attempts: Attempts = "last",
+        **decoding: Unpack[Decoding],
     ) -> dict[str, xarray.Dataset]:
-        """All groups by path; raises as `open_datatree`."""
+        """All groups by path; arguments and errors are those of `open_datatree`."""
+        unknown = [name for name in decoding if name not in Decoding.__annotations__]
+        if unknown:
+            allowed = ", ".join(("drop_variables", "attempts", *Decoding.__annotations__))
+            raise TypeError(f"engine vlascope: unknown option {unknown[0]!r}; allowed: {allowed}")
+        if attempts not in get_args(Attempts):
+            raise StoreError(f"attempts: expected one of {', '.join(get_args(Attempts))}, found {attempts!r}")
         dropped = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or ())
-        groups = _groups(Path(filename_or_obj))
+        groups = _groups(Path(filename_or_obj), attempts)
         return {path: group.drop_vars(dropped, errors="ignore") for path, group in groups.items()}
 
     def open_dataset(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -66,10 +104,18 @@ class VlascopeBackend(BackendEntrypoint):
         filename_or_obj: str | os.PathLike,
         *,
         drop_variables: str | Iterable[str] | None = None,
+        attempts: Attempts = "last",
         group: str = "/",
+        # xarray reads off this signature what it may pass, and takes no `**` in it
+        mask_and_scale: bool = True,
+        decode_times: bool = True,
+        concat_characters: bool = True,
+        decode_coords: bool = True,
+        use_cftime: bool | None = None,
+        decode_timedelta: bool | None = None,
     ) -> xarray.Dataset:
         """One group, such as `episodes/task3-ep0/vlm`; raises as `open_datatree`, and where there is no such group."""
-        groups = self.open_groups_as_dict(filename_or_obj, drop_variables=drop_variables)
+        groups = self.open_groups_as_dict(filename_or_obj, drop_variables=drop_variables, attempts=attempts)
         path = f"/{group.strip('/')}"
         if path not in groups:
             raise StoreError(f"{filename_or_obj}: no group {group!r}; open_datatree shows what there is")
@@ -116,15 +162,16 @@ def _outer(array: np.ndarray, key: Sequence[Any]) -> np.ndarray:
     return np.asarray(array)
 
 
-def _groups(path: Path) -> dict[str, xarray.Dataset]:
+def _groups(path: Path, attempts: Attempts) -> dict[str, xarray.Dataset]:
     store = LatentStore(path)
     groups = {"/": xarray.Dataset()}
+    bases = {run.name: "" if (path / RUN_FILE).is_file() else f"/{run.name}" for run in store.runs}
     for run in store.runs:
-        base = "" if (path / RUN_FILE).is_file() else f"/{run.name}"
-        groups[base or "/"] = xarray.Dataset(attrs=_run_attributes(run))
-        for episode in store.episodes(run.name, attempts="all"):
-            for name, group in _episode_groups(store, episode).items():
-                groups[f"{base}/{EPISODES}/{episode.row.folder}{name}"] = group
+        groups[bases[run.name] or "/"] = xarray.Dataset(attrs=_run_attributes(run))
+    # of all runs at once: a campaign's last attempt may be in another run than the one before
+    for episode in store.episodes(attempts=attempts):
+        for name, group in _episode_groups(store, episode).items():
+            groups[f"{bases[episode.run]}/{EPISODES}/{episode.row.folder}{name}"] = group
     return groups
 
 

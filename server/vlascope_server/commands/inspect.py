@@ -90,5 +90,6 @@ def _table(*columns: str, header: bool = True):
 
     table = Table(show_header=header)
     for column in columns:
-        table.add_column(column, justify="right" if column in ("tensors", "elements", "bytes", "width") else "left")
+        number = column in ("tensors", "elements", "bytes", "width")
+        table.add_column(column, justify="right" if number else "left", no_wrap=number, overflow="fold")
     return table

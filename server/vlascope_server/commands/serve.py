@@ -17,6 +17,9 @@ from vlascope_server.serving.options import ServeOptions
 if TYPE_CHECKING:
     from vlascope_server.serving.application import Started
 
+INSTALL = 'pip install ./base ./client ./latents "./server[serve]"'
+"""Members of the house are on no index, so that pip finds what an extra needs in a clone alone."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Serve(ServeOptions, ConfigFile, CommandOptions):
@@ -28,7 +31,7 @@ class Serve(ServeOptions, ConfigFile, CommandOptions):
             from vlascope_server.serving.application import serve
         except ModuleNotFoundError as error:
             package = (error.name or "a package").partition(".")[0]
-            raise VlascopeError(f"serve needs {package}: install vlascope-server[serve]") from error
+            raise VlascopeError(f"serve needs {package}: run this in a clone of vlascope: {INSTALL}") from error
         serve(self, _print_started, lambda: print("ready", flush=True))
 
 

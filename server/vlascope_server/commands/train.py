@@ -9,6 +9,9 @@ from vlascope_base.options import ConfigFile
 
 from vlascope_server.training.options import TrainOptions
 
+INSTALL = 'pip install ./base ./client ./latents ./datasets "./server[serve,train]"'
+"""Members of the house are on no index, so that pip finds what an extra needs in a clone alone."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train(TrainOptions, ConfigFile):
@@ -26,7 +29,7 @@ class Train(TrainOptions, ConfigFile):
             from vlascope_server.training.trainer import train
         except ModuleNotFoundError as error:
             package = (error.name or "a package").partition(".")[0]
-            raise VlascopeError(f"train needs {package}: install vlascope-server[train]") from error
+            raise VlascopeError(f"train needs {package}: run this in a clone of vlascope: {INSTALL}") from error
         use_compilation_cache()  # a step takes a minute to compile, and a run that is resumed would wait for it again
         trained = train(self)
         print(trained.checkpoint if trained.finished else f"{trained.checkpoint} (not finished; go on with --resume)")

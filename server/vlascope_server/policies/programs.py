@@ -224,7 +224,7 @@ class Programs:
     def _compile(self, spec: CaptureSpec | None, size: int) -> Program:
         policy = self._policy
         noise = jax.ShapeDtypeStruct((size, *policy.noise_shape), np.float32)
-        what = "without capture" if spec is None else f"with {spec}"
+        what = "without capture" if spec is None else f"capturing {spec}"
         _log.info("compiling for a batch of %d, %s", size, what)
         heed_free_space()
         try:

@@ -75,6 +75,11 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
         CheckpointError: the policy cannot be loaded.
         StoreError: the store cannot be written.
     """
+    with _no_folder_left_empty(options.store):
+        _serve(options, started, ready)
+
+
+def _serve(options: ServeOptions, started: Callable[[Started], None], ready: Callable[[], None]) -> None:
     key = read_key(options.api_key_file) if options.api_key_file else None
     check_host(options.host, has_key=key is not None, insecure=options.insecure)
     named = (options.host, *options.allow_host) if not is_address(options.host) else options.allow_host
@@ -108,6 +113,18 @@ def serve(options: ServeOptions, started: Callable[[Started], None], ready: Call
             shutil.rmtree(run.path, ignore_errors=True)  # a server that never was leaves no empty run
     if service.programs.compiling or service.batcher.computing:
         _leave_at_once()
+
+
+@contextlib.contextmanager
+def _no_folder_left_empty(path: Path | None) -> Iterator[None]:
+    """Takes away at the end which of `path` and the folders above it were not there before, and hold nothing then."""
+    missing = [] if path is None else [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
+    try:
+        yield
+    finally:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # it holds a run, of this server or of another one, or never came to be
+                folder.rmdir()
 
 
 def _assemble(options: ServeOptions, most_episodes: int) -> tuple[Service, CapturePlan]:

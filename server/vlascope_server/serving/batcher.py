@@ -175,7 +175,7 @@ class Batcher:
             try:
                 self._compute(program, items)
             except Exception as error:
-                _log.exception("a batch of %d failed, capture %s", len(items), spec)
+                _log.exception("a batch of %d failed, capturing %s", len(items), spec or "nothing")
                 _fail(items, error)
 
     def _fail_all(self, error: BaseException) -> None:

@@ -63,6 +63,17 @@ def test_inspect_table(saved, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["inspect"]["checkpoint"] == str(saved)
 
 
+def test_inspect_cuts_no_name_at_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["inspect", "tiny"]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out
+    cells = [[cell.strip() for cell in line.split("│")] for line in out.splitlines()]
+    names = "".join(row[2] for row in cells if len(row) == 8)
+    for part in "in", "out":
+        assert f"action_time_mlp_{part}" in names
+
+
 @pytest.mark.parametrize("folder", ["openpi_orbax_pi0", "openpi_orbax_pure", "openpi_torch_pi0", "openpi_torch_pi05"])
 def test_inspect_the_references(goldens, capsys, folder):
     assert main(["inspect", str(goldens / folder), "--json"]) == 0

@@ -348,6 +348,20 @@ def test_refuses_to_start(tmp_path, capsys, options, says):
 
 
 @pytest.mark.parametrize(
+    "options", [["--port", "{taken}"], ["--checkpoint", "{folder}/nowhere"], ["--queue-bytes", "1kB"]]
+)
+def test_a_server_that_never_was_leaves_no_folder(tmp_path, options):
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        taken = holder.getsockname()[1]
+        options = [option.format(taken=taken, folder=tmp_path) for option in options]
+        assert main(["serve", "--port", "0", *options, "--store", str(tmp_path / "new/runs")]) == 2
+        assert list(tmp_path.iterdir()) == []
+        (tmp_path / "old").mkdir()
+        assert main(["serve", "--port", "0", *options, "--store", str(tmp_path / "old/runs")]) == 2
+    assert list(tmp_path.rglob("*")) == [tmp_path / "old"], "it was there before"
+
+
+@pytest.mark.parametrize(
     ("options", "says"),
     [
         (["--capture", "{"], ("--capture", "expected JSON such as")),
