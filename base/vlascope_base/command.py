@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import inspect
 import io
 import json
 import logging
@@ -58,7 +59,7 @@ def run_command(
         The exit code.
     """
     args = list(sys.argv[1:] if args is None else args)
-    if "--version" in args:
+    if args[-1:] == ["--version"]:  # an option of that name takes a word, and is never the last
         print(version_line(name))
         return 0
     try:
@@ -92,22 +93,22 @@ def parse_command(name: str, description: str, subcommands: Mapping[str, type], 
         SystemExit: the command line cannot be read, or asks for help; tyro has said what there is to say.
         VlascopeError: the file that the defaults come from cannot be read.
     """
-    choices = []
+    choices, version = [], f"The version: `{name} --version`."
     for word, of in subcommands.items():
         default, asked = None, list(args[:1]) == [word]
         if asked and callable(of_file := getattr(of, "defaults", None)):
             default = of_file(args[1:])
         given: dict[str, Any] = {} if default is None else {"default": default}
-        if not asked:  # in a list of subcommands the first paragraph is enough
-            given["description"] = " ".join((of.__doc__ or "").partition("\n\n")[0].split())
+        # in a list of subcommands the first paragraph is enough
+        does = inspect.cleandoc(of.__doc__ or "")
+        given["description"] = f"{does}\n\n{version}" if asked else " ".join(does.partition("\n\n")[0].split())
         choices.append(Annotated[of, tyro.conf.subcommand(word, **given)])
     # a Union of run-time values cannot be written with `|`
     choice: Any = Union[tuple(choices)]  # noqa: UP007
-    described = f"{description}\n\nThe version: `{name} --version`."
     shown = _Shown()
     try:
         with contextlib.redirect_stdout(shown):
-            return tyro.cli(choice, prog=name, description=described, args=list(args))
+            return tyro.cli(choice, prog=name, description=f"{description}\n\n{version}", args=list(args))
     finally:
         lines = shown.getvalue().split("\n")
         sys.stdout.write("\n".join(line if "\x1b" in line else filled(line) for line in lines))

@@ -39,16 +39,14 @@ class CommandOptions:
     """Least severe messages to show, on stderr."""
     print_config: bool = False
     """Print all options as JSON, those of files among them, and stop."""
-    version: bool = False
-    """Print the version, and stop."""
 
     def configuration(self) -> dict[str, Any]:
         """The options as `--print-config` prints them, which is how a file may give them."""
         return _without_secrets(record_of(self))
 
 
-UNRECORDED = ("print_config", "version", "config")
-"""Options that no result keeps: two are of no run, and the file that the third names may say something else by then."""
+UNRECORDED = ("print_config", "config")
+"""Options that no result keeps: the one is of no run, and the file that the other names may say something else by then."""
 
 _SECRETS = ("api_key",)
 _NOT_SHOWN = "(given)"

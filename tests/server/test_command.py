@@ -166,7 +166,7 @@ def test_a_command_has_these_options(command, expected):
     found = {
         name: "" if "(required)" in t else t.rpartition("(default: ")[2].partition(")")[0] for name, t in told.items()
     }
-    assert found == expected | {"--print-config": "False", "--version": "False"}
+    assert found == expected | {"--print-config": "False"}
 
 
 def parsed(*args: object) -> Serve | Train:

@@ -117,10 +117,10 @@ def _cells(row: Row, *, narrow: bool) -> tuple[str, ...]:
     errors = f", {counted(row.errors, 'error')}" if row.errors else ""
     of, to = ("/", "-") if narrow else (" of ", "% to ")
     rate = "-" if row.success_rate is None else f"{row.successes}{of}{row.episodes} ({row.success_rate:.0%}){errors}"
-    known = row.wilson_low is not None and row.wilson_high is not None
+    low, high = row.wilson_low, row.wilson_high
     return (
         rate,
-        f"{100 * row.wilson_low:.0f}{to}{row.wilson_high:.0%}" if known else "-",
+        "-" if low is None or high is None else f"{100 * low:.0f}{to}{high:.0%}",
         "" if row.difference is None else f"{100 * row.difference:+.0f}",
         _interval(row),
         "" if row.in_common is None else str(row.in_common),
