@@ -105,30 +105,47 @@ def parse_command(name: str, description: str, subcommands: Mapping[str, type], 
         choices.append(Annotated[of, tyro.conf.subcommand(word, **given)])
     # a Union of run-time values cannot be written with `|`
     choice: Any = Union[tuple(choices)]  # noqa: UP007
-    shown = _Shown()
+    out, err = _Shown(sys.stdout), _Shown(sys.stderr)
     try:
-        with contextlib.redirect_stdout(shown):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             return tyro.cli(choice, prog=name, description=f"{description}\n\n{version}", args=list(args))
+    except SystemExit as end:
+        refused = _refused(end)
+        said = None if refused is None else refused.for_command()
+        if said is not None and (blamed := _blamed(said, subcommands, args)) != said:
+            err = _Shown(sys.stderr)  # what tyro says of an option that nobody gave helps nobody
+            _say(name, blamed)
+        raise
     finally:
-        lines = shown.getvalue().split("\n")
+        # what stands above the boxes of tyro's help has no colours, and is not wrapped
+        lines = out.getvalue().split("\n")
         sys.stdout.write("\n".join(line if "\x1b" in line else filled(line) for line in lines))
+        sys.stderr.write(err.getvalue())
+
+
+def _refused(end: SystemExit) -> VlascopeError | None:
+    """The error of a class of options that has refused its values, for which tyro has ended; None where it did for others."""
+    cause = end.__context__
+    while cause is not None and not isinstance(cause, VlascopeError):
+        cause = None if cause.__suppress_context__ else cause.__context__
+    return cause
 
 
 class _Shown(io.StringIO):
-    """What is to be shown on stdout: tyro does not wrap what stands above the boxes of its help, which has no colours."""
+    """What is to be shown on stdout or stderr."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO) -> None:
         super().__init__()
-        self._stdout = sys.stdout
+        self._stream = stream
 
     @property
     def encoding(self) -> str:
-        """Stdout's: it decides what boxes are drawn with."""
-        return self._stdout.encoding
+        """The stream's: it decides what boxes are drawn with."""
+        return self._stream.encoding
 
     def isatty(self) -> bool:
-        """As stdout: on a terminal the boxes have colours."""
-        return self._stdout.isatty()
+        """As the stream: on a terminal boxes have colours."""
+        return self._stream.isatty()
 
 
 def _blamed(message: str, subcommands: Mapping[str, type], args: Sequence[str]) -> str:

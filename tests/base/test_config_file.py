@@ -51,6 +51,8 @@ class Act(CommandOptions, ConfigFile):
     def __post_init__(self):
         """A class may refuse what is not complete."""
         assert isinstance(self.store, Path)
+        if self.bounds is not None and self.bounds[0] > self.bounds[1]:
+            raise OptionError(f"bounds: expected the lower one first, found {self.bounds}")
 
     def run(self):
         if self.rate < 0:
@@ -230,6 +232,21 @@ def test_a_value_out_of_range_is_blamed_on_the_file_that_gave_it(tmp_path, capsy
     assert capsys.readouterr().err == "vlascope-base: --rate: expected at least 0, found -2\n"
     assert act("--config", file, "--rate", "2") == 2
     assert capsys.readouterr().err == f"vlascope-base: {file}: most -3: expected at least 0\n"
+
+
+def test_so_is_one_that_the_options_refuse_when_they_are_made(tmp_path, capsys):
+    file = tmp_path / "act.yaml"
+    file.write_text("store: runs\nkind: a\nbounds: [3, 1]")
+    with pytest.raises(SystemExit) as end:
+        act("--config", file)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said == f"vlascope-base: {file}: bounds: expected the lower one first, found (3, 1)\n"
+    with pytest.raises(SystemExit):
+        act("--config", file, "--bounds", "4", "2")
+    said = capsys.readouterr().err
+    assert str(file) not in said
+    assert "expected the lower one first, found (4, 2)" in said
 
 
 def test_no_file_and_no_word_for_one(tmp_path, capsys):
