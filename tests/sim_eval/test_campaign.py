@@ -236,6 +236,8 @@ def test_cost_promises_no_more_than_the_machine_and_the_servers_have():
     assert (
         estimate(dataclasses.replace(two_servers, workers=1), 100, None, cores=2, latency_ms=60e3).policy_minutes == 900
     )
+    assert estimate(two_servers, 1, None, cores=2, latency_ms=60e3).policy_minutes == 9, "one episode is on one server"
+    assert "simulation: less than a minute with" in str(estimate(ours, 1, None, cores=2))
     assert "batches" not in str(estimate(two_servers, 100, None, cores=2, latency_ms=60e3, deterministic=True))
     assert all(len(line) <= 80 for line in str(timed).splitlines())
 

@@ -83,7 +83,7 @@ def _cost(options: DemonstrationOptions, count: int) -> str:
     if options.workers > cores:
         workers += f" on this machine's {counted(cores, 'core')}"
     made = f"{counted(count, 'demonstration')}, about {counted(frames, 'frame')}{size}"
-    return f"{made}, about {readable_duration(seconds)} with {workers}" if count else made
+    return f"{made}, {'about ' if seconds >= 60 else ''}{readable_duration(seconds)} with {workers}" if count else made
 
 
 def _collect(options: DemonstrationOptions, wanted: tuple[Demonstration, ...], assets: AssetSet) -> int:

@@ -242,7 +242,7 @@ def _readable_prompts(prompts: dict[int, str]) -> str:
     texts = set(prompts.values())
     if len(texts) == 1:
         return repr(texts.pop())
-    return counted(len(texts), "text")
+    return counted(len(texts), "text") if texts else "none"
 
 
 def _fields(options: Rollout, of_file: dict[str, Any], *, complete: bool = True) -> dict[str, Any]:

@@ -54,19 +54,23 @@ class Cost:
             on += f" on this machine's {counted(self.cores, 'core')}"
         lines = [
             f"{counted(self.episodes, 'episode')}, at most {counted(self.steps, 'step')}; {stored}",
-            f"simulation: about {readable_duration(60 * self.minutes)} with {on}",
+            f"simulation: {_about(self.minutes)} with {on}",
             f"  (assumed: {self.steps_per_second:.0f} steps/s a core, if no episode ends early)",
         ]
         if self.policy_minutes is None:
             return "\n".join([*lines, "policy: not known, no server was asked"])
         lines.append(
-            f"policy: about {readable_duration(60 * self.policy_minutes)} on {counted(self.servers, 'server')}, "
-            "one inference after the other"
+            f"policy: {_about(self.policy_minutes)} on {counted(self.servers, 'server')}, one inference after the other"
         )
         lines.append(f"  (measured: {self.latency_ms:.0f} ms each)")
         if self.batches and self.workers > self.servers:
             lines.append("  a server that batches its clients' requests, as on a GPU, may take less")
         return "\n".join(lines)
+
+
+def _about(minutes: float) -> str:
+    said = readable_duration(60 * minutes)
+    return said if minutes < 1 else f"about {said}"
 
 
 def estimate(
@@ -98,17 +102,18 @@ def estimate(
     seconds += episodes * (_RESET_SECONDS + campaign.settle_steps * _STEP_SECONDS)
     inferences = episodes * math.ceil(campaign.step_limit / campaign.replan_steps)
     servers = len(campaign.servers) if servers is None else servers
+    at_once = max(1, min(campaign.workers, episodes))
     return Cost(
         episodes,
         steps,
         frames,
         None if frame_bytes is None else frames * frame_bytes,
-        seconds / 60 / min(campaign.workers, cores),
+        seconds / 60 / min(at_once, cores),
         speed,
         campaign.workers,
         cores,
         servers,
-        None if latency_ms is None else inferences * latency_ms / 60e3 / min(campaign.workers, servers),
+        None if latency_ms is None else inferences * latency_ms / 60e3 / min(at_once, servers),
         latency_ms,
         batches=not deterministic,
     )
