@@ -13,10 +13,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import inspect
+import io
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,11 +29,9 @@ from typing import Annotated, Any, TextIO, Union
 import tyro
 
 from vlascope_base.errors import VlascopeError
-from vlascope_base.options import CommandOptions, record_of
+from vlascope_base.options import gives
 from vlascope_base.provenance import git_revision
-from vlascope_base.text import printable
-
-_SECRETS = ("api_key",)
+from vlascope_base.text import filled, printable, wrapped
 
 _log = logging.getLogger(__name__)
 
@@ -57,20 +59,20 @@ def run_command(
         The exit code.
     """
     args = list(sys.argv[1:] if args is None else args)
-    if args == ["--version"]:
+    if args[-1:] == ["--version"]:  # an option of that name takes a word, and is never the last
         print(version_line(name))
         return 0
     try:
         command = parse_command(name, description, subcommands, args)
         if command.print_config:
-            print(json.dumps({type(command).__name__.lower(): _shown(command)}, default=str, indent=2))
+            print(json.dumps({type(command).__name__.lower(): command.configuration()}, default=str, indent=2))
             return 0
         log_to_stderr(command.log_level.upper())
         for library in quiet:
             logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
         return command.run() or 0
     except VlascopeError as error:
-        _say(name, error.for_command())
+        _say(name, _blamed(error.for_command(), subcommands, args))
     except errors as error:
         _say(name, error)
     except KeyboardInterrupt:
@@ -91,16 +93,73 @@ def parse_command(name: str, description: str, subcommands: Mapping[str, type], 
         SystemExit: the command line cannot be read, or asks for help; tyro has said what there is to say.
         VlascopeError: the file that the defaults come from cannot be read.
     """
-    choices = []
+    choices, version = [], f"The version: `{name} --version`."
     for word, of in subcommands.items():
-        default = None
-        if list(args[:1]) == [word] and callable(of_file := getattr(of, "defaults", None)):
+        default, asked = None, list(args[:1]) == [word]
+        if asked and callable(of_file := getattr(of, "defaults", None)):
             default = of_file(args[1:])
-        named = tyro.conf.subcommand(word) if default is None else tyro.conf.subcommand(word, default=default)
-        choices.append(Annotated[of, named])
+        given: dict[str, Any] = {} if default is None else {"default": default}
+        # in a list of subcommands the first paragraph is enough
+        does = inspect.cleandoc(of.__doc__ or "")
+        given["description"] = f"{does}\n\n{version}" if asked else " ".join(does.partition("\n\n")[0].split())
+        choices.append(Annotated[of, tyro.conf.subcommand(word, **given)])
     # a Union of run-time values cannot be written with `|`
     choice: Any = Union[tuple(choices)]  # noqa: UP007
-    return tyro.cli(choice, prog=name, description=description, args=list(args))
+    out, err = _Shown(sys.stdout), _Shown(sys.stderr)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            return tyro.cli(choice, prog=name, description=f"{description}\n\n{version}", args=list(args))
+    except SystemExit as end:
+        refused = _refused(end)
+        said = None if refused is None else refused.for_command()
+        if said is not None and (blamed := _blamed(said, subcommands, args)) != said:
+            err = _Shown(sys.stderr)  # what tyro says of an option that nobody gave helps nobody
+            _say(name, blamed)
+        raise
+    finally:
+        # what stands above the boxes of tyro's help has no colours, and is not wrapped
+        lines = out.getvalue().split("\n")
+        sys.stdout.write("\n".join(line if "\x1b" in line else filled(line) for line in lines))
+        sys.stderr.write(err.getvalue())
+
+
+def _refused(end: SystemExit) -> VlascopeError | None:
+    """The error of a class of options that has refused its values, for which tyro has ended; None where it did for others."""
+    cause = end.__context__
+    while cause is not None and not isinstance(cause, VlascopeError):
+        cause = None if cause.__suppress_context__ else cause.__context__
+    return cause
+
+
+class _Shown(io.StringIO):
+    """What is to be shown on stdout or stderr."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:
+        """The stream's: it decides what boxes are drawn with."""
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        """As the stream: on a terminal boxes have colours."""
+        return self._stream.isatty()
+
+
+def _blamed(message: str, subcommands: Mapping[str, type], args: Sequence[str]) -> str:
+    """An error's message, behind the name of the file where it is about a value that a file has given."""
+    of: Any = subcommands.get(next(iter(args), ""))
+    about = re.match(r"-{0,2}([a-z][a-z0-9_-]*)(:| [^:]{1,80}:)", message)
+    if about is None or not hasattr(of, "given_by_file"):
+        return message
+    field = about[1].replace("-", "_")
+    try:
+        file, values = of.given_by_file(args[1:]) or (None, {})
+    except VlascopeError:
+        return message
+    return f"{file}: {message}" if field in values and not gives(args, field) else message
 
 
 def version_line(name: str) -> str:
@@ -111,7 +170,7 @@ def version_line(name: str) -> str:
 
 class StderrHandler(logging.StreamHandler):
     """Logs to what `sys.stderr` is at that moment: while progress bars are shown, rich has put something there that prints
-    above them.
+    above them. On a terminal a line that is too long goes on below, and no word is cut.
     """
 
     def __init__(self) -> None:
@@ -122,6 +181,10 @@ class StderrHandler(logging.StreamHandler):
     def stream(self) -> TextIO:
         """Standard error, as it is now."""
         return sys.stderr
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, or lines, of a record."""
+        return wrapped(super().format(record), self.stream)
 
 
 def log_to_stderr(level: int | str) -> None:
@@ -138,21 +201,5 @@ def say_configuration(file: Path) -> None:
     _log.info("configuration in %s", file)
 
 
-def _shown(command: CommandOptions) -> dict[str, object]:
-    """The options, without what nobody should read on a screen."""
-    return _without_secrets(record_of(command))
-
-
-def _without_secrets(options: dict[str, Any]) -> dict[str, object]:
-    return {
-        field: _without_secrets(value)
-        if isinstance(value, dict)
-        else "(given)"
-        if field in _SECRETS and value
-        else value
-        for field, value in options.items()
-    }
-
-
 def _say(name: str, message: object) -> None:
-    print(f"{name}: {printable(' '.join(str(message).split()))}", file=sys.stderr)
+    print(wrapped(f"{name}: {printable(' '.join(str(message).split()))}", sys.stderr), file=sys.stderr)

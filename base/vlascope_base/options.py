@@ -40,14 +40,33 @@ class CommandOptions:
     print_config: bool = False
     """Print all options as JSON, those of files among them, and stop."""
 
+    def configuration(self) -> dict[str, Any]:
+        """The options as `--print-config` prints them, which is how a file may give them."""
+        return _without_secrets(record_of(self))
+
 
 UNRECORDED = ("print_config", "config")
 """Options that no result keeps: the one is of no run, and the file that the other names may say something else by then."""
+
+_SECRETS = ("api_key",)
+_NOT_SHOWN = "(given)"
+"""What stands for a secret where options are printed."""
 
 
 def record_of(options: DataclassInstance) -> dict[str, Any]:
     """The options of a command as its results keep them: all but `UNRECORDED`."""
     return {name: value for name, value in dataclasses.asdict(options).items() if name not in UNRECORDED}
+
+
+def _without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_secrets(value)
+        if isinstance(value, dict)
+        else _NOT_SHOWN
+        if name in _SECRETS and value
+        else value
+        for name, value in options.items()
+    }
 
 
 def _written(
@@ -122,17 +141,54 @@ def word_of(option: str, args: Sequence[str]) -> str | None:
     return found
 
 
+def file_of(option: str, args: Sequence[str]) -> Path | None:
+    """The file that a command line gives to an option; None where it gives none.
+
+    Raises:
+        OptionError: it gives an empty word.
+    """
+    word = word_of(option, args)
+    if word == "":
+        raise OptionError(f"{option}: expected a file, found nothing")
+    return None if word is None else Path(word)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConfigFile:
     """Options whose defaults may come from a file; a subcommand inherits this beside its own.
 
-    The file is a map of options by name, with dashes or underscores, those of nested dataclasses beside the others. A value
-    is written as YAML writes it, or as on the command line (`2GB`, `0-9`). A file in which a command has recorded its options,
-    in a block `options` or `config`, serves too.
+    The file is a map of options by name, with dashes or underscores, those of nested dataclasses beside the others or in a map
+    of their own. A value is written as YAML writes it, or as on the command line (`2GB`, `0-9`). What `--print-config` prints
+    serves, in a block with the subcommand's name, and so does a file in which a command has recorded its options, in a block
+    `options` or `config`.
     """
 
     config: Path | None = None
     """YAML or JSON file with any of the options by name; what is given on the command line overrides it."""
+
+    @classmethod
+    def given_by_file(cls, args: Sequence[str]) -> tuple[Path, dict[str, Any]] | None:
+        """The file that the command line names, and the options that it gives; None where it names none.
+
+        Raises:
+            OptionError: as `defaults`.
+        """
+        file = file_of("--config", args)
+        if file is None:
+            return None
+        try:
+            found = _options_in(file, cls.__name__.lower())
+            for name in _SECRETS:
+                if found.get(name) == _NOT_SHOWN:
+                    if word_of(_spelled(name), args) is None:
+                        raise OptionError(
+                            f"{name}: {_NOT_SHOWN!r} stands for a secret that was not printed; give {_spelled(name)}, or take "
+                            "the line out"
+                        )
+                    del found[name]
+            return file, read_fields(cls, found)
+        except OptionError as error:
+            raise OptionError(f"{file}: {error}") from error
 
     @classmethod
     def defaults(cls, args: Sequence[str]) -> Any:
@@ -144,32 +200,75 @@ class ConfigFile:
             OptionError: the file is missing, no map, or has an option that is unknown or of the wrong type; the message names
                 file and option.
         """
-        file = word_of("--config", args)
-        if file is None:
-            return None
-        try:
-            return _defaults_of(cls, read_fields(cls, _options_in(Path(file))))
-        except OptionError as error:
-            raise OptionError(f"{file}: {error}") from error
+        given = cls.given_by_file(args)
+        return None if given is None else _defaults_of(cls, given[1])
+
+
+def _spelled(name: str) -> str:
+    """A field as the option that it is."""
+    return f"--{name.replace('_', '-')}"
+
+
+def gives(args: Sequence[str], name: str) -> bool:
+    """Whether a command line gives a field, as `--name` or `--no-name`."""
+    written = {word.partition("=")[0].replace("_", "-") for word in args}
+    return bool(written & {_spelled(name), _spelled(f"no_{name}")})
 
 
 _BLOCKS = ("options", "config")
 
 
-def _options_in(path: Path) -> dict[str, object]:
-    """The map of options in a file, its names with underscores."""
+def read_map(path: Path) -> dict[Any, Any]:
+    """The map that a YAML or JSON file holds.
+
+    Raises:
+        OptionError: the file is missing or empty, is neither, holds something else than a map, or has a key twice; the message
+            does not name the file.
+    """
     import yaml  # not wanted by those who give no file
 
     try:
         text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        if path.suffix == ".json" and text.strip():
+            found = json.loads(text, object_pairs_hook=_each_once)
+        else:
+            _check_each_once(yaml.compose(text, yaml.SafeLoader))
+            found = yaml.safe_load(text)
     except OSError as error:
         raise OptionError(error.strerror or str(error)) from error
+    except OptionError:
+        raise
     except (ValueError, yaml.YAMLError) as error:
         raise OptionError(f"expected YAML or JSON ({' '.join(str(error).split())})") from error
     if not isinstance(found, dict):
-        raise OptionError(f"expected a map of options, found {type(found).__name__}")
-    found = next((found[block] for block in _BLOCKS if isinstance(found.get(block), dict)), found)
+        kinds = {"NoneType": "nothing", "list": "a list", "str": "text", "int": "a number", "float": "a number"}
+        kind = type(found).__name__
+        raise OptionError(f"expected a map such as `name: value`, found {kinds.get(kind, kind)}")
+    return found
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise OptionError(f"{name}: is given twice")
+    return dict(pairs)
+
+
+def _check_each_once(node: Any) -> None:
+    """With a node of YAML, whose own reader would let the last of two equal keys win without a word."""
+    if isinstance(node.value if node else None, list):
+        pairs = [entry for entry in node.value if isinstance(entry, tuple)]
+        _each_once([(key.value, None) for key, _ in pairs if isinstance(key.value, str)])
+        for entry in node.value:
+            for inner in entry if isinstance(entry, tuple) else (entry,):
+                _check_each_once(inner)
+
+
+def _options_in(path: Path, subcommand: str) -> dict[str, Any]:
+    """The map of options in a file, its names with underscores."""
+    found = read_map(path)
+    found = next((found[block] for block in (subcommand, *_BLOCKS) if isinstance(found.get(block), dict)), found)
     options: dict[str, object] = {}
     for name, value in found.items():
         field = str(name).replace("-", "_")
@@ -202,17 +301,27 @@ def read_fields(options: type, found: Mapping[str, object]) -> dict[str, Any]:
 
     Args:
         options: the dataclass.
-        found: what JSON or YAML made of the file: lists stand for tuples, whole numbers for floats, text for paths; what an
-            option reads in a form of its own (`Numbers`, `Bytes`) may be written in it.
+        found: what JSON or YAML made of the file: lists stand for tuples, whole numbers for floats, text for paths, and digits
+            for numbers as keys; what an option reads in a form of its own (`Numbers`, `Bytes`) may be written in it. Fields of
+            a nested dataclass stand beside the others, or in a map by its name.
 
     Raises:
         OptionError: a field is unknown, or a value is of the wrong type; the message names it and what is allowed.
     """
     kinds = {name: kind for name, kind in _leaves(options).items() if name not in UNRECORDED}
-    for name in found:
-        if name not in kinds:
+    groups = {name: nested for name, kind in _kinds(options).items() if (nested := _nested(kind)) is not None}
+    fields: dict[str, Any] = {}
+    for name, value in found.items():
+        if name in groups and isinstance(value, dict):
+            read = read_fields(groups[name], {str(inner).replace("-", "_"): kept for inner, kept in value.items()})
+        elif name in kinds:
+            read = {name: _typed(name, value, kinds[name])}
+        else:
             raise OptionError(f"field {name!r} is unknown; the fields are {', '.join(kinds)}")
-    return {name: _typed(name, value, kinds[name]) for name, value in found.items()}
+        if twice := fields.keys() & read.keys():
+            raise OptionError(f"{min(twice)}: is given twice")
+        fields |= read
+    return fields
 
 
 def _kinds(options: type) -> dict[str, Any]:
@@ -257,7 +366,10 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
     if origin is tuple and isinstance(value, list) and (args[-1] is Ellipsis or len(args) == len(value)):
         return tuple(_typed(f"{name}[{k}]", entry, args[0]) for k, entry in enumerate(value))
     if origin is dict and isinstance(value, dict):
-        return {_typed(name, k, args[0]): _typed(f"{name}.{k}", entry, args[1]) for k, entry in value.items()}
+        # JSON has no other keys than text
+        keys = [int(k) if args[0] is int and isinstance(k, str) and k.isdecimal() else k for k in value]
+        entries = zip(keys, value.values(), strict=True)
+        return {_typed(name, k, args[0]): _typed(f"{name}.{k}", entry, args[1]) for k, entry in entries}
     if origin is Literal and value in args:
         return value
     if kind is float and (type(value) is int or (isinstance(value, str) and re.fullmatch(_EXPONENT, value))):

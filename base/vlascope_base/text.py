@@ -1,9 +1,12 @@
-"""Text that people read and write: safe for a terminal, bytes with units, times, lists of numbers."""
+"""Text that people read and write: safe for a terminal, bytes with units, times, counts, lists of numbers."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import textwrap
 from collections.abc import Iterable
+from typing import TextIO
 
 from vlascope_base.errors import OptionError
 
@@ -28,6 +31,30 @@ def printable(text: object) -> str:
     its escape in Python (`\x1b`).
     """
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in str(text))
+
+
+def wrapped(text: str, stream: TextIO) -> str:
+    """`text` with lines that fit the terminal that `stream` is, no word of them cut; as it is where that is no terminal."""
+    return filled(text) if stream.isatty() else text
+
+
+def filled(text: str) -> str:
+    """`text` with lines as wide as the terminal at most (`COLUMNS`, or what it says), and wider only where a word is."""
+    width = shutil.get_terminal_size().columns
+    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    lines = (wrapper.wrap(line) if len(line) > width else [line] for line in text.split("\n"))
+    return "\n".join("\n".join(line) for line in lines)
+
+
+def counted(count: int, thing: str, things: str | None = None) -> str:
+    """A number of things in words: `no episodes`, `1 episode`, `2 episodes`.
+
+    Args:
+        count: how many.
+        thing: one of them.
+        things: several; `thing` with an s unless given.
+    """
+    return f"{count or 'no'} {thing if count == 1 else things or f'{thing}s'}"
 
 
 def readable_bytes(count: float, digits: int = 4) -> str:

@@ -1,4 +1,4 @@
-"""What every process of simulations needs: to leave with its parent, and one thread."""
+"""What every process of simulations needs: to leave with its parent, one thread, a core."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ def one_thread() -> Iterator[None]:
     finally:
         for name in missing:
             del os.environ[name]
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may run on."""
+    allowed = getattr(os, "sched_getaffinity", None)  # which Linux has
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def _leave_with(sentinel: int) -> None:

@@ -147,9 +147,58 @@ def test_where_the_configuration_lies_is_one_line(caplog):
     assert caplog.messages == ["configuration in a/train.json"]
 
 
-def test_every_command_tells_its_version(capsys):
-    assert run_command("vlascope-base", "A command.", {"act": Act, "other": Act}, ["--version"]) == 0
+@pytest.mark.parametrize("args", [["--version"], ["act", "--version"], ["act", "--what", "fault", "--version"]])
+def test_every_command_tells_its_version(capsys, args):
+    assert run_command("vlascope-base", "A command.", {"act": Act, "other": Act}, args) == 0
     assert capsys.readouterr().out.startswith("vlascope-base 0.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wordy(CommandOptions):
+    """Does one thing and another, and says in a sentence that is longer than eighty characters which those are.
+
+    What stands here, `beside the first paragraph`, is of interest to those alone who ask for the help of this very subcommand,
+    9 of 10 times.
+    """
+
+    def run(self):
+        pass
+
+
+def help_of(capsys, *args):
+    with pytest.raises(SystemExit):
+        run_command("vlascope-base", "A command. " * 10, {"wordy": Wordy, "other": Act}, [*args, "--help"])
+    return capsys.readouterr().out
+
+
+def test_help_names_the_version_and_fits_a_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    above, one = help_of(capsys), help_of(capsys, "wordy")
+    for shown in (above, one):
+        assert "--version" in shown
+        assert max(map(len, shown.splitlines())) <= 80
+    assert "beside the first paragraph" not in above
+    assert "that is longer than eighty characters which those are." in " ".join(one.split())
+    assert "9 of 10 times" in one
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_on_a_terminal_no_word_is_cut(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    record = logging.LogRecord(
+        "a", logging.WARNING, "f", 1, "several words, and a-very-long-one-of-more-than-30", (), None
+    )
+    StderrHandler().handle(record)
+    lines = screen.getvalue().splitlines()
+    assert lines == ["WARNING several words, and", "a-very-long-one-of-more-than-30"]
+    monkeypatch.setattr(sys, "stderr", piped := io.StringIO())
+    StderrHandler().handle(record)
+    assert len(piped.getvalue().splitlines()) == 1
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():
@@ -278,6 +327,7 @@ def test_fields_of_a_file_get_their_types():
         "words": ("a",), "texts": {1: "x"}, "folder": Path("a/b"), "rate": 1.0, "numbers": (1, 2),
     }  # fmt: skip
     assert read_fields(Fields, {"folder": None}) == {"folder": None}
+    assert read_fields(Fields, {"texts": {"1": "x"}}) == {"texts": {1: "x"}}, "JSON has no other keys than text"
 
 
 @pytest.mark.parametrize(
@@ -285,7 +335,7 @@ def test_fields_of_a_file_get_their_types():
     [
         ({"word": []}, "field 'word' is unknown; the fields are words, texts, folder, rate, count, numbers"),
         ({"words": ["a", 1]}, "words[1]: expected str, found 1"),
-        ({"texts": {"1": "x"}}, "texts: expected int, found '1'"),
+        ({"texts": {"x": "x"}}, "texts: expected int, found 'x'"),
         ({"texts": {1: 2}}, "texts.1: expected str, found 2"),
         ({"count": True}, "count: expected int, found True"),
         ({"rate": "1"}, "rate: expected float, found '1'"),

@@ -11,6 +11,7 @@ from typing import Literal
 
 import pytest
 from tyro.conf import OmitArgPrefixes, Positional
+from vlascope_base import OptionError
 from vlascope_base.command import run_command
 from vlascope_base.options import UNRECORDED, Bytes, CommandOptions, ConfigFile, NumbersOrAll
 
@@ -40,6 +41,8 @@ class Act(CommandOptions, ConfigFile):
     """From and to."""
     rate: float = 0.5
     """How fast."""
+    api_key: str | None = None
+    """Secret."""
     pairs: dict[str, str] = dataclasses.field(default_factory=dict)
     """Of words."""
     switch: bool = False
@@ -48,10 +51,17 @@ class Act(CommandOptions, ConfigFile):
     def __post_init__(self):
         """A class may refuse what is not complete."""
         assert isinstance(self.store, Path)
+        if self.bounds is not None and self.bounds[0] > self.bounds[1]:
+            raise OptionError(f"bounds: expected the lower one first, found {self.bounds}")
 
     def run(self):
+        if self.rate < 0:
+            raise OptionError(f"--rate: expected at least 0, found {self.rate:g}")
+        if self.limits.most < 0:
+            raise OptionError(f"most {self.limits.most}: expected at least 0")
         shown = dataclasses.asdict(self)
-        print(json.dumps({name: shown[name] for name in shown if name not in (*UNRECORDED, "log_level")}, default=str))
+        hidden = (*UNRECORDED, "log_level", "api_key")
+        print(json.dumps({name: shown[name] for name in shown if name not in hidden}, default=str))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,8 +153,13 @@ def test_a_record_of_a_command_serves_as_its_file(tmp_path, capsys, block):
         ("most: 1\nMOST: 2", "field 'MOST' is unknown"),
         ("log-level: info\nlog_level: info", "log_level: is given twice"),
         ("config: x.yaml", "config: a file of options cannot name another"),
-        ("[1, 2]", "expected a map of options, found list"),
-        ("", "expected a map of options, found NoneType"),
+        ("[1, 2]", "expected a map such as `name: value`, found a list"),
+        ("", "expected a map such as `name: value`, found nothing"),
+        ("# nothing\n", "expected a map such as `name: value`, found nothing"),
+        ("rate: 1\nrate: 2", "rate: is given twice"),
+        ("pairs: {x: a, x: b}", "x: is given twice"),
+        ("most: 1\nlimits: {most: 2}", "most: is given twice"),
+        ("limits: {moist: 2}", "field 'moist' is unknown"),
         ("a: [", "expected YAML or JSON (while parsing"),
     ],
 )
@@ -169,3 +184,76 @@ def test_a_file_that_is_not_there_or_no_text_is_one_line(tmp_path, capsys):
 def test_yaml_is_imported_for_a_file_alone():
     program = "import sys, vlascope_base.options, vlascope_base.command; assert 'yaml' not in sys.modules, 'yaml'"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_what_is_printed_serves_as_a_file(tmp_path, capsys):
+    given = (
+        "runs",
+        "--kind",
+        "b",
+        "--most",
+        "7",
+        "--numbers",
+        "0-2",
+        "--pairs",
+        "x",
+        "y",
+        "--rate",
+        "1e-4",
+        "--switch",
+    )
+    assert act(*given) == 0
+    plain = shown(capsys)
+    assert act(*given, "--print-config") == 0
+    file = tmp_path / "printed.json"
+    file.write_text(capsys.readouterr().out)
+    assert act("--config", file) == 0
+    assert shown(capsys) == plain
+
+
+def test_a_secret_that_was_not_printed_is_asked_for(tmp_path, capsys):
+    assert act("runs", "--kind", "b", "--api-key", "hunter2", "--print-config") == 0
+    file = tmp_path / "printed.json"
+    file.write_text(capsys.readouterr().out)
+    assert "hunter2" not in file.read_text()
+    assert act("--config", file) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"vlascope-base: {file}: api_key: '(given)' stands for a secret")
+    assert "give --api-key" in said
+    assert act("--config", file, "--api-key", "hunter2") == 0
+
+
+def test_a_value_out_of_range_is_blamed_on_the_file_that_gave_it(tmp_path, capsys):
+    file = tmp_path / "act.yaml"
+    file.write_text("store: runs\nkind: a\nrate: -1\nmost: -3")
+    assert act("--config", file) == 2
+    assert capsys.readouterr().err == f"vlascope-base: {file}: --rate: expected at least 0, found -1\n"
+    assert act("--config", file, "--rate", "-2") == 2
+    assert capsys.readouterr().err == "vlascope-base: --rate: expected at least 0, found -2\n"
+    assert act("--config", file, "--rate", "2") == 2
+    assert capsys.readouterr().err == f"vlascope-base: {file}: most -3: expected at least 0\n"
+
+
+def test_so_is_one_that_the_options_refuse_when_they_are_made(tmp_path, capsys):
+    file = tmp_path / "act.yaml"
+    file.write_text("store: runs\nkind: a\nbounds: [3, 1]")
+    with pytest.raises(SystemExit) as end:
+        act("--config", file)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said == f"vlascope-base: {file}: bounds: expected the lower one first, found (3, 1)\n"
+    with pytest.raises(SystemExit):
+        act("--config", file, "--bounds", "4", "2")
+    said = capsys.readouterr().err
+    assert str(file) not in said
+    assert "expected the lower one first, found (4, 2)" in said
+
+
+def test_no_file_and_no_word_for_one(tmp_path, capsys):
+    assert act("--config=") == 2
+    assert capsys.readouterr().err == "vlascope-base: --config: expected a file, found nothing\n"
+    assert act("--config", tmp_path / "none.yaml") == 2
+    assert capsys.readouterr().err == f"vlascope-base: {tmp_path}/none.yaml: No such file or directory\n"
+    (tmp_path / "twice.json").write_text('{"rate": 1, "rate": 2}')
+    assert act("--config", tmp_path / "twice.json") == 2
+    assert capsys.readouterr().err == f"vlascope-base: {tmp_path}/twice.json: rate: is given twice\n"

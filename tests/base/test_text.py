@@ -1,6 +1,15 @@
 import pytest
 from vlascope_base import OptionError
-from vlascope_base.text import listed, parse_bytes, parse_numbers, printable, readable_bytes, readable_duration
+from vlascope_base.text import (
+    counted,
+    filled,
+    listed,
+    parse_bytes,
+    parse_numbers,
+    printable,
+    readable_bytes,
+    readable_duration,
+)
 
 
 @pytest.mark.parametrize(
@@ -83,3 +92,18 @@ def test_a_terminal_is_shown_text_and_never_commanded():
 )
 def test_times_are_readable(seconds, text):
     assert readable_duration(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "no episodes"), (1, "1 episode"), (2, "2 episodes")])
+def test_things_are_counted_in_words(count, said):
+    assert counted(count, "episode") == said
+
+
+def test_a_thing_may_have_a_plural_of_its_own():
+    assert [counted(count, "try", "tries") for count in range(3)] == ["no tries", "1 try", "2 tries"]
+
+
+def test_text_fits_the_terminal_and_words_stay_whole(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "12")
+    assert filled("one two three\n\nfour  five") == "one two\nthree\n\nfour  five"
+    assert filled("a /folder/of-many-parts") == "a\n/folder/of-many-parts"

@@ -227,7 +227,7 @@ def test_what_a_training_needs_may_be_in_the_file_or_not(tmp_path, capsys):
         ("queue_bytes: many", "queue_bytes: expected bytes such as 500MB or 2GB, found 'many'"),
         ("on_full: wait", "on_full: expected block, drop, found 'wait'"),
         ("capture: {layer: [5]}", "capture: capture spec, layer: unknown field; allowed: experts, "),
-        ("limits: {max_clients: 8}", "field 'limits' is unknown; the fields are "),
+        ("limits: {max_clientz: 8}", "field 'max_clientz' is unknown; the fields are max_clients, "),
     ],
 )
 def test_a_file_that_is_wrong_is_one_line_that_names_it(tmp_path, capsys, content, said):

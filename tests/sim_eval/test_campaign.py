@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def test_a_campaign_survives_its_file(tmp_path):
         ({"tasks": ["0"]}, r"tasks\[0\]: expected int, found '0'"),
         ({"workers": True}, "workers: expected int, found True"),
         ({"render": "quick"}, "render: expected full, fast, found 'quick'"),
-        ({"prompts": {"0": "x"}}, "prompts: expected int, found '0'"),
+        ({"prompts": {"a": "x"}}, "prompts: expected int, found 'a'"),
         ({"stride": 7}, "5 or 10"),
     ],
 )
@@ -203,19 +204,42 @@ def test_scenes_are_perturbed_by_seeds_of_their_own():
 def test_cost_counts_what_is_left():
     ours = campaign(collect_latents=True, stride=10, max_steps=45)
     assert ours.frames == 2 * 5
-    cost = estimate(ours, 1, 1_000_000)
+    cost = estimate(ours, 1, 1_000_000, cores=4)
     assert (cost.episodes, cost.steps, cost.frames, cost.nbytes) == (1, 45, 5, 5_000_000)
-    assert "5 MB" in str(cost)
-    assert "of a size that is not known" in str(estimate(ours, 2, None))
-    assert "the policy's time, which is not known" in str(cost)
-    timed = estimate(dataclasses.replace(ours, workers=2), 2, None, latency_ms=60e3)
-    assert timed.policy_minutes == 2 * 9 / 2
-    assert "of simulation and 9 minutes of the policy\nmeasured: 60000 ms an inference" in str(timed)
-    assert "\nat most: less than a minute of simulation and " in str(timed)
+    assert str(cost).startswith("1 episode, at most 45 steps; at most 5 frames, 5 MB\n")
+    assert "of a size that is not known" in str(estimate(ours, 2, None, cores=4))
+    assert "policy: not known" in str(cost)
+    assert estimate(campaign(), 2, 10, cores=4).frames == 0
+    assert "; nothing stored\n" in str(estimate(campaign(), 2, 10, cores=4))
+    one = dataclasses.replace(ours, stride=45, episodes=(0,))
+    assert "at most 1 frame, 10 B" in str(estimate(one, 1, 10, cores=4))
+    assert str(estimate(ours, 0, 1_000_000, cores=4)) == "nothing to run: every episode has its result"
+
+
+def test_cost_promises_no_more_than_the_machine_and_the_servers_have():
+    ours = campaign(max_steps=45, workers=32, episodes=tuple(range(100)))
+    alone, two, many = (estimate(dataclasses.replace(ours, workers=n), 100, None, cores=2) for n in (1, 2, 32))
+    assert alone.minutes == pytest.approx(2 * two.minutes)
+    assert many.minutes == two.minutes, "two cores simulate no faster with 32 workers"
+    assert "32 workers on this machine's 2 cores" in " ".join(str(many).split())
+    assert "assumed: " in str(many)
+    assert "steps/s" in str(many)
+    timed = estimate(ours, 100, None, cores=2, latency_ms=60e3)
+    assert timed.policy_minutes == 100 * 9, "one server answers one request at a time"
+    said = " ".join(str(timed).split())
+    assert "policy: about 15.0 hours on 1 server, one inference after the other (measured: 60000 ms each)" in said
+    assert "batches" in said
+    assert "at most" not in said.partition("simulation")[2]
+    two_servers = dataclasses.replace(ours, servers=("ws://a:1", "ws://b:2"))
+    halved = estimate(two_servers, 100, None, cores=2, latency_ms=60e3)
+    assert halved.policy_minutes == 100 * 9 / 2
+    assert (
+        estimate(dataclasses.replace(two_servers, workers=1), 100, None, cores=2, latency_ms=60e3).policy_minutes == 900
+    )
+    assert estimate(two_servers, 1, None, cores=2, latency_ms=60e3).policy_minutes == 9, "one episode is on one server"
+    assert "simulation: less than a minute with" in str(estimate(ours, 1, None, cores=2))
+    assert "batches" not in str(estimate(two_servers, 100, None, cores=2, latency_ms=60e3, deterministic=True))
     assert all(len(line) <= 80 for line in str(timed).splitlines())
-    one_by_one = estimate(dataclasses.replace(ours, workers=2), 2, None, latency_ms=60e3, deterministic=True)
-    assert one_by_one.policy_minutes == 2 * 9
-    assert estimate(campaign(), 2, 10).frames == 0
 
 
 BASE = {"server": ("ws://a:1",), "suite": "libero_object"}
@@ -263,11 +287,12 @@ def test_prompts_from_options(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "server: expected one"),
-        ({"output": "."}, "server: expected one"),
+        ({}, "--server: expected an address"),
+        ({"output": "."}, "--server: expected an address"),
+        ({**BASE, "retry_errors": True}, "--retry-errors: only with --resume FOLDER"),
         ({**BASE, "output": ".", "prompt": "a", "prompt_file": "b"}, "not together"),
-        ({**BASE, "output": ".", "experts": "vlm"}, "without collect_latents"),
-        ({**BASE, "stride": 10}, "stride: without collect_latents"),
+        ({**BASE, "output": ".", "experts": "vlm"}, "--experts|--capture-spec: without --collect-latents"),
+        ({**BASE, "stride": 10}, "--stride: without --collect-latents"),
         ({**BASE, "hang_seconds": 0.0}, "hang_seconds: expected more than 0"),
         ({**BASE, "connect_seconds": 0.0}, "connect_seconds: expected more than 0"),
         (
@@ -327,18 +352,22 @@ def test_resume_takes_the_folders_campaign_with_new_servers(tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("--seed", 7), "seed: 7 was given, and the campaign of {file} has 99; leave the option out"),
-        (("--tasks", "0-1"), "tasks: (0, 1) was given, and the campaign of {file} has (0,);"),
-        (("--perturb", "both"), "perturb: 'both' was given, and the campaign of {file} has 'move';"),
-        (("--no-collect-latents",), "collect_latents: False was given, and the campaign of {file} has True;"),
+        (("--seed", 7), "--seed 7 (the campaign has 99): that contradicts the campaign of {file}; leave it out"),
+        (("--tasks", "0-1"), "--tasks 0,1 (the campaign has 0)"),
+        (("--perturb", "both"), "--perturb both (the campaign has move)"),
+        (("--no-collect-latents",), "--no-collect-latents (the campaign has --collect-latents)"),
+        (("--layers", "3"), "--layers 3 (the campaign has 5)"),
+        (("--layers", "5", "--experts", "vlm"), "--experts vlm (the campaign has none)"),
+        (("--prompt", "b"), "--prompt 'b' (the campaign has 'a')"),
+        (("--max-steps", "None"), "--max-steps none (the campaign has 40)"),
         (
-            ("--layers", "3"),
-            "capture_spec: {{'layers': [3]}} was given, and the campaign of {file} has {{'layers': [5]}};",
+            ("--layers", "3", "--seed", "7", "--no-annotations"),
+            "--layers 3 (the campaign has 5); --seed 7 (the campaign has 99); --no-annotations (the campaign has --annotations)"
+            ": that contradicts the campaign of {file}; leave them out to go on with it, or begin another campaign with "
+            "`--campaign {file}`",
         ),
-        (("--prompt", "b"), "prompts: {{0: 'b'}} was given, and the campaign of {file} has {{0: 'a'}};"),
-        (("--max-steps", "None"), "max_steps: None was given, and the campaign of {file} has 40;"),
-        (("--campaign", "c.yaml"), "campaign: cannot be given with `resume`: the campaign is that of {file}"),
-        (("--output", "o"), "output: cannot be given with `resume`: the campaign is that of {file}"),
+        (("--campaign", "c.yaml"), "--campaign: cannot be given with --resume: the campaign is that of {file}"),
+        (("--output", "o"), "--output: cannot be given with --resume: the campaign is that of {file}"),
     ],
 )
 def test_resume_refuses_what_contradicts_the_campaign(tmp_path, capsys, given, said):
@@ -398,12 +427,54 @@ def test_all_tasks_unless_told(tmp_path):
     assert asked("--campaign", tmp_path / "c.yaml", "--tasks", "all")[0].tasks == tuple(range(10))
 
 
-def test_a_campaigns_file_that_cannot_be_read_is_one_line(tmp_path, capsys):
-    for words in (["--campaign", str(tmp_path / "none.yaml")], [f"--resume={tmp_path / 'nowhere'}"]):
-        assert main(["rollout", *words]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"vlascope-sim: {tmp_path}/")
-        assert "expected YAML or JSON" in line
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--campaign", "none.yaml"), "none.yaml: No such file or directory"),
+        (("--campaign", "empty.yaml"), "empty.yaml: expected a map such as `name: value`, found nothing"),
+        (("--campaign", "twice.yaml"), "twice.yaml: seed: is given twice"),
+        (("--campaign", "far.yaml"), "far.yaml: workers: expected at least 1, found 0"),
+        (("--campaign", "far.yaml", "--workers", "-1"), "workers: expected at least 1, found -1"),
+        (("--campaign=",), "--campaign: expected a file, found nothing"),
+        (("--resume=nowhere",), "nowhere: no such folder to go on with"),
+        (("--resume", "."), ".: expected a folder of rollouts, found no campaign.yaml in it"),
+    ],
+)
+def test_a_campaigns_file_that_cannot_be_used_is_one_line(tmp_path, capsys, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("empty", ""), ("twice", "seed: 1\nseed: 2"), ("far", "workers: 0")):
+        Path(f"{name}.yaml").write_text(content)
+    assert main(["rollout", "--server", "ws://a:1", "--suite", "libero_goal", *words]) == 2
+    assert capsys.readouterr().err == f"vlascope-sim: {said}\n"
+
+
+def printed(capsys, *words: object) -> dict:
+    assert main(["rollout", *map(str, words), "--print-config"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_what_print_config_prints_is_a_campaigns_file(tmp_path, capsys):
+    given = (
+        "--server", "ws://a:1", "--suite", "libero_goal", "--seed", 3, "--collect-latents", "--layers", "3,5", "--prompt",
+        "wave", "--tasks", "1-2", "--assets", "somewhere", "--api-key", "hunter2",
+    )  # fmt: skip
+    file = tmp_path / "printed.json"
+    file.write_text(json.dumps(printed(capsys, *given)))
+    assert "hunter2" not in file.read_text()
+    assert dataclasses.replace(asked("--campaign", file)[0], id="x") == dataclasses.replace(asked(*given)[0], id="x")
+    assert printed(capsys, "--campaign", file) == json.loads(file.read_text())
+    half = tmp_path / "half.json"
+    half.write_text(json.dumps(printed(capsys, "--seed", 9)))  # with neither server nor suite
+    assert asked("--campaign", half, *given[:4])[0].seed == 9
+
+
+def test_print_config_of_a_resumed_campaign_shows_what_would_run(tmp_path, capsys):
+    ours = campaign(seed=99, capture_spec={"layers": [5]}, collect_latents=True)
+    write_campaign(tmp_path / CAMPAIGN_FILE, ours)
+    shown = printed(capsys, "--resume", tmp_path, "--workers", 7)["rollout"]
+    assert (shown["seed"], shown["workers"], shown["capture_spec"]) == (99, 7, {"layers": [5]})
+    assert main(["rollout", "--resume", str(tmp_path), "--seed", "1", "--print-config"]) == 2
+    assert "--seed 1 (the campaign has 99)" in capsys.readouterr().err
 
 
 def test_a_switch_of_the_file_can_be_switched_off(tmp_path):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
+import re
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -139,6 +142,59 @@ def test_one_table_of_all(tmp_path, capsys):
     assert list(rows[0]) == list(table[0])
     assert (rows[4]["told_apart"], rows[0]["difference"]) == ("true", "")
     assert float(rows[8]["difference_low"]) == table[8]["difference_low"]
+
+
+def on_a_terminal(monkeypatch, width: int, *words: object) -> list[str]:
+    """The lines that `results` shows on a terminal of that width."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")  # rich takes a dumb one for 80 columns
+    monkeypatch.setattr(sys, "stdout", screen := Terminal())
+    assert main(["results", *map(str, words)]) == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue()).splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 90, 120])
+def test_on_a_terminal_names_and_verdicts_stay_and_words_are_whole(tmp_path, monkeypatch, width):
+    a, b, c = (tmp_path / name for name in ("roA", "roB", "a-name-that-is-longer-than-its-column"))
+    planted(a, lambda task, k: k % 3 == 0)
+    planted(b, lambda task, k: k % 3 == 0 or task == 1)
+    planted(c, lambda task, k: k % 3 == 1)
+    monkeypatch.chdir(tmp_path)
+    lines = on_a_terminal(monkeypatch, width, a.name, b.name)
+    assert max(map(len, lines)) <= width
+    header = next(line for line in lines if "task" in line)
+    names = ["task", "campaign", "success", "interval", "difference", "interval"]
+    assert header.split() in ([*names, "in", "common"], [*names, "common"])
+    text = " ".join(" ".join(lines).split())
+    assert (text.count(" roA "), text.count(" roB ")) == (3, 3 + 1), "the sentence below names it too"
+    assert {"more", "successes", "told", "apart"} <= set(text.split())
+    assert "over 60 episodes in common: more successes." in text
+    long = on_a_terminal(monkeypatch, width, a.name, b.name, c.name)
+    assert max(map(len, long)) <= width
+    assert sum(line.rstrip().endswith(("told apart", "not told")) for line in long) >= 3
+    assert {"more", "successes", "told", "apart"} <= set(" ".join(long).split())
+
+
+def test_a_terminal_that_is_too_narrow_loses_no_column(tmp_path, monkeypatch):
+    for name in ("roA", "roB"):
+        planted(tmp_path / name, lambda task, k: k % 3 == 0)
+    monkeypatch.chdir(tmp_path)
+    lines = on_a_terminal(monkeypatch, 40, "roA", "roB")
+    assert any(line.split()[:2] == ["task", "campaign"] for line in lines)
+    assert any(line.rstrip().endswith("apart") for line in lines)
+
+
+def test_what_many_tasks_are_told_is_not_shown_in_a_warning(tmp_path, caplog):
+    planted(tmp_path / "a", lambda *_: True)
+    planted(tmp_path / "b", lambda *_: True, prompts={0: "say something long", 1: "and something else"})
+    assert main(["results", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    (said,) = [record.getMessage() for record in caplog.records if "prompts" in record.getMessage()]
+    assert said.startswith(f"prompts differs: none in {tmp_path / 'a'}, 2 texts of its own in {tmp_path / 'b'}: ")
 
 
 def test_what_makes_campaigns_incomparable_is_said(tmp_path, caplog):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -251,12 +252,30 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(assets, policy_server, 
     )  # fmt: skip
     assert code == 0, err
     assert "20 episodes, at most 6000 steps; at most 600 frames" in out
-    assert re.search(
-        r"minutes? of simulation and (less than a|\d+) minutes? of the policy\nmeasured: \d+ ms an inference\n", out
-    )
+    assert re.search(r"\nsimulation: (less than a|about \d+) minutes? with 2 workers", out)
+    assert re.search(r"\npolicy: (less than a|about \d+) minutes? on 1 server, .*\n  \(measured: \d+ ms each\)\n", out)
     assert err.count("{") == 0, "no configuration on the screen"
     assert "assets stand-in" in out
     assert not output.exists()
+
+
+def test_a_dry_run_of_what_is_there_already_says_what_is_missing(unbroken, policy_server, tmp_path):
+    code, out, err = rollout("--resume", str(unbroken), "--dry-run", "--server", "ws://127.0.0.1:1", policy_server.url,
+                             "--connect-seconds", "2")  # fmt: skip
+    assert code == 0, err
+    assert "nothing to run: every episode has its result" in out
+    (line,) = (line for line in err.splitlines() if "ws://127.0.0.1:1" in line and "going on" in line)
+    assert line.startswith("WARNING no answer within 2 s (")
+    assert line.endswith(f"; going on with {policy_server.url}")
+    half = tmp_path / "half"
+    shutil.copytree(unbroken, half)
+    lines = (half / "episodes.jsonl").read_text().splitlines(keepends=True)
+    (half / "episodes.jsonl").write_text("".join(lines[:3]))
+    before = sorted((path, path.stat().st_mtime_ns) for path in half.rglob("*"))
+    code, out, err = rollout("--resume", str(half), "--dry-run")
+    assert code == 0, err
+    assert "\n1 episode, at most 40 steps; at most 2 frames" in out
+    assert sorted((path, path.stat().st_mtime_ns) for path in half.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

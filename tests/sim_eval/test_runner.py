@@ -6,9 +6,12 @@ import collections
 import dataclasses
 import io
 import json
+import re
+import time
 
 import pytest
 from rich.console import Console
+from vlascope_client import Backoff, PolicyClient, PolicyConnectionError
 from vlascope_sim.errors import RolloutError
 from vlascope_sim.rollout.campaign import EpisodeKey
 from vlascope_sim.rollout.progress import CampaignProgress
@@ -70,6 +73,51 @@ def test_a_lost_episode_is_tried_again_and_then_an_error(tmp_path):
     ]  # fmt: skip
     assert workers.closed
     assert "attempt 1: worker died; again" in said
+
+
+def on_a_terminal(act) -> str:
+    """All that a terminal of 80 columns is sent by the progress of a campaign of four episodes, without colours."""
+    screen = io.StringIO()
+    with CampaignProgress(4, [], Console(file=screen, width=80, force_terminal=True, color_system=None)) as progress:
+        act(progress)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+
+
+def test_while_scenes_are_built_the_bar_says_so():
+    job = Job(EpisodeKey(0, 0), 1)
+    shown = on_a_terminal(lambda progress: progress.beat(Beat(job, 0)))
+    assert "workers start and build their scenes" in shown
+    assert "steps/s" not in shown
+
+    def steps(progress):
+        progress.beat(Beat(job, 5))
+        time.sleep(1.1)
+        progress.beat(Beat(job, 27))
+
+    last = on_a_terminal(steps).rpartition("episodes")[2]
+    assert "workers start" not in last
+    assert re.search(r"\b(1[0-9]|20) steps/s", last), "22 steps in 1.1 s: those before the first sign count for nothing"
+
+
+def test_a_server_that_is_gone_is_one_line_that_changes(caplog):
+    def waits(progress):
+        with pytest.raises(PolicyConnectionError):
+            PolicyClient("ws://127.0.0.1:1", retries=2, backoff=Backoff(first=0.1, cap=0.1)).connect()
+
+    with caplog.at_level("INFO"):
+        shown = on_a_terminal(waits)
+    assert "no server answers, 0 s so far; trying again" in " ".join(shown.split())
+    assert "127.0.0.1" not in shown
+    with caplog.at_level("INFO"):
+        waits(None)
+    assert [record.getMessage()[:18] for record in caplog.records] == ["no server answered", "still no server af"]
+
+
+def test_on_a_terminal_the_words_of_a_lost_attempt_are_whole():
+    text = "libero_object-task00-episode000, attempt 1: EpisodeInterruptedError: the server seals it with the frames it has"
+    lines = on_a_terminal(lambda progress: progress.note(text)).replace("\r", "\n").split("\n")
+    assert max(map(len, lines)) <= 80
+    assert set(text.split()) <= {word for line in lines for word in line.split()}
 
 
 def test_resume_runs_what_is_missing_and_errors_only_when_asked(tmp_path):

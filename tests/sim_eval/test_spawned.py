@@ -10,6 +10,7 @@ import time
 from typing import TypeVar
 
 import pytest
+from vlascope_base.command import StderrHandler
 from vlascope_sim.rollout.campaign import EpisodeKey
 from vlascope_sim.rollout.spawned import SpawnedWorkers
 from vlascope_sim.rollout.worker import WorkerSetup, _ToParent, _Worker
@@ -72,3 +73,24 @@ def test_what_a_worker_logs_is_said_by_its_parent(make, caplog):
     handler.handle(logging.LogRecord("vlascope_client.it", logging.WARNING, "f", 1, "no %s", ("answer",), None))
     assert workers.poll(5.0) == []
     assert caplog.record_tuples == [("vlascope_client.it", logging.WARNING, "no answer")]
+
+
+def test_a_line_of_a_workers_log_has_no_prefix_of_its_own(capsys, monkeypatch):
+    """In the worker's process `basicConfig` gives each handler without a format one with level and logger."""
+
+    class Parent:
+        def __init__(self):
+            self.said = []
+
+        def send(self, said):
+            self.said.append(said)
+
+    record = logging.LogRecord("vlascope_client.conversation", logging.INFO, "f", 1, "no %s", ("server",), None)
+    parent = Parent()
+    handler = _ToParent(parent)
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
+    handler.handle(record)
+    StderrHandler().handle(parent.said[0].record)
+    assert capsys.readouterr().err == "INFO no server\n"

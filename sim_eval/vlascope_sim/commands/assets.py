@@ -90,7 +90,8 @@ def _print_suites(found: AssetSet, suites: tuple[Suite, ...]) -> None:
     from vlascope_sim.environment import suite_tasks
 
     console = Console()
-    console.print(f"{found.kind} assets {found.hash} in {escape(str(found.path))}", soft_wrap=True)
+    one_line = not console.is_terminal  # on a terminal, whole words
+    console.print(f"{found.kind} assets {found.hash} in {escape(str(found.path))}", soft_wrap=one_line)
     table = Table("suite", "tasks", "files missing", "tasks failing", "state")
     remarks = []
     for suite in suites:
@@ -102,7 +103,7 @@ def _print_suites(found: AssetSet, suites: tuple[Suite, ...]) -> None:
         table.add_row(suite, str(len(suite_tasks(suite))), str(len(missing)), known, state)
     console.print(table)
     for remark in remarks:
-        console.print(escape(remark), soft_wrap=True)
+        console.print(escape(remark), soft_wrap=one_line)
 
 
 def _draw(found: AssetSet, suites: tuple[Suite, ...], file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from vlascope_base.files import make_folders, replace_json
 from vlascope_base.options import record_of
 from vlascope_base.progress import progress_bars
 from vlascope_base.provenance import machine, now, provenance
-from vlascope_base.text import readable_duration
+from vlascope_base.text import counted, readable_duration, wrapped
 from vlascope_datasets import DatasetError, DatasetWriter
 from vlascope_datasets.info import COLLECTIONS
 
@@ -36,6 +37,7 @@ from vlascope_sim.demonstrations.records import (
 )
 from vlascope_sim.environment.package import DECIDING_PACKAGES
 from vlascope_sim.errors import SimulationError
+from vlascope_sim.processes import usable_cores
 
 _FRAMES, _SECONDS_A_FRAME, _SECONDS_A_STEP = 90, 0.03, 0.012
 """Of a demonstration, measured on stand-in assets; a cost is an estimate."""
@@ -55,9 +57,9 @@ def run_demonstrate(options: DemonstrationOptions) -> int:
     try:
         wanted = _planned(options)
         assets = resolve_assets(options.assets)
-        print(_cost(options, len(wanted)))
+        _say(_cost(options, len(wanted)))
         if options.dry_run:
-            print(f"assets {assets.kind} {assets.hash} in {assets.path}")
+            _say(f"assets {assets.kind} {assets.hash} in {assets.path}")
             return 0
         return _collect(options, wanted, assets)
     except DatasetError as error:
@@ -73,11 +75,15 @@ def _planned(options: DemonstrationOptions) -> tuple[Demonstration, ...]:
 
 def _cost(options: DemonstrationOptions, count: int) -> str:
     frames = count * min(_FRAMES, options.max_steps or _FRAMES)
-    seconds = frames * (_SECONDS_A_FRAME if options.record else _SECONDS_A_STEP) / options.workers
+    cores = usable_cores()
+    seconds = frames * (_SECONDS_A_FRAME if options.record else _SECONDS_A_STEP) / min(options.workers, cores)
     pixels = 2 * options.image_size**2 * 3
     size = f", about {frames * pixels * _COMPRESSED / 1e6:.0f} MB" if options.record else ""
-    workers = f"{options.workers} worker{'s' if options.workers > 1 else ''}"
-    return f"{count} demonstrations, about {frames} frames{size}, {readable_duration(seconds)} with {workers}"
+    workers = counted(options.workers, "worker")
+    if options.workers > cores:
+        workers += f" on this machine's {counted(cores, 'core')}"
+    made = f"{counted(count, 'demonstration')}, about {counted(frames, 'frame')}{size}"
+    return f"{made}, {'about ' if seconds >= 60 else ''}{readable_duration(seconds)} with {workers}" if count else made
 
 
 def _collect(options: DemonstrationOptions, wanted: tuple[Demonstration, ...], assets: AssetSet) -> int:
@@ -114,9 +120,13 @@ def _collect(options: DemonstrationOptions, wanted: tuple[Demonstration, ...], a
         kept = 0 if writer is None else len(writer)
     _print_summary(summary, options, assets)
     took = readable_duration(time.monotonic() - begun)
-    print(f"{len(missing)} demonstrations, {frames_made} frames in {took}")
-    print(f"{kept} episodes in {folder}" if options.record else f"results {folder / LIST_FILE}")
+    _say(f"{counted(len(missing), 'demonstration')}, {counted(frames_made, 'frame')} in {took}")
+    _say(f"{counted(kept, 'episode')} in {folder}" if options.record else f"results {folder / LIST_FILE}")
     return 0 if summary["all"]["succeeded"] or (options.keep_failures and kept) else 1
+
+
+def _say(text: str) -> None:
+    print(wrapped(text, sys.stdout))
 
 
 @contextlib.contextmanager

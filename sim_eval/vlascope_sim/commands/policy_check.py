@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from vlascope_client import PolicyClient
 
+from vlascope_sim.commands.first_contact import answering_servers
 from vlascope_sim.errors import RolloutError
 from vlascope_sim.rollout.campaign import Campaign
 from vlascope_sim.rollout.session import open_client
@@ -24,18 +25,20 @@ class ServedPolicy:
     """What a server said of its policy, and how fast it answered.
 
     Attributes:
+        servers: that answered.
         metadata: the server's, as it came.
         latency_ms: of one inference without capture while this is the only client: the median of a few.
         frame_bytes: of one frame as the campaign captures it; None where it captures nothing.
     """
 
+    servers: tuple[str, ...]
     metadata: dict[str, Any]
     latency_ms: float
     frame_bytes: int | None
 
 
 def ask_policies(campaign: Campaign, api_key: str | None, *, deterministic_check: bool) -> ServedPolicy:
-    """Asks every server of a campaign.
+    """Asks every server of a campaign that answers; a log line names those that do not.
 
     Args:
         campaign: what they must be fit for.
@@ -47,17 +50,18 @@ def ask_policies(campaign: Campaign, api_key: str | None, *, deterministic_check
 
     Raises:
         RolloutError: chunks are too short, servers have different policies, or one is not deterministic where that is asked.
-        vlascope_client.PolicyClientError: one cannot be reached within `connect_seconds`, or is not what is needed.
+        vlascope_client.PolicyClientError: none can be reached within `connect_seconds`, or one is not what is needed.
     """
-    policies = [_ask(server, campaign, api_key, deterministic_check) for server in campaign.servers]
+    servers = answering_servers(campaign, api_key)
+    policies = [_ask(server, campaign, api_key, deterministic_check) for server in servers]
     first = policies[0].metadata
-    for server, policy in zip(campaign.servers, policies, strict=True):
+    for server, policy in zip(servers, policies, strict=True):
         if policy.metadata["fingerprint"] != first["fingerprint"]:
             raise RolloutError(
-                f"{server}: serves policy {policy.metadata['fingerprint']}, {campaign.servers[0]} serves "
+                f"{server}: serves policy {policy.metadata['fingerprint']}, {servers[0]} serves "
                 f"{first['fingerprint']}; one campaign has one policy"
             )
-    return ServedPolicy(first, max(policy.latency_ms for policy in policies), policies[0].frame_bytes)
+    return ServedPolicy(servers, first, max(policy.latency_ms for policy in policies), policies[0].frame_bytes)
 
 
 def _ask(server: str, campaign: Campaign, api_key: str | None, deterministic_check: bool) -> ServedPolicy:
@@ -78,7 +82,7 @@ def _ask(server: str, campaign: Campaign, api_key: str | None, deterministic_che
         if deterministic_check and any(other.tobytes() != first.tobytes() for other in others):
             furthest = max(float(np.abs(first - other).max()) for other in others)
             raise RolloutError(f"{server}: the same request twice gave actions that differ by up to {furthest:g}")
-        return ServedPolicy(dict(client.raw_metadata), float(np.median(latencies[1:])), frame_bytes)
+        return ServedPolicy((server,), dict(client.raw_metadata), float(np.median(latencies[1:])), frame_bytes)
 
 
 def _infer_same(client: PolicyClient, image_size: int) -> tuple[list[float], list[np.ndarray]]:

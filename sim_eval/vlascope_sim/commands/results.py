@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from tyro.conf import Positional
 from vlascope_base.options import CommandOptions
+from vlascope_base.text import counted, wrapped
 
 from vlascope_sim.errors import RolloutError
 
@@ -49,6 +53,12 @@ class Results(CommandOptions):
                 print(f"table   {path}")
 
 
+_COLUMNS = ("task", "campaign", "success", "interval", "difference", "interval", "in common", "")
+_NARROW = 100
+"""Characters of a terminal below which cells are written shorter."""
+_SHORTEST_NAME = 8
+
+
 def _print(comparison: Comparison) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -57,35 +67,60 @@ def _print(comparison: Comparison) -> None:
     rows = comparison.rows
     paths = dict.fromkeys(row.campaign for row in rows)
     short = len({Path(path).name for path in paths}) == len(paths)
-    table = Table(title="Successes and differences to the first, with 95% intervals", box=SIMPLE_HEAD, pad_edge=False)
-    columns = ("task", "campaign", "success", "interval", "difference", "interval", "in common", "")
-    for column in columns:
-        words = column in ("campaign", "")
-        table.add_column(column, justify="left" if words else "right", no_wrap=not words, overflow="fold")
-    before = None
-    for row in rows:
-        if before is not None and row.task != before:
-            table.add_section()
-        name = Path(row.campaign).name if short else row.campaign
-        table.add_row("" if row.task == before else row.task, name, *_cells(row))
-        before = row.task
     console = Console()
-    # what is read from a pipe has no width of its own
-    (console if console.is_terminal else Console(width=120)).print(table)
+    if not console.is_terminal:
+        console = Console(width=120)  # what is read from a pipe has no width of its own
+    lines: list[tuple[str, ...]] = []
+    for before, row in zip([None, *rows], rows, strict=False):
+        name = Path(row.campaign).name if short else row.campaign
+        cells = _cells(row, narrow=console.width < _NARROW)
+        lines.append(("" if before and row.task == before.task else row.task, name, *cells))
+    widths = _widths(lines, console.width)
+    # columns that a terminal has no room for would disappear without a word: the lines are rather too long for it
+    console.width = max(console.width, _table_width(widths))
+    title = "Successes and differences to the first, with 95% intervals"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column, width in zip(_COLUMNS, widths, strict=True):
+        justify = "left" if column in ("campaign", "") else "right"
+        table.add_column(column, justify=justify, min_width=width, max_width=width, overflow="fold")
+    for line, row, after in zip(lines, rows, [*rows[1:], None], strict=True):
+        table.add_row(*map(escape, line), end_section=after is not None and after.task != row.task)
+    console.print(table)
     for row in rows:
         if row.task == "all" and row.difference is not None:
-            print(_sentence(row, rows[0].campaign))
+            print(wrapped(_sentence(row, rows[0].campaign), sys.stdout))
     if rows[-1].difference is not None and len({row.task for row in rows}) > 2:
-        print("Each interval stands alone: of twenty tasks without a difference, one seems to have one by chance.")
+        alone = "Each interval stands alone: of twenty tasks without a difference, one seems to have one by chance."
+        print(wrapped(alone, sys.stdout))
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    errors = f", {row.errors} errors" if row.errors else ""
-    rate = "-" if row.success_rate is None else f"{row.successes} of {row.episodes} ({row.success_rate:.0%}){errors}"
-    known = row.wilson_low is not None and row.wilson_high is not None
+def _widths(lines: Sequence[Sequence[str]], width: int) -> list[int]:
+    """The width of each column: no word is cut, but in names of campaigns where there is no room for them."""
+    columns = [list(cells) for cells in zip(_COLUMNS, *lines, strict=True)]
+    widths = [max(len(word) for cell in cells for word in [*cell.split(), ""]) for cells in columns]
+    name = _COLUMNS.index("campaign")
+    widths[name] = min(widths[name], max(_SHORTEST_NAME, width - _table_width(widths) + widths[name]))
+    # what is left goes to columns whose cells it spares a second line: the last, which is the verdict, first
+    for column in reversed(range(len(columns))):
+        needed = max(map(len, columns[column])) - widths[column]
+        if needed <= width - _table_width(widths):
+            widths[column] += needed
+    return widths
+
+
+def _table_width(columns: Sequence[int]) -> int:
+    """With two characters between columns, and one at each edge."""
+    return sum(columns) + 2 * len(columns)
+
+
+def _cells(row: Row, *, narrow: bool) -> tuple[str, ...]:
+    errors = f", {counted(row.errors, 'error')}" if row.errors else ""
+    of, to = ("/", "-") if narrow else (" of ", "% to ")
+    rate = "-" if row.success_rate is None else f"{row.successes}{of}{row.episodes} ({row.success_rate:.0%}){errors}"
+    low, high = row.wilson_low, row.wilson_high
     return (
         rate,
-        f"{row.wilson_low:.0%} to {row.wilson_high:.0%}" if known else "-",
+        "-" if low is None or high is None else f"{100 * low:.0f}{to}{high:.0%}",
         "" if row.difference is None else f"{100 * row.difference:+.0f}",
         _interval(row),
         "" if row.in_common is None else str(row.in_common),
@@ -111,5 +146,5 @@ def _sentence(row: Row, first: str) -> str:
     why = "" if row.told_apart else ": the interval contains 0"
     return (
         f"{row.campaign} against {first}: {100 * (row.difference or 0.0):+.1f} points, 95% interval {_interval(row)}, over "
-        f"{row.in_common} episodes in common: {_verdict(row)}{why}."
+        f"{counted(row.in_common or 0, 'episode')} in common: {_verdict(row)}{why}."
     )

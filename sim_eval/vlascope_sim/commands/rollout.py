@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from vlascope_base import OptionError
-from vlascope_base.options import CommandOptions, Numbers, NumbersOrAll, word_of
+from vlascope_base.options import CommandOptions, Numbers, NumbersOrAll, file_of
 from vlascope_base.provenance import now_for_names
-from vlascope_base.text import parse_numbers
+from vlascope_base.text import counted, listed, parse_numbers
 
-from vlascope_sim.environment.tasks import Suite, suite_tasks
+from vlascope_sim.environment.tasks import STEP_LIMITS, Suite, suite_tasks
 from vlascope_sim.errors import RolloutError
 from vlascope_sim.rollout.campaign import Campaign, CampaignOptions, new_campaign_id, prompts_from_map
 from vlascope_sim.rollout.campaign_file import CAMPAIGN_FILE, read_campaign, read_campaign_fields, read_map
@@ -90,22 +90,43 @@ class Rollout(CommandOptions, CampaignOptions, _Episodes):
     """For the server; the environment's VLASCOPE_API_KEY unless given. Never written down."""
 
     @classmethod
+    def given_by_file(cls, args: Sequence[str]) -> tuple[Path, dict[str, Any]] | None:
+        """The campaign's file that the command line names, and its fields; None where it names none.
+
+        Raises:
+            RolloutError: the file cannot be read, or there is no such folder to go on with.
+        """
+        file = file_of("--campaign", args)
+        if folder := file_of("--resume", args):
+            file = _campaign_in(folder)
+        return None if file is None else (file, read_campaign_fields(file))
+
+    @classmethod
     def defaults(cls, args: Sequence[str]) -> Rollout | None:
         """Options with the values of the campaign that the command line names; None where it names none.
 
         Raises:
-            RolloutError: its file cannot be read.
+            RolloutError: as `given_by_file`.
         """
-        file = word_of("--campaign", args)
-        if folder := word_of("--resume", args):
-            file = str(Path(folder) / CAMPAIGN_FILE)
-        if file is None:
+        given = cls.given_by_file(args)
+        if given is None:
             return None
-        fields = read_campaign_fields(Path(file))
-        options = {name: value for name, value in fields.items() if name not in _NOT_OPTIONS}
+        options = {name: value for name, value in given[1].items() if name not in _NOT_OPTIONS}
         if "servers" in options:
             options["server"] = options.pop("servers")
         return cls(**options)
+
+    def configuration(self) -> dict[str, Any]:
+        """The fields of the campaign that is asked for, as a file for `--campaign` gives them.
+
+        Raises:
+            RolloutError: options do not go together, or contradict the campaign that they go on with.
+        """
+        if self.resume is not None:
+            fields = dataclasses.asdict(_resumed(self, self.resume))
+        else:
+            fields = _fields(self, read_campaign_fields(self.campaign) if self.campaign else {}, complete=False)
+        return {name: value for name, value in fields.items() if name != "id"}
 
     def run(self) -> int:
         """Prints the cost, runs, and says where the results lie; 1 where episodes could not be run."""
@@ -128,6 +149,8 @@ def campaign_of(options: Rollout) -> tuple[Campaign, Path]:
     Raises:
         RolloutError: they ask for none, for one that cannot run, or for another than the one that they go on with.
     """
+    if options.retry_errors and options.resume is None:
+        raise RolloutError("--retry-errors: only with --resume FOLDER: a new campaign has no errors to run again")
     if options.resume is not None:
         return _resumed(options, options.resume), options.resume
     if options.output is not None and (options.output / RESULT_FILE).exists():
@@ -135,7 +158,7 @@ def campaign_of(options: Rollout) -> tuple[Campaign, Path]:
     fields = _fields(options, read_campaign_fields(options.campaign) if options.campaign else {})
     for name in ("capture_spec", "stride"):
         if fields.get(name) is not None and not options.collect_latents:
-            raise RolloutError(f"{name}: without collect_latents nothing is captured; give both, or neither")
+            raise RolloutError(f"{_option(name)}: without --collect-latents nothing is captured; give both, or neither")
     fields["id"] = new_campaign_id(options.label)  # the same options again are another campaign
     campaign = Campaign(**fields)
     return campaign, options.output or Path("results") / "rollouts" / f"{now_for_names()}-{campaign.suite}"
@@ -153,42 +176,98 @@ def _what_to_do(folder: Path) -> str:
     return "holds results already, which this vlascope cannot continue; choose another --output"
 
 
+def _campaign_in(folder: Path) -> Path:
+    """The file of the campaign whose results lie in a folder."""
+    if not folder.is_dir():
+        raise RolloutError(f"{folder}: no such folder to go on with")
+    if not (folder / CAMPAIGN_FILE).is_file():
+        raise RolloutError(f"{folder}: expected a folder of rollouts, found no {CAMPAIGN_FILE} in it")
+    return folder / CAMPAIGN_FILE
+
+
 def _resumed(options: Rollout, folder: Path) -> Campaign:
-    file = folder / CAMPAIGN_FILE
-    for name in ("campaign", "output"):
-        if getattr(options, name) is not None:
-            raise RolloutError(f"{name}: cannot be given with `resume`: the campaign is that of {file}")
+    file = _campaign_in(folder)
+    if given := [f"--{name}" for name in ("campaign", "output") if getattr(options, name) is not None]:
+        raise RolloutError(f"{', '.join(given)}: cannot be given with --resume: the campaign is that of {file}")
     saved = read_campaign(file)
     asked = _fields(options, vars(saved))
-    for name, now in asked.items():
-        before = getattr(saved, name)
-        if now != before and name not in _MAY_DIFFER:
-            raise RolloutError(
-                f"{name}: {_readable(now)} was given, and the campaign of {file} has {_readable(before)}; leave the option out "
-                f"to go on with it, or begin another campaign with `--campaign {file}`"
-            )
+    if differing := list(_contradictions(options, asked, saved)):
+        them = "them" if differing[1:] else "it"
+        raise RolloutError(
+            f"{'; '.join(differing)}: that contradicts the campaign of {file}; leave {them} out to go on with it, or begin "
+            f"another campaign with `--campaign {file}`"
+        )
     return Campaign(**asked)
 
 
+def _contradictions(options: Rollout, asked: dict[str, Any], saved: Campaign) -> Iterable[str]:
+    """What is asked for and is not so in the campaign that was saved: each option as it is written, and what is so instead."""
+    for name, now in asked.items():
+        before = getattr(saved, name)
+        if now == before or name in _MAY_DIFFER:
+            continue
+        if name == "capture_spec" and options.capture_spec is None:
+            kept = before or {}
+            for part in _SPEC:
+                value = getattr(options, part)
+                if value is not None and now[part] != kept.get(part):
+                    yield f"{_option(part)} {value} (the campaign has {_readable(kept.get(part))})"
+        elif name == "prompts":
+            given = (
+                f"--prompt {options.prompt!r}"
+                if options.prompt_file is None
+                else f"--prompt-file {options.prompt_file}"
+            )
+            yield f"{given} (the campaign has {_readable_prompts(before)})"
+        elif name == "capture_spec":
+            yield f"--capture-spec {options.capture_spec} (the campaign has {_readable(before)})"
+        elif isinstance(now, bool):
+            words = _option(name), _option(f"no_{name}")
+            yield f"{words[not now]} (the campaign has {words[now]})"
+        else:
+            yield f"{_option(name)} {_readable(now)} (the campaign has {_readable(before)})"
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
 def _readable(value: object) -> str:
-    return str(value) if isinstance(value, Path) else repr(value)
+    if isinstance(value, tuple | list):
+        return listed(value).replace(", ", ",")
+    return "none" if value in (None, {}) else str(value)
 
 
-def _fields(options: Rollout, of_file: dict[str, Any]) -> dict[str, Any]:
-    """The fields of the campaign that the options ask for; `of_file` has those that no option gives."""
+def _readable_prompts(prompts: dict[int, str]) -> str:
+    texts = set(prompts.values())
+    if len(texts) == 1:
+        return repr(texts.pop())
+    return counted(len(texts), "text") if texts else "none"
+
+
+def _fields(options: Rollout, of_file: dict[str, Any], *, complete: bool = True) -> dict[str, Any]:
+    """The fields of the campaign that the options ask for.
+
+    Args:
+        options: what is asked for.
+        of_file: has the fields that no option gives.
+        complete: refuse options without a server or a suite; else fields that they are needed for are left out.
+    """
     fields = {name: of_file[name] for name in _NOT_OPTIONS if name in of_file}
     fields |= {field.name: getattr(options, field.name) for field in dataclasses.fields(CampaignOptions)}
-    if not options.server:
-        raise RolloutError("server: expected one, found none")
-    if options.suite is None:
-        raise RolloutError("suite: expected one, found none")
-    every_task = tuple(range(len(suite_tasks(options.suite))))
-    fields |= {
-        "servers": options.server,
+    if complete and not options.server:
+        raise RolloutError("--server: expected an address such as ws://localhost:8000, found none")
+    if complete and options.suite is None:
+        raise RolloutError(f"--suite: expected {', '.join(STEP_LIMITS)}; found none")
+    every_task = None if options.suite is None else tuple(range(len(suite_tasks(options.suite))))
+    needed = {
+        "servers": options.server or None,
         "suite": options.suite,
         "tasks": every_task if options.tasks is None else options.tasks,
-        "episodes": options.episodes,
     }
+    fields |= {name: value for name, value in needed.items() if value is not None} | {"episodes": options.episodes}
+    if options.suite is None:
+        return fields
     _add_prompts(options, fields)
     _add_spec(options, fields)
     return fields
@@ -196,7 +275,7 @@ def _fields(options: Rollout, of_file: dict[str, Any]) -> dict[str, Any]:
 
 def _add_prompts(options: Rollout, fields: dict[str, Any]) -> None:
     if options.prompt is not None and options.prompt_file is not None:
-        raise RolloutError("prompt: not together with prompt_file")
+        raise RolloutError("--prompt: not together with --prompt-file")
     if options.prompt is not None:
         fields["prompts"] = dict.fromkeys(fields["tasks"], options.prompt)
     if options.prompt_file is not None:
@@ -206,11 +285,15 @@ def _add_prompts(options: Rollout, fields: dict[str, Any]) -> None:
 def _add_spec(options: Rollout, fields: dict[str, Any]) -> None:
     given = {name: value for name in _SPEC if (value := getattr(options, name)) is not None}
     if given and options.capture_spec is not None:
-        raise RolloutError(f"{next(iter(given))}: not together with capture_spec, which says all of it")
+        raise RolloutError(f"{_option(next(iter(given)))}: not together with --capture-spec, which says all of it")
     if options.capture_spec is not None:
         fields["capture_spec"] = read_map(options.capture_spec)
     elif given:
-        fields["capture_spec"] = {name: _spec_value(name, value) for name, value in given.items()}
+        spec = {name: _spec_value(name, value) for name, value in given.items()}
+        kept = fields.get("capture_spec") or {}
+        # with resume, options that say what the campaign has already say nothing against the rest of it
+        agrees = options.resume is not None and all(kept.get(name) == value for name, value in spec.items())
+        fields["capture_spec"] = kept if agrees else spec
 
 
 def _spec_value(name: str, value: str) -> str | list[int] | list[str]:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 from vlascope_base.command import say_configuration
+from vlascope_base.text import counted, wrapped
 
 from vlascope_sim.assets import resolve_assets
 from vlascope_sim.assets.check import failures
 from vlascope_sim.commands.policy_check import ServedPolicy, ask_policies
 from vlascope_sim.errors import SimulationError
+from vlascope_sim.processes import usable_cores
 from vlascope_sim.rollout.campaign import Campaign
 from vlascope_sim.rollout.campaign_file import CAMPAIGN_FILE
 from vlascope_sim.rollout.cost import Cost, estimate
 from vlascope_sim.rollout.episode import AssetsUsed
 from vlascope_sim.rollout.progress import CampaignProgress
-from vlascope_sim.rollout.results import final_rows
-from vlascope_sim.rollout.runner import CampaignFolder, run_campaign
+from vlascope_sim.rollout.results import RESULT_FILE, final_rows, read_results
+from vlascope_sim.rollout.runner import CampaignFolder, check_same, missing_episodes, run_campaign
 from vlascope_sim.rollout.spawned import SpawnedWorkers
 from vlascope_sim.rollout.summary import LiftCounts, Metrics, Summary
 from vlascope_sim.rollout.worker import WorkerSetup
@@ -48,27 +51,31 @@ def run_rollout(
     policy = ask_policies(campaign, api_key, deterministic_check=deterministic_check)
     _warn_of_training(campaign, assets, policy.metadata)
     if dry_run:
-        print(f"assets {assets.kind} in {assets.folder}; policy {policy.metadata['checkpoint']}")
-        print(_cost(campaign, len(campaign.keys), policy))
+        rows = read_results(output / RESULT_FILE)
+        check_same(output, rows, assets, policy.metadata)
+        missing = missing_episodes(campaign, output, rows, retry_errors=retry_errors)
+        _say(f"assets {assets.kind} in {assets.folder}; policy {policy.metadata['checkpoint']}")
+        _say(_cost(campaign, len(missing), policy))
         return 0
     with CampaignFolder(campaign, output, retry_errors=retry_errors) as folder:
         say_configuration(output / CAMPAIGN_FILE)
-        print(_cost(campaign, len(folder.missing), policy))
+        _say(_cost(campaign, len(folder.missing), policy))
         done = [row for row in final_rows(folder.results.rows) if row.key not in folder.missing]
         try:
             with CampaignProgress(len(campaign.keys), done, conditions=campaign.conditions) as progress:
+                answering = dataclasses.replace(campaign, servers=policy.servers)
                 summary = run_campaign(
-                    folder, assets, lambda: _workers(campaign, assets, output, api_key), progress, policy.metadata
+                    folder, assets, lambda: _workers(answering, assets, output, api_key), progress, policy.metadata
                 )
         except BaseException:
-            print(
-                f"results so far are in {output}; `vlascope-sim rollout --resume {output}` continues", file=sys.stderr
-            )
+            left = f"results so far are in {output}; `vlascope-sim rollout --resume {output}` continues"
+            print(wrapped(left, sys.stderr), file=sys.stderr)
             raise
     _print_summary(summary, output, campaign)
     if dropped := summary["suite"]["dropped"]:
         log.warning(
-            "the server dropped %d frames: its queue was full; `vlascope-server serve --on-full block` waits", dropped
+            "the server dropped %s: its queue was full; `vlascope-server serve --on-full block` waits",
+            counted(dropped, "frame"),
         )
     return 1 if summary["suite"]["errors"] else 0
 
@@ -106,6 +113,8 @@ def _cost(campaign: Campaign, episodes: int, policy: ServedPolicy) -> Cost:
         campaign,
         episodes,
         policy.frame_bytes,
+        cores=usable_cores(),
+        servers=len(policy.servers),
         latency_ms=policy.latency_ms,
         deterministic=bool(policy.metadata.get("deterministic")),
     )
@@ -139,13 +148,17 @@ def _print_summary(summary: Summary, output: Path, campaign: Campaign) -> None:
         table.add_row(name, *_cells(metrics), *([_told_cell(metrics["told_lifted_first"])] if shows_told else []))
     Console().print(table)
     if summary["suite"]["frames"]:
-        print(f"stored  as campaign {campaign.id}")
-    print(f"results {output}/episodes.jsonl, episodes.parquet, summary.json")
-    print(f"figure  {output}/summary.png")
+        _say(f"stored  as campaign {campaign.id}")
+    _say(f"results {output}/episodes.jsonl, episodes.parquet, summary.json")
+    _say(f"figure  {output}/summary.png")
     if campaign.video != "none":
-        print(f"videos  {output}/videos/")
+        _say(f"videos  {output}/videos/")
     if campaign.save_observations:
-        print(f"seen    {output}/observations/")
+        _say(f"seen    {output}/observations/")
+
+
+def _say(text: object) -> None:
+    print(wrapped(str(text), sys.stdout))
 
 
 def _cells(metrics: Metrics) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from vlascope_base import OptionError
+from vlascope_base import OptionError, options
 from vlascope_base.files import replace_file
 from vlascope_base.options import read_fields
 
@@ -52,25 +52,24 @@ def read_campaign_fields(path: Path) -> dict[str, Any]:
     Raises:
         RolloutError: the file is missing or no YAML, or a field is unknown or of the wrong type; the message names it.
     """
+    found = read_map(path)
+    printed = found.get("rollout")  # as `--print-config` prints it
     try:
-        return read_fields(Campaign, read_map(path))
+        return read_fields(Campaign, printed if isinstance(printed, dict) else found)
     except OptionError as error:
         raise RolloutError(f"{path}: {error}") from error
 
 
 def read_map(path: Path) -> dict[Any, Any]:
-    """The map that a YAML or JSON file holds; JSON is YAML.
+    """The map that a YAML or JSON file holds.
 
     Raises:
-        RolloutError: the file is missing, or holds something else.
+        RolloutError: the file is missing, holds something else, or a key twice.
     """
     try:
-        found = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RolloutError(f"{path}: expected YAML or JSON ({' '.join(str(error).split())})") from error
-    if not isinstance(found, dict):
-        raise RolloutError(f"{path}: expected a map, found {type(found).__name__}")
-    return found
+        return options.read_map(path)
+    except OptionError as error:
+        raise RolloutError(f"{path}: {error}") from error
 
 
 def _plain(value: object) -> object:

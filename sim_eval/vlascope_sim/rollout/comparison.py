@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vlascope_base.files import make_folders, replacing
-from vlascope_base.text import listed
+from vlascope_base.text import counted, listed
 
 from vlascope_sim.errors import RolloutError
 from vlascope_sim.rollout.campaign import Campaign
@@ -207,10 +207,18 @@ def _warnings(folders: Sequence[Folder]) -> Iterable[str]:
     for folder in folders:
         ended = {(row.task_id, row.episode_index, row.noise_index) for row in folder.rows}
         if missing := len(folder.campaign.keys) - len(ended):
-            yield f"{folder.name}: {missing} of its {len(folder.campaign.keys)} episodes have not been run yet"
+            of = counted(len(folder.campaign.keys), "episode")
+            yield f"{folder.name}: {missing} of its {of} {'has' if missing == 1 else 'have'} not been run yet"
 
 
 def _differing(name: str, values: list[tuple[str, object]]) -> Iterable[str]:
     if any(value != values[0][1] for _, value in values):
-        shown = ", ".join(f"{value!r} in {folder}" for folder, value in values)
+        shown = ", ".join(f"{_short(value)} in {folder}" for folder, value in values)
         yield f"{name} differs: {shown}: the campaigns differ in more than their policies"
+
+
+def _short(value: object) -> str:
+    """A value in a sentence. What each task is told is too much for one; `campaign.yaml` has it."""
+    if isinstance(value, dict):
+        return f"{counted(len(value), 'text')} of its own" if value else "none"
+    return repr(value)

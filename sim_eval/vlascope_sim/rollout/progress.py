@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 
 import numpy as np
 from rich.console import Console
 from vlascope_base.progress import progress_bars
+from vlascope_base.text import counted
 
 from vlascope_sim.rollout.results import EpisodeResult
 from vlascope_sim.rollout.workers import Beat, Job
 from vlascope_sim.statistics import wilson_interval
 
 _LATENCIES = 500
+_LEAST_SECONDS = 1.0
+"""After which a speed is worth showing."""
+_CLIENT_LOG = logging.getLogger("vlascope_client.conversation")
+_NO_SERVER = ("no server answered", "still no server")
+"""How its messages begin that say so."""
 
 
 class CampaignProgress(contextlib.AbstractContextManager):
@@ -36,27 +43,47 @@ class CampaignProgress(contextlib.AbstractContextManager):
         self._latencies: list[float] = []
         self._steps: dict[Job, int] = {}
         self._taken = 0
-        self._begun = time.monotonic()
+        self._first_steps: tuple[float, int] | None = None
+        self._waiting_since: float | None = None
 
     def __enter__(self) -> CampaignProgress:
         if self._conditions and not self._console.is_terminal:
             self.note(f"episodes: {self._conditions}")
+        if self._console.is_terminal:
+            _CLIENT_LOG.addFilter(self._shown_instead)
         self._bar.start()
         self._show()
         return self
 
     def __exit__(self, *_: object) -> None:
+        _CLIENT_LOG.removeFilter(self._shown_instead)
         self._bar.stop()
 
     def beat(self, beat: Beat) -> None:
         """A worker lives."""
-        self._taken += max(0, beat.steps - self._steps.get(beat.job, 0))
+        self._step(beat.steps - self._steps.get(beat.job, 0))
         self._steps[beat.job] = beat.steps
         self._show()
 
+    def _step(self, steps: int) -> None:
+        if steps <= 0:
+            return
+        self._taken += steps
+        self._waiting_since = None
+        if self._first_steps is None:
+            self._first_steps = time.monotonic(), steps
+
+    def _shown_instead(self, record: logging.LogRecord) -> bool:
+        """Keeps from the log that a client waits for its server, which each worker would say again and again."""
+        if not record.getMessage().startswith(_NO_SERVER):
+            return True
+        self._waiting_since = self._waiting_since or time.monotonic()
+        self._show()
+        return False
+
     def finished(self, job: Job, row: EpisodeResult) -> None:
         """An episode has its row, `done` or `error`."""
-        self._taken += row.steps - self._steps.pop(job, row.steps)
+        self._step(row.steps - self._steps.pop(job, row.steps))
         self._latencies = (self._latencies + list(row.latency_ms))[-_LATENCIES:]
         if row.status == "done":
             self._rows.append(row)
@@ -67,12 +94,14 @@ class CampaignProgress(contextlib.AbstractContextManager):
         if not self._console.is_terminal:
             outcome = row.reason if row.status == "error" else "success" if row.success else "failure"
             self._console.print(
-                f"{row.name}: {outcome}, {row.steps} steps; {self._metrics()}", highlight=False, soft_wrap=True
+                f"{row.name}: {outcome}, {counted(row.steps, 'step')}; {self._metrics()}",
+                highlight=False,
+                soft_wrap=True,
             )
 
     def note(self, text: str) -> None:
-        """Something that people should know."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        """Something that people should know: on a terminal in whole words, in a file one line."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=not self._console.is_terminal)
 
     def _show(self) -> None:
         below = [self._metrics(), self._conditions] if self._conditions else [self._metrics()]
@@ -83,8 +112,15 @@ class CampaignProgress(contextlib.AbstractContextManager):
         low, high = wilson_interval(wins, total)
         parts = [f"{wins}/{total} succeeded ({low:.0%} to {high:.0%})"] if total else []
         if self._errors:
-            parts.append(f"{self._errors} errors")
-        parts.append(f"{self._taken / max(1e-9, time.monotonic() - self._begun):.0f} steps/s")
+            parts.append(counted(self._errors, "error"))
+        now = time.monotonic()
+        since, before = self._first_steps or (now, 0)
+        if self._first_steps is None:
+            parts.append("workers start and build their scenes")
+        elif now - since >= _LEAST_SECONDS:
+            parts.append(f"{(self._taken - before) / (now - since):.0f} steps/s")
         if self._latencies:
             parts.append(f"policy {np.median(self._latencies):.0f} ms")
+        if self._waiting_since is not None:
+            parts.append(f"no server answers, {now - self._waiting_since:.0f} s so far; trying again")
         return ", ".join(parts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import filelock
@@ -22,7 +22,7 @@ from vlascope_sim.rollout.campaign import Campaign, EpisodeKey
 from vlascope_sim.rollout.campaign_file import CAMPAIGN_FILE, write_campaign
 from vlascope_sim.rollout.episode import AssetsUsed, blank_result
 from vlascope_sim.rollout.progress import CampaignProgress
-from vlascope_sim.rollout.results import RESULT_FILE, ResultFile, final_rows, write_parquet
+from vlascope_sim.rollout.results import RESULT_FILE, EpisodeResult, ResultFile, final_rows, write_parquet
 from vlascope_sim.rollout.summary import Summary, headline, summarise
 from vlascope_sim.rollout.workers import Beat, Finished, Job, Lost, Refused, Workers
 
@@ -71,11 +71,7 @@ class CampaignFolder:
 
     def _prepare(self) -> Prepared:
         results = ResultFile(self._output / RESULT_FILE)
-        if others := {row.campaign for row in results.rows} - {self._campaign.id}:
-            raise RolloutError(
-                f"{self._output}: holds results of campaign {', '.join(sorted(others))}, this is {self._campaign.id}; "
-                "choose another folder, or resume that one"
-            )
+        missing = missing_episodes(self._campaign, self._output, results.rows, retry_errors=self._retry_errors)
         for folder, wanted in (
             ("videos", self._campaign.video != "none"),
             ("observations", self._campaign.save_observations),
@@ -83,9 +79,31 @@ class CampaignFolder:
             if wanted:
                 (self._output / folder).mkdir(exist_ok=True)
         write_campaign(self._output / CAMPAIGN_FILE, self._campaign)
-        final = {row.key for row in final_rows(results.rows) if not (self._retry_errors and row.status == "error")}
-        missing = tuple(key for key in self._campaign.keys if key not in final)
         return Prepared(self._campaign, self._output, results, missing)
+
+
+def missing_episodes(
+    campaign: Campaign, output: Path, rows: Iterable[EpisodeResult], *, retry_errors: bool = False
+) -> tuple[EpisodeKey, ...]:
+    """The episodes of a campaign that have no final row yet.
+
+    Args:
+        campaign: what they are part of.
+        output: the folder of results, for messages.
+        rows: every line of its results.
+        retry_errors: errors are no final rows.
+
+    Raises:
+        RolloutError: the rows are of another campaign.
+    """
+    rows = list(rows)
+    if others := {row.campaign for row in rows} - {campaign.id}:
+        raise RolloutError(
+            f"{output}: holds results of campaign {', '.join(sorted(others))}, this is {campaign.id}; "
+            "choose another folder, or resume that one"
+        )
+    final = {row.key for row in final_rows(rows) if not (retry_errors and row.status == "error")}
+    return tuple(key for key in campaign.keys if key not in final)
 
 
 def run_campaign(
@@ -110,7 +128,7 @@ def run_campaign(
     Raises:
         RolloutError: a job was refused, or nothing but losses came of many in a row; results so far are kept.
     """
-    _check_same(prepared, assets, server)
+    check_same(prepared.output, prepared.results.rows, assets, server)
     try:
         if prepared.missing:
             _write_provenance(prepared.output, assets, server)  # where nothing runs, that of what ran stays
@@ -185,16 +203,19 @@ def _write_figure(prepared: Prepared, assets: AssetsUsed, server: Mapping[str, o
     save_figure(figure, prepared.output / "summary.png")
 
 
-def _check_same(prepared: Prepared, assets: AssetsUsed, server: Mapping[str, object]) -> None:
-    """One folder holds results of one policy with one set of assets."""
-    rows = prepared.results.rows
+def check_same(output: Path, rows: Sequence[EpisodeResult], assets: AssetsUsed, server: Mapping[str, object]) -> None:
+    """One folder holds results of one policy with one set of assets.
+
+    Raises:
+        RolloutError: the rows are of others.
+    """
     for what, found, now in (
         ("policy", {row.fingerprint for row in rows if row.fingerprint}, server.get("fingerprint")),
         ("assets", {row.assets_hash for row in rows}, assets.hash),
     ):
         if found and now not in found:
             raise RolloutError(
-                f"{prepared.output}: its results are of {what} {', '.join(sorted(found))}, this would be {now}; "
+                f"{output}: its results are of {what} {', '.join(sorted(found))}, this would be {now}; "
                 "use that, or choose another folder"
             )
 

@@ -99,6 +99,9 @@ class _ToParent(logging.handlers.QueueHandler):
 
     def __init__(self, worker: _Worker):
         super().__init__(queue.SimpleQueue())  # which stays empty
+        self.setFormatter(
+            logging.Formatter("%(message)s")
+        )  # else `basicConfig` puts level and logger in front of the text
         self._worker = worker
 
     def enqueue(self, record: logging.LogRecord) -> None:
