@@ -13,6 +13,7 @@ from vlascope_analysis.data.features import Features
 from vlascope_analysis.data.labels import InstructionLabels, instruction_labels
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import EvaluationConfig, TrainingConfig
+from vlascope_analysis.statistics.evaluation import Design
 from vlascope_base.text import listed
 
 from tests.analysis.stores import INSTRUCTIONS, direction
@@ -203,3 +204,11 @@ def test_timesteps_that_tell_the_instruction_are_named():
     assert any("timesteps of the frames alone tell the instruction" in warning for warning in result.warnings)
     equal = probe(*made_of(frames(4, 6, 3), noise(frames(4, 6, 3))), FAST, EvaluationConfig(permutations=39))
     assert not any("timesteps" in warning for warning in equal.warnings)
+
+
+def test_instructions_that_were_told_in_few_episodes_are_counted():
+    table = frames(3, 8, 1).query("task_id == 0 or episode_index < 2").reset_index(drop=True)
+    warnings = Design.of(table, instruction_labels(table, encode), EvaluationConfig()).warnings
+    assert sum("2 instructions were told in fewer than 4 episodes" in warning for warning in warnings) == 1
+    even = frames(3, 4, 1)
+    assert not Design.of(even, instruction_labels(even, encode), EvaluationConfig()).warnings

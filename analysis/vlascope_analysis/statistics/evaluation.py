@@ -19,6 +19,9 @@ from vlascope_analysis.statistics.permutation import arrangements, p_value, perm
 from vlascope_analysis.statistics.splits import Split, make_splits, units_of
 from vlascope_analysis.statistics.units import Episodes
 
+FEW = 4
+"""Units of an instruction from which intervals cover what they say, by simulation (`benchmarks/probe_statistics.py`)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
@@ -182,6 +185,13 @@ def _warnings(
         found.append(
             f"--split episode: {len(episodes)} episodes begin from {episodes.scenes} scenes, and a probe may read scenes: the "
             "p value and the interval do not account for it"
+        )
+    told = np.unique(np.stack([episodes.label, units]), axis=1)[0]
+    rare = np.count_nonzero(np.bincount(told) < FEW) if unit != "instruction" else 0
+    if rare:
+        found.append(
+            f"{rare} instruction{'s were' if rare > 1 else ' was'} told in fewer than {FEW} {unit}s: they count as much as the "
+            "others, and an interval of 95 % covers about 90 % where they are told in two"
         )
     if not all(split.held.any() for split in splits):
         found.append("too few episodes to hold some for choosing the penalty, or when to stop: nothing chooses")

@@ -73,16 +73,19 @@ class Means:
         half = z * np.sqrt(variance) if np.isfinite(z) else np.inf
         return Interval(mean, mean - half, mean + half)
 
-    def _moments(self, values: np.ndarray) -> tuple[float, float, int]:
-        """Mean, variance of the mean (inflated), and the number of units.
+    def _moments(self, values: np.ndarray) -> tuple[float, float, float]:
+        """Mean, variance of the mean (inflated), and the effective number of units.
 
         The variance is that of sums over units of (value - mean) x weight; a unit may hold episodes of several instructions.
+        Where units weigh unequally, as the few episodes of a rare instruction do, so many of equal weight tell as much (Kish
+        1965): 1 / sum of squared weights.
         """
         values = np.atleast_2d(np.asarray(values, np.float64))
         means = values @ self.weights
         _, place = np.unique(self.units, return_inverse=True)
-        count = int(place.max()) + 1
-        if count < 2:
+        own = np.bincount(place, self.weights)
+        count = 1 / float((own**2).sum())
+        if len(own) < 2:
             return float(means.mean()), 0.0, count
         variances = []
         for run, mean in zip(values, means, strict=True):
@@ -91,9 +94,9 @@ class Means:
         return float(means.mean()), float(np.mean(variances)) * self.inflation, count
 
 
-def _quantile(confidence: float, count: int) -> float:
+def _quantile(confidence: float, count: float) -> float:
     """Student's quantile with `count` - 1 degrees of freedom; infinite for a single unit."""
-    return float(stats.t.ppf((1 + confidence) / 2, count - 1)) if count > 1 else np.inf
+    return float(stats.t.ppf((1 + confidence) / 2, count - 1)) if count > 1 + 1e-9 else np.inf
 
 
 def caution(units: int, low: float, high: float, unit: str) -> list[str]:
