@@ -20,7 +20,8 @@ from vlascope_analysis.statistics.evaluation import Design
 
 CELLS = 5
 PLANTED = {"balanced": 0.35, "lengths 4 to 12": 0.35, "counts 20/2/2/2/2": 0.7, "scenes shared by instructions": 0.35,
-           "scenes of one instruction": 0.8, "scenes x instructions x 2": 0.2}  # fmt: skip
+           "scenes of one instruction": 0.8, "scenes x instructions x 2": 0.2,
+           "few scenes of both, others of one": 0.6}  # fmt: skip
 """How strongly one of five cells knows the instruction, where a truth is looked for."""
 
 
@@ -63,7 +64,8 @@ def intervals(sets: int) -> Results:
     cases["300 episodes, one part held out"] = Simulated.of(np.arange(300) % 5, 3)
     cases |= {"lengths 12 or 2": designs()["lengths 12 or 2"], "counts 20/2/2/2/2": designs()["counts 20/2/2/2/2"],
               "scenes of one instruction": scenes, "scenes x instructions x 2": crossed,
-              "frames alike": designs()["frames alike"]}  # fmt: skip
+              "frames alike": designs()["frames alike"], "counts 30/2": designs()["counts 30/2"],
+              "scenes of 20 episodes or 1": designs()["scenes of 20 episodes or 1"]}  # fmt: skip
     for name, design in cases.items():
         for strength, gain in (("chance", 0.0), ("middle", 0.4), ("high", 1.0)):
             found[f"{name}, {strength}"] = own = coverage(design, gain, sets)
@@ -85,7 +87,7 @@ def differences(sets: int) -> Results:
                 x = design.features(np.random.default_rng([9, number]), 2, gain, directions)
                 evaluated = Design.of(design.frames(), design.labels(), EvaluationConfig(permutations=0, seed=number))
                 a, b = (closed_form(cell, design.of_frame, evaluated).scores.right for cell in x)
-                own = evaluated.means.any(a - b, 0.95)
+                own = evaluated.means.difference(a - b, 0.95)
                 ends.append((own.low, own.high))
                 points.append(own.mean)
             low, high = np.transpose(ends)

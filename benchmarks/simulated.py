@@ -133,6 +133,16 @@ def designs() -> Mapping[str, Simulated]:
         "scenes x instructions x 2": Simulated.of(
             np.tile(np.repeat(np.arange(6), 2), 10), 2, np.repeat(np.arange(10), 12), scenes
         ),
+        "scenes of 20 episodes or 1": Simulated.of(
+            np.repeat(np.arange(3), 24), 2, np.repeat(np.arange(15), [20, 1, 1, 1, 1] * 3), scenes
+        ),
+        "few scenes of both, others of one": Simulated.of(
+            np.concatenate([np.tile(np.arange(2), 3), np.arange(40) % 2]),
+            2,
+            np.concatenate([np.repeat(np.arange(3), 2), 3 + np.arange(40)]),
+            Effects(0.5, 1.0),
+        ),
+        "counts 30/2": Simulated.of(np.repeat(np.arange(2), [30, 2]), 3),
     }
 
 

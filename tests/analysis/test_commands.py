@@ -275,7 +275,9 @@ def test_what_cannot_be_scored_is_named_and_the_rest_is_swept(tmp_path):
     }  # fmt: skip
     assert cells["accuracy"].isna().to_dict() == {0: True, 1: False, 2: True}
     assert cells["p_value_best"].to_dict()[1] == 1 / 20
-    assert any("2 of 3 cells are not scored" in warning for warning in result.warnings)
+    (warning,) = (warning for warning in result.warnings if "2 of 3 cells are not scored" in warning)
+    assert "the same in every frame" in warning
+    assert "not finite in episode libero_goal-task1-ep2" in warning
     # the remedy that the warning names
     options = ["--experts", "vlm", "--permutations", "0", "--exclude-episodes", "libero_goal-task1-ep2"]
     assert run("sweep", tmp_path / "runs", tmp_path / "again", *options) == 0
@@ -325,10 +327,13 @@ def test_cells_are_compared_in_pairs(runs, tmp_path, capsys):
     assert "2 of 3 differences can be told from zero" in capsys.readouterr().out
     check_picture(out / "differences_compare_sweep_stepall_vlm.1-vlm.0-action.1.2_accuracy.png")
     for cells, said in (
-        (["vlm:1"], "name at least two cells"), (["vlm:9", "vlm:1"], "layer 9 is not there; the sweep has 0-2"),
+        (["vlm:1"], "name at least two cells"),
+        (["vlm:9", "vlm:1"], "layer 9 is not there; the sweep has 0-2"),
         (["nobody:1", "vlm:1"], "no such expert; the sweep has action, text_only, vlm"),
-        (["vlm:1@10", "vlm:0"], "the sweep has no windows; make it with --by"), (["vlm 1", "vlm:0"], "expected EXPERT:LAYER"),
-    ):  # fmt: skip
+        (["vlm:1", "vlm:1"], "vlm:1 stands twice"),
+        (["vlm:1@10", "vlm:0"], "the sweep has no windows; make it with --by"),
+        (["vlm 1", "vlm:0"], "expected EXPERT:LAYER"),
+    ):
         assert main(["compare", sweep, "--cells", *cells, "--output-dir", str(out)]) == 2
         assert said in capsys.readouterr().err
     assert main(["compare", str(out / "nothing.json"), "--cells", "vlm:0", "vlm:1"]) == 2

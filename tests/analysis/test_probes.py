@@ -32,11 +32,11 @@ def problem(n: int, D: int, signal: float = 1.0) -> tuple[np.ndarray, np.ndarray
     return (x * 10 ** RNG.uniform(-2, 2, D) * (np.arange(D) > 0) + 5).astype(np.float32), labels
 
 
-def plain_ridge(x, of_frame, label, split):
+def plain_ridge(x, of_frame, label, split, weights):
     """Weighted, balanced ridge regression on embeddings with an intercept, written out; answers to test frames and penalty."""
     frames = {name: np.flatnonzero(part[of_frame]) for name, part in (("fit", split.fit), ("held", split.held),
                                                                      ("rest", ~split.test), ("test", split.test))}  # fmt: skip
-    weight = 1 / np.bincount(of_frame)[of_frame]
+    weight = weights[of_frame] / np.bincount(of_frame)[of_frame]
     own = label[of_frame]
 
     def standard(part):
@@ -84,7 +84,7 @@ def test_ridge_is_ridge(frames, D):
     label = np.repeat(np.arange(C), [12, 7, 7, 6])
     lengths = RNG.integers(1, frames + 1, len(label))
     of_frame = np.repeat(np.arange(len(label)), lengths)
-    split = parts_of(label, 1)
+    split, weights = parts_of(label, 1), RNG.uniform(0.2, 1, len(label))
     for signal in (1.0, 0.3):
         x = (
             problem(len(of_frame), D, signal)[0]
@@ -94,10 +94,10 @@ def test_ridge_is_ridge(frames, D):
         for part in (split.fit, split.held, split.test):
             moved[part] = RNG.permutation(label[part])
         for many in (1, 40):  # few labellings are solved one by one, many through their episodes
-            found = ridge(x, of_frame, np.stack([label, *[moved] * many]), EMBEDDINGS, split)
+            found = ridge(x, of_frame, np.stack([label, *[moved] * many]), EMBEDDINGS, split, weights)
             test = np.flatnonzero(split.test[of_frame])
             for row, own in ((0, label), (many, moved)):
-                answers, penalty = plain_ridge(x, of_frame, own, split)
+                answers, penalty = plain_ridge(x, of_frame, own, split, weights)
                 cosines = answers @ EMBEDDINGS.T / np.linalg.norm(answers, axis=1, keepdims=True)
                 true = cosines[np.arange(len(test)), own[of_frame[test]]]
                 right = np.bincount(of_frame[test], cosines.argmax(1) == own[of_frame[test]], minlength=len(label))
@@ -117,7 +117,7 @@ def test_ridge_answers_are_candidates():
     split = dataclasses.replace(
         split, test=split.test & np.isin(label, [1, 3]), held=split.held | (split.test & ~np.isin(label, [1, 3]))
     )
-    found = ridge(problem(32, 30)[0], np.arange(32), label[None], EMBEDDINGS, split)
+    found = ridge(problem(32, 30)[0], np.arange(32), label[None], EMBEDDINGS, split, np.ones(32))
     assert set(found.predicted) <= {1, 3}
     assert set(found.beaten[0]) <= {0.0, 1.0}, "of two candidates one is left to beat"
 
@@ -126,7 +126,7 @@ def test_a_part_without_a_difference_is_answered_all_the_same():
     label = np.repeat(np.arange(C), 8)
     split = parts_of(label, 3)
     x = np.where(split.test[:, None], RNG.standard_normal((32, 5)), 1).astype(np.float32)
-    found = ridge(x, np.arange(32), label[None], EMBEDDINGS, split)
+    found = ridge(x, np.arange(32), label[None], EMBEDDINGS, split, np.ones(32))
     assert np.isfinite(found.cosine).all()
 
 

@@ -144,6 +144,48 @@ def test_where_scenes_are_told_several_things_labels_move_inside_them():
     assert arrangements(found, units, splits) == pytest.approx(6**8)
 
 
+def test_one_scene_that_was_told_two_things_leaves_the_others_free():
+    # a scene of both instructions among twenty of one each
+    found = episodes([0, 1, *(np.arange(20) % 2)], [0, 0, *range(1, 21)])
+    units, name = units_of(found, "scene")
+    assert name == "scene"
+    splits = make_splits(found, 2, SplitConfig())
+    labels = permuted_labels(found, units, splits, 60, seed=1)
+    both = found.scene == found.scene[np.flatnonzero(found.table["scene"] == "s0")[0]]
+    for row in labels:
+        np.testing.assert_array_equal(np.sort(row[both]), [0, 1])
+        for split in splits:
+            np.testing.assert_array_equal(np.sort(row[split.test]), np.sort(found.label[split.test]))
+    assert (labels[1:, ~both] == found.label[~both]).mean() < 0.7
+    assert arrangements(found, units, splits) > 1000
+
+
+def test_scenes_count_alike_however_many_episodes_begin_from_them():
+    label, units = np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 1, 2])
+    right = np.array([1, 1, 1, 0, 0])
+    assert means(label, units).mean(right) == pytest.approx(1 / 4)
+    # and of an instruction with few, heavy units the interval is not narrow because they agree
+    rare = means(np.repeat([0, 1], [30, 2]))
+    same = rare.share(np.concatenate([np.tile([0.0, 1.0], 15), [1.0, 1.0]]), 0.95)
+    apart = rare.share(np.concatenate([np.tile([0.0, 1.0], 15), [1.0, 0.0]]), 0.95)
+    assert same.high - same.low > 0.7 * (apart.high - apart.low)
+
+
+def test_differences_that_are_all_the_same_are_not_certain():
+    for value in (-1.0, 0.0, 1.0):
+        found = means(np.zeros(24, int)).difference(np.full(24, value), 0.95)
+        assert found.mean == pytest.approx(value)
+        assert -1 <= found.low <= value + 1e-9
+        assert value - 1e-9 <= found.high <= 1
+        assert 0.1 < found.high - found.low < 0.4
+    # of many pairs it is Student's
+    values = RNG.choice([-1.0, 0.0, 1.0], 2000)
+    many = means(np.zeros(2000, int))
+    exact, added = many.any(values, 0.95), many.difference(values, 0.95)
+    assert (added.low, added.high) == (pytest.approx(exact.low, abs=2e-3), pytest.approx(exact.high, abs=2e-3))
+    assert means([0, 0], [4, 4]).difference(np.ones(2), 0.95).low == -1
+
+
 def test_possible_arrangements_are_counted():
     found = episodes(np.repeat(np.arange(2), 3))
     units, _ = units_of(found, "scene")

@@ -63,7 +63,8 @@ def test_scenes_are_no_instructions(simulated):
 @pytest.mark.parametrize(
     "name",
     ["balanced", "lengths 12 or 2", "lengths 4 to 12", "lengths, drift in time", "counts 20/2/2/2/2", "frames alike",
-     "scenes shared by instructions", "scenes of one instruction", "scenes x instructions x 2"],
+     "scenes shared by instructions", "scenes of one instruction", "scenes x instructions x 2",
+     "scenes of 20 episodes or 1", "few scenes of both, others of one", "counts 30/2"],
 )  # fmt: skip
 def test_noise_stays_at_its_nominal_rate(simulated, name):
     own, best = false_rates(simulated, name, 200, 3)

@@ -58,10 +58,10 @@ def test_a_worker_that_is_stopped_while_it_builds_is_noticed(make):
 
 
 def test_neither_starting_nor_building_may_take_for_ever(make):
-    workers = make(hang_seconds=60.0, build_seconds=0.3)
+    workers = make(hang_seconds=60.0, build_seconds=0.02)
     workers.submit(JOB)
     lost = first_event(workers, Lost)
-    assert lost.reason == "worker hung: not done with this phase after 0.3 s (start)"
+    assert lost.reason == "worker hung: not done with this phase after 0.02 s (start)"
 
 
 def test_what_a_worker_logs_is_said_by_its_parent(make, caplog):

@@ -42,7 +42,7 @@ def closed_form(x: np.ndarray, of_frame: np.ndarray, design: Design, *, refit: b
     for number, splits in enumerate(design.assignments):
         labels = design.labellings if number == 0 else design.labellings[:1]
         for split in splits:
-            found = ridge(x, of_frame, labels, design.embeddings, split, refit=refit)
+            found = ridge(x, of_frame, labels, design.embeddings, split, design.weights, refit=refit)
             right[number] += found.right[0]
             beaten[number] += found.beaten[0]
             frames = np.flatnonzero(split.test[of_frame])
@@ -98,7 +98,7 @@ def crowded(x: np.ndarray, of_frame: np.ndarray, design: Design) -> list[str]:
     axes = np.eye(len(design.embeddings), dtype=np.float32)
     embedded = closed_form(x, of_frame, bare).scores.right
     apart = closed_form(x, of_frame, dataclasses.replace(bare, embeddings=axes)).scores.right
-    gain = design.means.any(apart - embedded, design.config.confidence)
+    gain = design.means.difference(apart - embedded, design.config.confidence)
     if not gain.low > 0:
         return []
     similarity = design.embeddings @ design.embeddings.T - 2 * axes

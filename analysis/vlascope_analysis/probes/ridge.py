@@ -4,9 +4,9 @@ With labels among C embeddings G, the fitted map's answer to any frame is a mixt
 M and G Gᵀ; so the solver carries C numbers a frame and not the embedding's width. Labellings share the factors, and
 each is a combination of the same right sides (one an episode), so that permutations cost next to nothing.
 
-Episodes count alike, and so do instructions: a frame weighs 1 / (frames of its episode), and an instruction's target
-is divided by C x its share of the episodes, so that the constant part of every answer is 1 / C (Parker, Günter & Bedo
-2007 describe what happens without: rare labels are answered less than chance).
+Scenes count alike, and so do instructions: a frame weighs 1 / (frames of its episode x episodes of its scene), and an
+instruction's target is divided by C x its share of the episodes, so that the constant part of every answer is 1 / C
+(Parker, Günter & Bedo 2007 describe what happens without: rare labels are answered less than chance).
 
 Axis letters: N frames, U episodes, R labellings (the true one, then permutations), C instructions, D features, K penalties.
 """
@@ -50,8 +50,9 @@ class Answers:
 
 
 def ridge(
-    x: np.ndarray, of_frame: np.ndarray, labels: np.ndarray, embeddings: np.ndarray, split: Split, *, refit: bool = True
-) -> Answers:
+    x: np.ndarray, of_frame: np.ndarray, labels: np.ndarray, embeddings: np.ndarray, split: Split,
+    weights: np.ndarray, *, refit: bool = True,
+) -> Answers:  # fmt: skip
     """Fits, chooses the penalty, fits again on everything that is not tested, and answers the test part.
 
     Features are standardised by everything that is not tested. For each labelling the penalty of greatest mean cosine on the
@@ -63,9 +64,10 @@ def ridge(
         labels: int [R, U] the instruction of each episode; the true labels first.
         embeddings: float32 [C, E] of length 1.
         split: the parts, as episodes.
+        weights: float [U] how much each episode counts, whatever it was told.
         refit: fit on the held part too, once it has chosen; without, maps have seen what a trained one has.
     """
-    parts = _Parts(x, of_frame, split)
+    parts = _Parts(x, of_frame, split, weights)
     similarity = np.asarray(embeddings @ embeddings.T, np.float32)
     best = np.full(len(labels), UNCHOSEN)
     if split.held.any():
@@ -76,7 +78,7 @@ def ridge(
     beaten = np.zeros_like(right)
     cosine, predicted = np.zeros(len(parts.test), np.float32), np.zeros(len(parts.test), np.int64)
     # the mean over an episode's frames, all of which are tested together
-    mean = _member(of_frame[parts.test], len(split.test)) * parts.weights[parts.test][:, None]
+    mean = _member(of_frame[parts.test], len(split.test)) * parts.within[parts.test][:, None]
     fitted = ~split.test if refit else split.fit
     for rows in (np.flatnonzero(best == number) for number in np.unique(best)):
         penalty = (PENALTIES[best[rows[0]]],)
@@ -115,13 +117,14 @@ def score_answers(
 class _Parts:
     """One cell's standardised frames, split; and the Gram matrices that its fits share."""
 
-    def __init__(self, x: np.ndarray, of_frame: np.ndarray, split: Split):
+    def __init__(self, x: np.ndarray, of_frame: np.ndarray, split: Split, weights: np.ndarray):
         self.of_frame, self.episodes = of_frame, len(split.test)
         self.held, self.test = np.flatnonzero(split.held[of_frame]), np.flatnonzero(split.test[of_frame])
-        self.weights = frame_weights(of_frame).astype(np.float32)
+        self.within = frame_weights(of_frame).astype(np.float32)
+        self.of_episode = np.asarray(weights, np.float32)
+        self.weights = self.within * self.of_episode[of_frame]
         self._rest = np.flatnonzero(~split.test[of_frame])
-        weights = self.weights[self._rest]
-        self._x = Standardiser.fit(x[self._rest], weights)(x)
+        self._x = Standardiser.fit(x[self._rest], self.weights[self._rest])(x)
         self._dual = len(self._rest) <= x.shape[1]
         # frames with each other where they are fewer than features: one product serves both fits and their answers
         self._gram = self._x @ self._x[self._rest].T if self._dual else np.zeros((0, 0), np.float32)
@@ -148,7 +151,7 @@ class _Parts:
         own = np.flatnonzero(part[self.of_frame])
         weights = self.weights[own] / self.weights[own].sum()
         root = np.sqrt(weights)
-        targets, constant = _targets(labels[:, part], len(similarity))  # [episodes of the part, R C], [R, C]
+        targets, constant = _targets(labels[:, part], self.of_episode[part], len(similarity))
         number = np.cumsum(part) - 1
         member = _member(number[self.of_frame[own]], int(part.sum()))  # [n, episodes of the part]
         R, C = constant.shape
@@ -180,11 +183,11 @@ class _Parts:
         return inner - of_own[:, None] - of_own + whole, cross - of_asked[:, None] - of_own + whole
 
 
-def _targets(labels: np.ndarray, C: int) -> tuple[np.ndarray, np.ndarray]:
-    """Balanced indicators of the instruction of each episode, float32 [U, R C], and their means, float32 [R, C]."""
+def _targets(labels: np.ndarray, weights: np.ndarray, C: int) -> tuple[np.ndarray, np.ndarray]:
+    """Balanced indicators of the instruction of each episode, float32 [U, R C], and their weighted means, float32 [R, C]."""
     R, U = labels.shape
     onehot = labels[:, :, None] == np.arange(C)
-    share = onehot.mean(axis=1)  # R C
+    share = np.einsum("U,RUC->RC", weights / weights.sum(), onehot)
     scale = np.divide(1 / C, share, out=np.zeros_like(share), where=share > 0)
     targets = (onehot * scale[:, None]).astype(np.float32)
     return np.moveaxis(targets, 0, 1).reshape(U, R * C), (share * scale).astype(np.float32)

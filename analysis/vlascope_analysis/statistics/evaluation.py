@@ -10,14 +10,15 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
+from vlascope_base.text import counted
 
 from vlascope_analysis.data.labels import InstructionLabels
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import EvaluationConfig
-from vlascope_analysis.statistics.intervals import ASSIGNMENTS, INFLATION, Means
+from vlascope_analysis.statistics.intervals import ASSIGNMENTS, INFLATION, Means, balanced
 from vlascope_analysis.statistics.permutation import arrangements, p_value, permuted_labels
 from vlascope_analysis.statistics.splits import Split, make_splits, units_of
-from vlascope_analysis.statistics.units import Episodes
+from vlascope_analysis.statistics.units import Episodes, unit_weights
 
 FEW = 4
 """Units of an instruction from which intervals cover what they say, by simulation (`benchmarks/probe_statistics.py`)."""
@@ -52,6 +53,7 @@ class Design:
         unit: what is held out whole and counts as independent: `episode`, `scene` or `instruction`.
         assignments: random assignments of episodes to folds; the first serves the test, all of them the scores.
         labellings: int [R, U] the true labels, then permuted ones.
+        weights: float64 [U] how much each episode counts, whatever it was told: scenes count alike.
         tested: int [T] the episodes that are tested; all of them where there are folds.
         means: how tested episodes are averaged.
         warnings: what the reader should know.
@@ -63,6 +65,7 @@ class Design:
     unit: str
     assignments: tuple[tuple[Split, ...], ...]
     labellings: np.ndarray
+    weights: np.ndarray
     tested: np.ndarray
     means: Means
     warnings: tuple[str, ...]
@@ -89,7 +92,7 @@ class Design:
         # one held-out part tests one map, whose answers to other episodes are independent
         means = Means(episodes.label[tested], units[tested], INFLATION if several else 1.0)
         found = cls(
-            episodes, labels.embeddings, config, unit, (tuple(splits), *more), labellings, tested, means,
+            episodes, labels.embeddings, config, unit, (tuple(splits), *more), labellings, unit_weights(units), tested, means,
             _warnings(episodes, units, unit, splits, config),
         )  # fmt: skip
         return found
@@ -135,13 +138,9 @@ class Design:
 
     def null_means(self, values: np.ndarray) -> np.ndarray:
         """Means over tested episodes with permuted labels: [R, U] to float64 [R - 1]."""
-        labels = self.labellings[1:, self.tested]
-        R, C = len(labels), len(self.embeddings)
-        # counted in each labelling: where scenes or instructions move whole, they take unequal numbers of episodes along
-        apart = labels + C * np.arange(R)[:, None]
-        counts = np.bincount(apart.ravel(), minlength=R * C)
-        present = np.count_nonzero(counts.reshape(R, C), axis=1)
-        return (values[1:, self.tested] / (present[:, None] * counts[apart])).sum(axis=1)
+        # weighed in each labelling: where scenes or instructions move whole, they take unequal numbers of episodes along
+        weights = balanced(self.labellings[1:, self.tested], unit_weights(self.means.units))
+        return (values[1:, self.tested] * weights).sum(axis=1)
 
 
 def score_row(scores: Scores, design: Design) -> dict[str, float]:
@@ -198,6 +197,7 @@ def _warnings(
     reached = arrangements(episodes, units, splits)
     if config.permutations and reached < 100:
         found.append(
-            f"only {reached:.0f} arrangements of the labels are possible: no p value below {1 / reached:.2g} can be shown"
+            f"the design leaves only {counted(round(reached), 'arrangement')} of the labels: no p value below "
+            f"{1 / reached:.2g} can be shown"
         )
     return tuple(found)

@@ -15,11 +15,27 @@ import dataclasses
 import numpy as np
 from scipy import stats
 
+from vlascope_analysis.statistics.units import unit_weights
+
 ASSIGNMENTS = 5
 """Random assignments to folds that an accuracy is averaged over."""
 
 INFLATION = 1.25
 """Of the variance between units, for the mean of five assignments."""
+
+
+def balanced(labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weights of episodes with which instructions count alike, float64 [R, U], each row summing to 1.
+
+    Args:
+        labels: int [R, U].
+        weights: float [U] of episodes, whatever they were told.
+    """
+    R, C = len(labels), int(labels.max(initial=0)) + 1
+    apart = labels + C * np.arange(R)[:, None]
+    sums = np.bincount(apart.ravel(), np.broadcast_to(weights, labels.shape).ravel(), minlength=R * C)
+    present = np.count_nonzero(sums.reshape(R, C), axis=1)
+    return weights / (present[:, None] * sums[apart])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +63,8 @@ class Means:
 
     @property
     def weights(self) -> np.ndarray:
-        """float64 [U], summing to 1."""
-        counts = np.bincount(self.label)
-        return 1 / (np.count_nonzero(counts) * counts[self.label])
+        """The weight of each episode, float64 [U], summing to 1."""
+        return balanced(self.label[None], unit_weights(self.units))[0]
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """The weighted mean over episodes: [..., U] to float64 [...]."""
@@ -61,8 +76,9 @@ class Means:
         z = _quantile(confidence, count)
         if not np.isfinite(z):
             return Interval(mean, 0.0, 1.0)
-        n = mean * (1 - mean) / variance if variance > 0 and 0 < mean < 1 else count
-        half = z * np.sqrt(mean * (1 - mean) / n + (z / (2 * n)) ** 2)
+        # where all agree but for rounding, they are so many draws
+        n = mean * (1 - mean) / variance if variance > 1e-12 else count
+        half = z * np.sqrt(max(mean * (1 - mean), 0) / n + (z / (2 * n)) ** 2)
         centre, scale = mean + z * z / (2 * n), 1 + z * z / n
         return Interval(mean, max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale))
 
@@ -72,6 +88,21 @@ class Means:
         z = _quantile(confidence, count)
         half = z * np.sqrt(variance) if np.isfinite(z) else np.inf
         return Interval(mean, mean - half, mean + half)
+
+    def difference(self, values: np.ndarray, confidence: float) -> Interval:
+        """The mean of paired differences of shares, float [assignments, U] from -1 to 1, with Student's interval after one pair
+        each way was added, each with half a weight (Agresti & Min 2005): it is sound where all differences are the same.
+
+        `mean` is that of the differences as they are.
+        """
+        mean, variance, count = self._moments(values)
+        z = _quantile(confidence, count)
+        if not np.isfinite(z):
+            return Interval(mean, -1.0, 1.0)
+        centre = mean * count / (count + 2)
+        spread = (count * (variance * count + mean**2) + 1) / (count + 2) - centre**2
+        half = z * np.sqrt(spread / (count + 2))
+        return Interval(mean, max(-1.0, centre - half), min(1.0, centre + half))
 
     def _moments(self, values: np.ndarray) -> tuple[float, float, float]:
         """Mean, variance of the mean (inflated), and the effective number of units.
@@ -90,7 +121,10 @@ class Means:
         variances = []
         for run, mean in zip(values, means, strict=True):
             sums = np.bincount(place, (run - mean) * self.weights)
-            variances.append(count / (count - 1) * ((sums - sums.mean()) ** 2).sum())
+            linear = ((sums - sums.mean()) ** 2).sum()
+            # of few units with great weights the deviations may agree by chance: those of all units stand in
+            pooled = ((sums / own) ** 2 @ own) * (own**2).sum()
+            variances.append(count / (count - 1) * max(linear, pooled))
         return float(means.mean()), float(np.mean(variances)) * self.inflation, count
 
 

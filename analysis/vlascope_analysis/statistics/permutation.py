@@ -22,8 +22,8 @@ def permuted_labels(
 ) -> np.ndarray:
     """The true labels and permutations of them.
 
-    Where a unit's episodes were all told the same, units change labels whole, inside the folds. Where scenes are units and
-    several things were told in one, its episodes change labels inside the scene, all of which is in one fold.
+    A unit whose episodes were all told the same changes labels whole, with others of its fold. Where several things were told
+    in a scene, its episodes change labels inside it.
 
     Args:
         episodes: whose labels.
@@ -35,9 +35,7 @@ def permuted_labels(
     Returns:
         int [1 + count, U].
     """
-    inside = units if _mixed(episodes.label, units) else None
-    blocks = _blocks(splits) if inside is None else inside
-    moved = units if inside is None else np.arange(len(episodes))
+    blocks, moved = _free(episodes.label, units, splits)
     labels = np.tile(episodes.label, (1 + count, 1))
     for number in range(count):
         rng = np.random.default_rng([seed, 1, number])
@@ -48,9 +46,7 @@ def permuted_labels(
 
 def arrangements(episodes: Episodes, units: np.ndarray, splits: Sequence[Split]) -> float:
     """How many different labellings the permutations can reach, the true one among them; may be infinite."""
-    inside = units if _mixed(episodes.label, units) else None
-    blocks = _blocks(splits) if inside is None else inside
-    moved = units if inside is None else np.arange(len(episodes))
+    blocks, moved = _free(episodes.label, units, splits)
     logarithm = 0.0
     for own, first, _ in _movable(blocks, moved):
         counts = np.bincount(episodes.label[own][first])
@@ -84,9 +80,16 @@ def p_value_of_best(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
     return p_value(observed, null[scored].max(axis=0)) if null.shape[1] else np.full(len(observed), np.nan)
 
 
-def _mixed(label: np.ndarray, units: np.ndarray) -> bool:
-    """Whether some unit holds episodes that were told different things."""
-    return len(np.unique(np.stack([units, label]), axis=1).T) > len(np.unique(units))
+def _free(label: np.ndarray, units: np.ndarray, splits: Sequence[Split]) -> tuple[np.ndarray, np.ndarray]:
+    """Inside which block each episode's label may move, int [U], and what moves with it as one, int [U]."""
+    _, place = np.unique(units, return_inverse=True)
+    kinds = np.unique(np.stack([place, label]), axis=1)[0]
+    mixed = np.bincount(kinds)[place] > 1
+    folds = _blocks(splits)
+    return (
+        np.where(mixed, folds.max() + 1 + place, folds),
+        np.where(mixed, place.max() + 1 + np.arange(len(label)), place),
+    )
 
 
 def _blocks(splits: Sequence[Split]) -> np.ndarray:

@@ -59,6 +59,12 @@ class Episodes:
         return len(np.unique(np.stack([self.scene, self.label]), axis=1).T) == self.scenes
 
 
+def unit_weights(units: np.ndarray) -> np.ndarray:
+    """1 / episodes of the unit, float64 [U], so that scenes count alike however many episodes begin from them."""
+    _, place = np.unique(units, return_inverse=True)
+    return 1 / np.bincount(place)[place]
+
+
 def frame_weights(of_frame: np.ndarray) -> np.ndarray:
-    """float64 [N]: 1 / frames of the episode, so that episodes count alike however many frames they have."""
+    """1 / frames of the episode, float64 [N], so that episodes count alike however many frames they have."""
     return 1 / np.bincount(of_frame)[of_frame]

@@ -130,8 +130,8 @@ def test_a_spec_that_changes_within_an_episode(wire):
     assert wire.ask(observation(episode=episode, collect_latents=SPEC))["latents"]["frame"] == 0
     error = wire.ask(observation(episode=episode, collect_latents=SPEC | {"layers": [1]}))
     assert (error["code"], error["field"]) == ("spec_changed", "collect_latents")
-    assert "layers=(0,)" in error["message"]
-    assert "layers=(1,)" in error["message"]
+    assert "layer 0" in error["message"]
+    assert "layer 1" in error["message"]
     error = wire.ask(observation(episode=episode, collect_latents=SPEC, annotations={"new": 1.0}))
     assert (error["code"], error["field"]) == ("spec_changed", "annotations")
     assert wire.ask(observation(episode=episode, collect_latents=SPEC))["latents"]["frame"] == 1

@@ -18,7 +18,10 @@ from vlascope_base.text import listed
 
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.results import Result
-from vlascope_analysis.statistics.intervals import INFLATION, Means, caution
+from vlascope_analysis.statistics.intervals import INFLATION, Means
+
+MANY = 10
+"""Independent units from which a difference is reported without a warning."""
 
 Score = Literal["accuracy", "rank_accuracy", "cosine_similarity"]
 """What is compared."""
@@ -96,10 +99,12 @@ def compare_cells(result: Result, names: Sequence[CellName], score: Score, confi
     if len(names) < 2:
         raise AnalysisError("--cells: name at least two cells of one sweep, such as `vlm:5 action:10:9`")
     _is_sweep(result)
+    if twice := sorted({name.text for name in names if [other.text for other in names].count(name.text) > 1}):
+        raise AnalysisError(f"--cells: {listed(twice)} stands twice; a cell is compared with others")
     found = [(name.text, _scores(result, name.find(result), score)) for name in names]
     means = _means(result.tables["tested"], result)
     pairs = [(a, b) for a, b in itertools.combinations(found, 2)]
-    rows = [_row(a[0], b[0], a[1], b[1], means, confidence, len(pairs)) for a, b in pairs]
+    rows = [_row(a[0], b[0], a[1], b[1], means, score, confidence, len(pairs)) for a, b in pairs]
     return _result(rows, means, score, ())
 
 
@@ -146,7 +151,7 @@ def compare_sweeps(first: Result, second: Result, names: Sequence[CellName], sco
     for text, a, b in chosen:
         values = _scores(first, a, score)[:, ours], _scores(second, b, score)[:, theirs]
         ours_named, theirs_named = (f"{name} {text}" for name in _names(first, second))
-        rows.append(_row(ours_named, theirs_named, *values, means, confidence, len(chosen)))
+        rows.append(_row(ours_named, theirs_named, *values, means, score, confidence, len(chosen)))
     return _result(rows, means, score, tuple(warnings))
 
 
@@ -208,11 +213,13 @@ def _name(row: Mapping[Hashable, Any]) -> str:
 
 
 def _row(
-    first: str, second: str, a: np.ndarray, b: np.ndarray, means: Means, confidence: float, rows: int
+    first: str, second: str, a: np.ndarray, b: np.ndarray, means: Means, score: Score, confidence: float, rows: int
 ) -> dict[str, object]:
-    own = means.any(a - b, confidence)
+    # cosines are no shares: a pair that was added would outweigh their small differences
+    interval = means.any if score == "cosine_similarity" else means.difference
+    own = interval(a - b, confidence)
     # all intervals hold together with the asked confidence (Bonferroni)
-    together = means.any(a - b, 1 - (1 - confidence) / rows)
+    together = interval(a - b, 1 - (1 - confidence) / rows)
     return {
         "first": first, "second": second,
         "first_score": float(means.mean(a).mean()), "second_score": float(means.mean(b).mean()),
@@ -224,5 +231,7 @@ def _row(
 
 def _result(rows: list[dict[str, object]], means: Means, score: Score, warnings: tuple[str, ...]) -> Result:
     table = pd.DataFrame(rows).assign(score=score, test_units=len(np.unique(means.units)), episodes=len(means.label))
-    warnings += tuple(caution(int(table["test_units"].iloc[0]), 0.0, 0.0, "unit"))
+    units = len(np.unique(means.units))
+    if units < MANY:
+        warnings += (f"only {units} independent units: too few for a difference and its interval to mean much",)
     return Result("compare", {"differences": table}, (), warnings)

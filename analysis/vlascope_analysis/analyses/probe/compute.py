@@ -19,7 +19,7 @@ from vlascope_analysis.probes.ridge import score_answers
 from vlascope_analysis.probes.standardise import Standardiser
 from vlascope_analysis.results import Result
 from vlascope_analysis.statistics.evaluation import Design, Scores, score_row
-from vlascope_analysis.statistics.intervals import Means, caution
+from vlascope_analysis.statistics.intervals import Means, balanced, caution
 from vlascope_analysis.statistics.units import frame_weights
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def probe(
         warnings.append("the last epoch was the best in a fold: more --num-epochs may score higher")
     # fitted on what the trained maps were fitted on, and no more
     alike = closed_form(x, of_frame, dataclasses.replace(design, labellings=design.labellings[:1]), refit=False)
-    gap = design.means.any(scores.right - alike.scores.right, evaluation.confidence)
+    gap = design.means.difference(scores.right - alike.scores.right, evaluation.confidence)
     if gap.high < 0:
         reached = design.means.mean(alike.scores.right).mean()
         warnings.append(
@@ -132,19 +132,20 @@ class _Trained:
         right, beaten, cosine = np.zeros((3, A, N), np.float32)
         predicted, fold = np.zeros((A, N), np.int64), np.full((A, N), -1)
         of_frame, histories, epochs = design.episodes.of_frame, [], []
+        weights = frame_weights(of_frame) * design.weights[of_frame]
         chunks = _chunks(R, 4 * 4 * x.shape[1] * design.embeddings.shape[1])
         for number, splits in enumerate(design.assignments):
             for k, split in enumerate(splits):
                 fitted = split.fit[of_frame]
-                scaled = Standardiser.fit(x[fitted], frame_weights(of_frame)[fitted])(x)
+                scaled = Standardiser.fit(x[fitted], weights[fitted])(x)
                 test = np.flatnonzero(split.test[of_frame])
                 for chunk in chunks if number == 0 else chunks[:1]:
                     labels = design.labellings[chunk]
                     kind = "true labels" if chunk.start == 0 else "permuted labels"
                     what = f"{kind}, assignment {number + 1} of {A}, fold {k + 1} of {len(splits)}"
                     maps = train_probes(
-                        _part(scaled, of_frame, split.fit, labels),
-                        _part(scaled, of_frame, split.held, labels),
+                        _part(scaled, design, split.fit, labels),
+                        _part(scaled, design, split.held, labels),
                         design.embeddings,
                         training,
                         design.config.seed,
@@ -182,27 +183,29 @@ class _Trained:
         """One row a tested frame and assignment."""
         columns = ["run", "campaign", "episode", "suite", "task_id", "episode_index", "timestep", "success"]
         known = frames.loc[:, columns]
-        label = design.episodes.label[design.episodes.of_frame]
+        of_frame = design.episodes.of_frame
+        label, weights = design.episodes.label[of_frame], frame_weights(of_frame) * design.weights[of_frame]
         found = [
             known.assign(
                 assignment=number, fold=self.fold[number], label=label, predicted=self.predicted[number],
                 correct=self.right[number] == 1, cosine_similarity=self.cosine[number],
-                weight=frame_weights(design.episodes.of_frame),
+                weight=weights,
             ).loc[self.fold[number] >= 0]
             for number in range(len(self.fold))
         ]  # fmt: skip
         return pd.concat(found, ignore_index=True)
 
 
-def _part(x: np.ndarray, of_frame: np.ndarray, episodes: np.ndarray, labels: np.ndarray) -> Part:
-    """The frames of some episodes (bool [U]); episodes count alike, and so do instructions, in each labelling [R, U]."""
+def _part(x: np.ndarray, design: Design, episodes: np.ndarray, labels: np.ndarray) -> Part:
+    """The frames of some episodes (bool [U]); scenes count alike, and so do instructions, in each labelling [R, U]."""
     from vlascope_analysis.probes.linear import Part
 
+    of_frame = design.episodes.of_frame
     frames = np.flatnonzero(episodes[of_frame])
-    own = labels[:, of_frame[frames]]
-    weights = frame_weights(of_frame)[frames]
-    counts = np.stack([np.bincount(row, minlength=labels.max() + 1) for row in labels[:, episodes]])
-    return Part(x[frames], own, weights / np.maximum(np.take_along_axis(counts, own, axis=1), 1))
+    weights = np.zeros(labels.shape)
+    weights[:, episodes] = balanced(labels[:, episodes], design.weights[episodes]) if episodes.any() else 0
+    within = frame_weights(of_frame)[frames]
+    return Part(x[frames], labels[:, of_frame[frames]], within * weights[:, of_frame[frames]])
 
 
 def _by_instruction(scores: Scores, labels: InstructionLabels, design: Design) -> pd.DataFrame:

@@ -40,10 +40,7 @@ def probe_summary(result: Result) -> str:
         f" {row['closed_form_accuracy_high']:.4f} (p = {row['closed_form_p_value']:.3g} of"
         f" {row['closed_form_permutations']} permutations)",
         "",
-        verdict(row["p_value"], row["chance"], row["accuracy"])
-        # fewer permutations can show no p value of 0.05
-        if row["permutations"] >= 19
-        else verdict(row["closed_form_p_value"], row["chance"], row["closed_form_accuracy"], "ridge regression's"),
+        verdict(result),
         "",
         "What the policy was told, test episodes, accuracy:",
     ]
@@ -54,12 +51,26 @@ def probe_summary(result: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
-def verdict(p: float, chance: float, accuracy: float, whose: str = "", level: float = 0.05) -> str:
-    """What a p-value allows to say."""
-    said = f"{whose} p = {p:.3g}".strip()
+def verdict(result: Result, level: float = 0.05) -> str:
+    """What the p-value and the interval of the rank accuracy, which is what is tested, allow to say."""
+    row = result.tables["scores"].iloc[0]
+    # fewer permutations can show no p value of 0.05
+    trained = row["permutations"] >= 19
+    p, whose = (row["p_value"], "") if trained else (row["closed_form_p_value"], "of ridge regression, ")
+    rank = f"rank accuracy {row['rank_accuracy']:.3f}, chance 0.5" if trained else "rank accuracy"
     if p <= level:
-        return f"The instruction can be read here ({said})."
+        more = (
+            ""
+            if row["accuracy_low"] > row["chance"]
+            else " That the nearest instruction is more often the true one than by chance cannot be concluded."
+        )
+        return f"The instruction can be told from others here ({whose}{rank}; p = {p:.3g}).{more}"
+    if row["rank_accuracy_low"] > 0.5:
+        return (
+            f"Permuted labels are read as well as the true ones ({whose}p = {p:.3g}), although the interval of the rank "
+            "accuracy is above chance: nothing can be concluded. Too few arrangements of the labels may be possible."
+        )
     return (
-        f"Whether the instruction can be read here cannot be concluded ({said}): the accuracy of {accuracy:.3f} may be "
-        f"chance ({chance:.3f}). That it is absent cannot be concluded either."
+        f"Whether the instruction can be read here cannot be concluded ({whose}{rank}; p = {p:.3g}). That it is absent cannot "
+        "be concluded either."
     )

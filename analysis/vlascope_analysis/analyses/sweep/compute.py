@@ -177,17 +177,19 @@ class _Sweep:
         if design is None or labels is None:
             raise ValueError("a sweep needs at least one expert")
         table = pd.DataFrame(self._rows).astype({"layer": "Int64", "denoise_step": "Int64"})
-        faults = [row["note"] for row in self._rows if row["note"]]
+        faults = [str(row["note"]) for row in self._rows if row["note"]]
         warnings = list(self._warnings)
         if self._best is None:
             raise AnalysisError(
                 f"no cell can be scored: the first one's features are {faults[0]}; --exclude-episodes leaves out "
                 "episodes"
             )
-        if len(faults):
+        if faults:
+            kinds = {fault.split(" ")[0]: fault for fault in reversed(faults)}  # the first of each kind
+            remedy = "; --exclude-episodes leaves out episodes" if "not" in kinds else ""
             warnings.append(
-                f"{len(faults)} of {len(table)} cells are not scored: see their `note` (the first: features that are "
-                f"{faults[0]}); --exclude-episodes leaves out episodes"
+                f"{len(faults)} of {len(table)} cells are not scored (their `note` says why), such as features that are "
+                f"{' and features that are '.join(kinds.values())}{remedy}"
             )
         table["p_value_best"] = p_value_of_best(np.array(self._observed), np.stack(self._nulls))
         best = table.to_dict("records")[int(np.nanargmax(table["rank_accuracy"].to_numpy()))]

@@ -145,5 +145,5 @@ def _norm(params: Params, name: str, x: Float32[np.ndarray, "B T D"], epsilon: f
 def _installed() -> Path:
     found = importlib.util.find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
-        raise AnalysisError(f"encoder minilm: its weights are not installed: {INSTALL}")
+        raise AnalysisError(f"encoder minilm: its weights are not installed: {INSTALL}; --encoder onehot needs none")
     return Path(found.submodule_search_locations[0]) / "model"
