@@ -2,7 +2,7 @@
 
 A synthetic run of full-size widths (18 layers, 10 denoise steps; 2048 and 1024 wide), captured with the mean over all tokens,
 one frame an episode: the reference's own question, at one rollout step. Both sides read their features from the store and
-answer test episodes; the sweep also chooses penalties and compares with 20 shuffled labellings. Ratios are of things that
+answer test episodes; the sweep also chooses penalties and, where it is whole, compares with 199 permuted labellings. Ratios are of things that
 took turns in this run.
 """
 
@@ -170,7 +170,7 @@ def main() -> None:
     print(f"{'':<40} {'seconds':>8} {'the first time':>15}")
     for what, text in (
         ("sweep", f"action expert, {found['cells']} cells"),
-        ("sweep_whole", f"both experts, {len(table)} cells, 20 permutations"),
+        ("sweep_whole", f"both experts, {len(table)} cells, {evaluation.permutations} permutations"),
         ("probe_vlm", "one probe, vlm (2048 wide)"),
         ("probe_action", "one probe, action expert (1024 wide)"),
     ):

@@ -21,7 +21,7 @@ from vlascope_analysis.statistics.splits import Split, make_splits, units_of
 from vlascope_analysis.statistics.units import Episodes, unit_weights
 
 FEW = 4
-"""Units of an instruction from which intervals cover what they say, by simulation (`benchmarks/probe_statistics.py`)."""
+"""Units of an instruction below which a warning says how much they count."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _warnings(
     if rare:
         found.append(
             f"{rare} instruction{'s were' if rare > 1 else ' was'} told in fewer than {FEW} {unit}s: they count as much as the "
-            "others, and an interval of 95 % covers about 90 % where they are told in two"
+            "others, so that few episodes decide much of every score"
         )
     if not all(split.held.any() for split in splits):
         found.append("too few episodes to hold some for choosing the penalty, or when to stop: nothing chooses")
