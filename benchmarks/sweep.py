@@ -2,8 +2,8 @@
 
 A synthetic run of full-size widths (18 layers, 10 denoise steps; 2048 and 1024 wide), captured with the mean over all tokens,
 one frame an episode: the reference's own question, at one rollout step. Both sides read their features from the store and
-answer test episodes; the sweep also chooses penalties and, where it is whole, compares with 199 permuted labellings. Ratios are of things that
-took turns in this run.
+answer test episodes; the sweep also chooses penalties and, where it is whole, compares with 199 permuted labellings. Ratios
+are of things that took turns in this run.
 """
 
 from __future__ import annotations
