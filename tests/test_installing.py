@@ -25,6 +25,7 @@ LINES = re.findall(r"(?m)^pip install \./.*$", (ROOT / "README.md").read_text())
 
 PARTS = {
     "serve": "vlascope_server/serving/",
+    "diff": tuple(f"vlascope_server/checkpoints/difference/{name}.py" for name in ("figures", "files")),
     "train": "vlascope_server/training/",
     "xarray": "vlascope_latents/store/xarray_backend.py",
 }
