@@ -1,8 +1,8 @@
 """Compares two checkpoints piece by piece, several at a time.
 
-At any time, what is in memory of all pieces together is at most three times the largest piece that either format reads by
-itself, or 200 MB where that is more: of one chunk of Orbax's the decompressed bytes and the copy of them, beside the other
-side's copy. Tensors of safetensors are looked at in their files.
+What is in memory of all pieces together is at any time at most three times the largest piece that either format reads by
+itself, and 250 MB, in which smaller ones are read beside it. Three times: of a chunk of Orbax's the decompressed bytes and
+the copy of them, beside the copy of the other side's. Tensors of safetensors are looked at where they lie in their files.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from vlascope_server.checkpoints.weights import Weights, dtype_of, largest_first
 from vlascope_server.model import Pi0Config
 from vlascope_server.options import DifferenceOptions
 
-_AT_LEAST = 200_000_000
-"""Bytes that pieces may take together whatever their size, so that small ones are read side by side."""
+_BESIDE = 250_000_000
+"""Bytes of pieces that are read beside the largest one."""
 _WORKERS = 8
 
 
@@ -114,7 +114,7 @@ class _Work:
         self._a, self._b, self._names, self._scratches = a, b, names, scratches
         self._boxes = {name: list(self._driver(name)[0].pieces(name)) for name in names}
         largest = max((self._piece_bytes(name) for name in names), default=0)
-        self._memory = _Memory(max(3 * largest, _AT_LEAST))
+        self._memory = _Memory(3 * largest + _BESIDE)
         self.nbytes = sum(self._pair_bytes(name, _whole(a.shapes[name])) for name in names)
 
     def run(self, progress: Progress) -> tuple[ParameterDifference, ...]:
