@@ -6,7 +6,6 @@ it that holds the tensor.
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import Counter
 from pathlib import Path
@@ -37,6 +36,8 @@ class TensorFiles:
     def __init__(self, path: Path):
         self._files: dict[str, safetensors.safe_open]
         self._paths: dict[str, Path]
+        self._mapped: dict[Path, tuple[dict[str, tuple[int, int]], np.ndarray]] = {}
+        """Of the files that were looked at: where each tensor lies, and all bytes."""
         if path.suffix == ".json":
             places = _read_index(path)
             files = {name: _open(path.with_name(name)) for name in sorted(set(places.values()))}
@@ -63,13 +64,15 @@ class TensorFiles:
 
     def view(self, name: str, dtype: np.dtype) -> np.ndarray:
         """One tensor where it lies in its file: a read-only view, whose bytes are read when they are looked at."""
-        places, mapped = _mapped(self._paths[name])
+        path = self._paths[name]
+        if path not in self._mapped:
+            self._mapped[path] = _map(path)
+        places, mapped = self._mapped[path]
         start, stop = places[name]
         return mapped[start:stop].view(dtype).reshape(self.shapes[name])
 
 
-@functools.lru_cache(maxsize=64)
-def _mapped(path: Path) -> tuple[dict[str, tuple[int, int]], np.ndarray]:
+def _map(path: Path) -> tuple[dict[str, tuple[int, int]], np.ndarray]:
     """Where each tensor lies in a file that `safetensors` has found whole, and the file's bytes.
 
     The package gives copies only. Its format is eight bytes with the header's length, the header in JSON, then the tensors,
