@@ -32,6 +32,8 @@ def overview(difference: Difference) -> Figure:
     top = largest(difference)[:TOP][::-1]
     axes[3].barh(range(len(top)), [p.sums.l2 for p in top], color=[_COLOURS[p.group] for p in top])
     axes[3].set_yticks(range(len(top)), [_short(p.name) for p in top], fontsize=7)
+    if not difference.sums.changed:
+        axes[3].set_xlim(0, 1)
     axes[3].set(xlabel="L2 norm", title=f"Top {len(top)} parameters by L2 norm")
     _legend(axes[3], sorted({p.group for p in top}, key=list(GROUPS).index))
     return figure
@@ -109,12 +111,13 @@ def _histogram(axes: Axes, values: Sequence[float], what: str, *, logarithmic: b
             title += f" ({zeros} zeros not shown)"
         axes.set_xscale("log")
         axes.hist(positive, bins=list(np.geomspace(min(positive), max(positive), 31)), color=_BAR)
+    elif values and math.isclose(min(values), max(values), rel_tol=1e-9, abs_tol=1e-300):
+        # one value, or as good as: there is no room for thirty bins between them
+        axes.bar([0], [len(values)], width=0.1, color=_BAR)
+        axes.set_xlim(-1, 1)
+        axes.set_xticks([0], [f"{min(values):.6g}"])
     else:
-        # values that are nearly one have no room for thirty bins between them
-        low, high = (min(values), max(values)) if values else (0.0, 1.0)
-        close = math.isclose(low, high, rel_tol=1e-9, abs_tol=1e-300)
-        around = abs(low) * 1e-3 or 1e-3
-        axes.hist(values, bins=1 if close else bins, range=(low - around, high + around) if close else None, color=_BAR)
+        axes.hist(values, bins=bins, color=_BAR)
         axes.ticklabel_format(axis="x", useOffset=False)
     axes.set(xlabel=what, ylabel="parameters", title=title)
 
@@ -127,6 +130,8 @@ def _logarithmic(axes: Axes, axis: Literal["x", "y"], values: Sequence[float], *
         scale("symlog", linthresh=min(positive))
     elif positive:
         scale("log")
+    else:
+        (axes.set_xlim if axis == "x" else axes.set_ylim)(0, 1)
 
 
 def _legend(axes: Axes, names: Sequence[str]) -> None:
