@@ -63,7 +63,7 @@ class MergedWeights:
         expert = self._config.action if any(p.endswith("_1") for p in name.split("/")) else self._config.vlm
         scale = expert.attn_lora.scale if expert.attn_lora and "/attn/" in name else 1.0
         if "attn_vec_einsum" in name:
-            # the model sums over the heads of both adapters by themselves (`gemma.attention_output`)
+            # the model sums the second adapter over the heads before it multiplies (`_attn_out` in gemma.py)
             b = np.broadcast_to(b.sum(axis=1, keepdims=True), b.shape)
         *lead, rows, columns = box
         a, b = a[(*lead, rows)], b[(*lead, slice(None), columns)]

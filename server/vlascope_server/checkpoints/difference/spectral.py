@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -72,6 +74,9 @@ class Scratch:
                     self._array = np.empty(self._shape, np.float32)
                 else:
                     with tempfile.TemporaryFile(dir=self._folder) as file:
+                        if sys.platform == "linux":
+                            # a full disk is an error here; it would kill the process where it writes to the mapped file
+                            os.posix_fallocate(file.fileno(), 0, 4 * math.prod(self._shape))
                         self._array = np.memmap(file, np.float32, "w+", shape=self._shape)
             return self._array
 
