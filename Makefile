@@ -23,7 +23,7 @@ help:
 	@echo "make setup-torch  adds PyTorch 2.13 for the analyses that use it"
 	@echo "make setup-cuda   adds JAX for an NVIDIA GPU"
 	@echo "make tiny         makes the bundled policy anew: data, training, results; some hours on two cores"
-	@echo "make tiny-siblings  fine-tunes and a contrast, to compare it with"
+	@echo "make tiny-siblings  fine-tunes and a contrast, to compare it with; what is a preset already is skipped"
 
 setup: .venv/.synced
 

@@ -47,6 +47,7 @@ ACTING = ("--norm-stats", "dataset", "--learning-rate", "1e-3", *AS_WELL)
 """Then what to do about it."""
 FINISHING = ("--learning-rate", "5e-4", *AS_WELL)
 """At last where it is to act: unperturbed scenes of libero_goal are rare among the others."""
+SIBLINGS = ("tiny-half-0", "tiny-half-1", "tiny-lora", "tiny-unvaried")
 SIBLING = ("--init", "tiny", "--learning-rate", "1e-4", *AS_WELL)
 JUDGED, SIBLING_JUDGED = ("--episodes", "40-49"), ("--episodes", "40-42", "--only", "shipped,goal,told,blank")
 CPU = {
@@ -87,25 +88,39 @@ def policy(out: Path, workers: str) -> None:
 
 
 def siblings(out: Path, workers: str) -> None:
-    """Three that go on from the bundled policy, to compare and mix, and one that never needed to listen: a probe's contrast."""
-    data = demonstrate(out / "fine_demonstrations", FINE_DEMONSTRATIONS, workers)
-    unvaried = demonstrate(out / "unvaried_demonstrations", UNVARIED, workers)
-    out /= f"siblings_of_{Policy.load('tiny').fingerprint}"
-    halves = out / "halves"
-    if not (halves / "split.json").exists():
-        shutil.rmtree(halves, ignore_errors=True)  # what a killed split left
-        run("vlascope-datasets", "split", "--source_path", str(data), "--dst_path", str(halves), "--split_num", "2")
-    recipes = {
-        "half_0": (halves / "split_0", SIBLING),
-        "half_1": (halves / "split_1", SIBLING),
-        "lora": (data, (*SIBLING, "--lora", "8")),
-    }
-    for name, (dataset, options) in recipes.items():
-        evaluate(train(out / name, dataset, 300, options), name, SIBLING_JUDGED, out, workers, out / name)
-    # made as the policy is, but sooner: ten scenes are soon known by heart
-    looking = train(out / "unvaried_looking", unvaried, 400, LOOKING)
-    acting = train(out / "unvaried", unvaried, 1000, ("--init", str(looking), *ACTING))
-    evaluate(acting, "unvaried", SIBLING_JUDGED, out, workers, looking.parent, acting.parent)
+    """Three that go on from the bundled policy, to compare and mix, and one that never needed to listen: a probe's contrast.
+
+    What is a preset already is skipped, with the demonstrations that only it needs.
+    """
+    missing = missing_siblings()
+    for name in sorted(set(SIBLINGS) - set(missing)):
+        print(f"{name}: is a preset; skipped")
+    family = out / f"siblings_of_{Policy.load('tiny').fingerprint}"
+    if set(missing) - {"tiny-unvaried"}:
+        data = demonstrate(out / "fine_demonstrations", FINE_DEMONSTRATIONS, workers)
+        halves = family / "halves"
+        if {"tiny-half-0", "tiny-half-1"} & set(missing) and not (halves / "split.json").exists():
+            shutil.rmtree(halves, ignore_errors=True)  # what a killed split left
+            run("vlascope-datasets", "split", "--source_path", str(data), "--dst_path", str(halves), "--split_num", "2")
+        recipes = {
+            "tiny-half-0": (halves / "split_0", SIBLING),
+            "tiny-half-1": (halves / "split_1", SIBLING),
+            "tiny-lora": (data, (*SIBLING, "--lora", "8")),
+        }
+        for name in (name for name in recipes if name in missing):
+            trained = train(family / name, recipes[name][0], 300, recipes[name][1])
+            evaluate(trained, name, SIBLING_JUDGED, family, workers, trained.parent)
+    if "tiny-unvaried" in missing:
+        # made as the policy is, but sooner: ten scenes are soon known by heart
+        unvaried = demonstrate(out / "unvaried_demonstrations", UNVARIED, workers)
+        looking = train(family / "unvaried_looking", unvaried, 400, LOOKING)
+        acting = train(family / "tiny-unvaried", unvaried, 1000, ("--init", str(looking), *ACTING))
+        evaluate(acting, "tiny-unvaried", SIBLING_JUDGED, family, workers, looking.parent, acting.parent)
+
+
+def missing_siblings() -> list[str]:
+    """The siblings that are no preset yet, and have to be trained."""
+    return [name for name in SIBLINGS if name not in PRESETS]
 
 
 def demonstrate(folder: Path, parts: tuple[tuple[str, ...], ...], workers: str) -> Path:

@@ -14,6 +14,18 @@ class PresetOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DifferenceOptions:
+    """How two checkpoints are compared."""
+
+    merge_lora: bool = False
+    """Compare effective weights: the product of LoRA adapters is added to the weight that they change."""
+    common_only: bool = False
+    """Compare checkpoints of different architectures: the parameters that both have, in the same shape."""
+    spectral: bool = False
+    """Also compute the spectral norm and the effective rank of the difference, of every matrix; takes longer."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointOptions(PresetOptions):
     """What a person says of a checkpoint, where its own files leave it open."""
 

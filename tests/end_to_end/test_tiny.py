@@ -28,3 +28,7 @@ def test_how_it_is_trained_is_understood(tiny, tmp_path, capsys):
     for recipe in (tiny.LOOKING, tiny.ACTING, tiny.FINISHING, tiny.SIBLING, (*tiny.SIBLING, "--lora", "8")):
         assert server(["train", *usual, *recipe]) == 2
         assert "no such folder" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_siblings_that_are_presets_are_not_trained_again(tiny):
+    assert tiny.missing_siblings() == ["tiny-lora"]

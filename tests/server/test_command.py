@@ -74,6 +74,13 @@ CONVERT = {
     "--dtype": "None",
     "--delta-actions": "None",
 }
+DIFF = {
+    "--log-level": "info",
+    "--merge-lora": "False",
+    "--common-only": "False",
+    "--spectral": "False",
+    "--output-dir": "model_difference",
+}
 TRAIN = {
     "--dataset": "",
     "--output": "",
@@ -136,7 +143,7 @@ try:
     main({args})
 except SystemExit as done:
     assert done.code == 0
-loaded = {{"jax", "zarr", "orbax", "optax", "vlascope_client", "vlascope_datasets"}} & set(sys.modules)
+loaded = {{"jax", "matplotlib", "pyarrow", "zarr", "orbax", "optax", "vlascope_client", "vlascope_datasets"}} & set(sys.modules)
 assert not loaded, loaded
 """
 
@@ -148,7 +155,7 @@ def help_of(*args: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("args", [(), ("serve",), ("inspect",), ("convert",), ("train",), ("cache",)])
+@pytest.mark.parametrize("args", [(), ("serve",), ("inspect",), ("convert",), ("diff",), ("train",), ("cache",)])
 def test_help_is_quick(args):
     """Nothing that takes seconds to import, and nothing of the optional `serve` and `train`."""
     text = help_of(*args)
@@ -158,7 +165,7 @@ def test_help_is_quick(args):
 
 @pytest.mark.parametrize(
     ("command", "expected"),
-    [("serve", SERVE), ("inspect", INSPECT), ("convert", CONVERT), ("train", TRAIN), ("cache", CACHE)],
+    [("serve", SERVE), ("inspect", INSPECT), ("convert", CONVERT), ("diff", DIFF), ("train", TRAIN), ("cache", CACHE)],
 )
 def test_a_command_has_these_options(command, expected):
     text = help_of(command).partition("─ options ─")[2].replace("│", " ")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from vlascope_server.checkpoints.boxes import Box, grid
 from vlascope_server.checkpoints.errors import CheckpointError
 from vlascope_server.checkpoints.weights import empty
 from vlascope_server.json_file import JsonError, JsonMap, read_json
@@ -71,6 +72,24 @@ class OrbaxWeights:
         except (ValueError, OSError) as error:
             raise _damaged(self._folder, name, error) from error
         return result
+
+    parts_cost_the_whole = True
+
+    def pieces(self, name: str) -> list[Box]:
+        """The chunks of one parameter."""
+        store = self._stores[name]
+        return grid(tuple(store.shape), _chunk_shape(store.chunk_layout.read_chunk))
+
+    def read_box(self, name: str, box: Box) -> np.ndarray:
+        """A part of one chunk, or all of it, as stored; holds the chunk besides the result.
+
+        Raises:
+            CheckpointError: a data file is missing, cut off or damaged.
+        """
+        try:
+            return self._stores[name][box or ...].read().result()
+        except (ValueError, OSError) as error:
+            raise _damaged(self._folder, name, error) from error
 
     def _check_chunks(self, keys: list[str], paths: Mapping[str, str]) -> None:
         found: dict[str, int] = {}

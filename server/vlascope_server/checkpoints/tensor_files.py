@@ -6,6 +6,7 @@ it that holds the tensor.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -34,6 +35,9 @@ class TensorFiles:
 
     def __init__(self, path: Path):
         self._files: dict[str, safetensors.safe_open]
+        self._paths: dict[str, Path]
+        self._mapped: dict[Path, tuple[dict[str, tuple[int, int]], np.ndarray]] = {}
+        """Of the files that were looked at: where each tensor lies, and all bytes."""
         if path.suffix == ".json":
             places = _read_index(path)
             files = {name: _open(path.with_name(name)) for name in sorted(set(places.values()))}
@@ -45,9 +49,11 @@ class TensorFiles:
                         "copy both again from one place",
                     )
             self._files = {tensor: files[name] for tensor, name in places.items()}
+            self._paths = {tensor: path.with_name(name) for tensor, name in places.items()}
         else:
             file = _open(path)
             self._files = dict.fromkeys(file.keys(), file)
+            self._paths = dict.fromkeys(file.keys(), path)
         slices = {name: file.get_slice(name) for name, file in self._files.items()}
         self.shapes = {name: tuple(entry.get_shape()) for name, entry in slices.items()}
         self.codes: dict[str, str] = {name: entry.get_dtype() for name, entry in slices.items()}
@@ -55,6 +61,29 @@ class TensorFiles:
     def read(self, name: str) -> np.ndarray:
         """One tensor as it is stored."""
         return self._files[name].get_tensor(name)
+
+    def view(self, name: str, dtype: np.dtype) -> np.ndarray:
+        """One tensor where it lies in its file: a read-only view, whose bytes are read when they are looked at."""
+        path = self._paths[name]
+        if path not in self._mapped:
+            self._mapped[path] = _map(path)
+        places, mapped = self._mapped[path]
+        start, stop = places[name]
+        return mapped[start:stop].view(dtype).reshape(self.shapes[name])
+
+
+def _map(path: Path) -> tuple[dict[str, tuple[int, int]], np.ndarray]:
+    """Where each tensor lies in a file that `safetensors` has found whole, and the file's bytes.
+
+    The package gives copies only. Its format is eight bytes with the header's length, the header in JSON, then the tensors,
+    whose `data_offsets` count from the header's end.
+    """
+    mapped = np.memmap(path, np.uint8, mode="r")
+    behind = 8 + int.from_bytes(mapped[:8].tobytes(), "little")
+    header = json.loads(mapped[8:behind].tobytes())
+    header.pop("__metadata__", None)
+    places = {tensor: entry["data_offsets"] for tensor, entry in header.items()}
+    return {tensor: (behind + start, behind + stop) for tensor, (start, stop) in places.items()}, mapped
 
 
 def check_plain_name(path: Path, field: str, name: str) -> None:

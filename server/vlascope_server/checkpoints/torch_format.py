@@ -12,9 +12,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from vlascope_server.checkpoints import torch_names as names
+from vlascope_server.checkpoints.boxes import Box
 from vlascope_server.checkpoints.errors import CheckpointError
 from vlascope_server.checkpoints.tensor_files import TensorFiles
-from vlascope_server.checkpoints.weights import empty
+from vlascope_server.checkpoints.weights import dtype_of, empty
 from vlascope_server.model import GemmaConfig, Pi0Config, VisionConfig
 from vlascope_server.model.parameters import parameter_shapes
 
@@ -67,6 +68,26 @@ class TorchWeights:
             stored = self._files.read(self._stored[self._tied(tensor)])
             result[index] = rule.axes.to_jax(stored, shape[rule.index_axes :])
         return result
+
+    parts_cost_the_whole = False
+
+    def pieces(self, name: str) -> list[Box]:
+        """The parts of one parameter that are tensors of their own: a layer each, where it has layers."""
+        shape, found = self.shapes[name], []
+        for _, index in names.rule(name).places(shape):
+            rest = (slice(0, size) for size in shape[len(index) :])
+            found.append((*(slice(i, i + 1) for i in index), *rest))
+        return found
+
+    def read_box(self, name: str, box: Box) -> np.ndarray:
+        """A part of one tensor: a view of the file, which reads nothing by itself."""
+        rule, shape = names.rule(name), self.shapes[name]
+        wanted = tuple(axis.start for axis in box[: rule.index_axes])
+        tensor = next(tensor for tensor, index in rule.places(shape) if index == wanted)
+        stored = self._stored[self._tied(tensor)]
+        view = self._files.view(stored, dtype_of(_DTYPES[self._files.codes[stored]]))
+        part = rule.axes.to_jax(view, shape[rule.index_axes :])
+        return part[(None,) * rule.index_axes + box[rule.index_axes :]]
 
     def normalisers(self) -> dict[str, np.ndarray]:
         """The statistics that LeRobot before 0.4 kept among the parameters: tensor -> numbers; empty in other files."""

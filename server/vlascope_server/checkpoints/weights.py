@@ -5,11 +5,13 @@ What the parameters mean is the model's business.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
+
+from vlascope_server.checkpoints.boxes import Box
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 """The dtypes that parameters may be loaded or written in; float16 would overflow."""
@@ -22,7 +24,10 @@ _ALIGNMENT = 64
 
 @runtime_checkable
 class Weights(Protocol):
-    """Parameters on disk by the reference's names. Opening reads metadata only; `read` reads one parameter."""
+    """Parameters on disk by the reference's names. Opening reads metadata only.
+
+    `read` reads one parameter, `read_box` a part of one.
+    """
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -40,6 +45,26 @@ class Weights(Protocol):
         Raises:
             CheckpointError: the data behind it is missing or damaged.
         """
+        ...
+
+    def pieces(self, name: str) -> Sequence[Box]:
+        """The boxes that the format reads by themselves; together they are the parameter, and none overlap."""
+        ...
+
+    def read_box(self, name: str, box: Box) -> np.ndarray:
+        """The part `box` of a parameter, which lies in one of its pieces, as it is stored. Threads may read at once.
+
+        Returns:
+            an array of the box's shape, perhaps a read-only view of the file.
+
+        Raises:
+            CheckpointError: the data behind it is missing or damaged.
+        """
+        ...
+
+    @property
+    def parts_cost_the_whole(self) -> bool:
+        """Whether a part of a piece costs as much as all of it, since the piece is compressed."""
         ...
 
 

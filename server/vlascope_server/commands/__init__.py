@@ -9,18 +9,26 @@ from vlascope_base.command import run_command
 
 from vlascope_server.commands.cache import Cache
 from vlascope_server.commands.convert import Convert
+from vlascope_server.commands.diff import Diff
 from vlascope_server.commands.inspect import Inspect
 from vlascope_server.commands.serve import Serve
 from vlascope_server.commands.train import Train
 
-SUBCOMMANDS = {"serve": Serve, "inspect": Inspect, "convert": Convert, "train": Train, "cache": Cache}
+SUBCOMMANDS = {
+    "serve": Serve,
+    "inspect": Inspect,
+    "convert": Convert,
+    "diff": Diff,
+    "train": Train,
+    "cache": Cache,
+}
 
 
 def main(args: list[str] | None = None) -> int:
     """Runs the command; see `run_command` for its exit codes."""
     return run_command(
         "vlascope-server",
-        "Serve, inspect, convert and train Pi0 policies; look after the cache.",
+        "Serve, inspect, convert, compare and train Pi0 policies; look after the cache.",
         SUBCOMMANDS,
         args,
         quiet=("absl", "jax"),

@@ -1,6 +1,6 @@
 """Policies small enough that everything downstream of the model runs in seconds on a CPU.
 
-They act as LIBERO's arm. One comes trained; docs/tiny.md says how, and what it can do.
+They act as LIBERO's arm. Four come trained; docs/tiny.md says how, and what they can do.
 """
 
 from __future__ import annotations
@@ -31,19 +31,34 @@ TINY = Pi0Config(
 )
 """A pi0."""
 
-BUNDLED = Preset(
-    "tiny",
-    pi05=False,
-    location=str(Path(__file__).with_name("checkpoints") / "tiny"),
-    robot="libero",
-    action_horizon=TINY.action_horizon,
-    max_token_len=TINY.max_token_len,
-    cameras=TINY.cameras,
-    asset_id="libero",
-    normalisation="zscore",
-    delta_actions=False,
-)
+
+def _trained(name: str) -> Preset:
+    """TINY with the weights in `checkpoints/<name>`."""
+    return Preset(
+        name,
+        pi05=False,
+        location=str(Path(__file__).with_name("checkpoints") / name),
+        robot="libero",
+        action_horizon=TINY.action_horizon,
+        max_token_len=TINY.max_token_len,
+        cameras=TINY.cameras,
+        asset_id="libero",
+        normalisation="zscore",
+        delta_actions=False,
+    )
+
+
+BUNDLED = _trained("tiny")
 """TINY, trained: `make tiny`."""
+
+SIBLINGS = (
+    # never needed to listen: ten scenes with one instruction each; told another object, it lifts it first in 4 of 30 episodes
+    _trained("tiny-unvaried"),
+    # 300 steps on from `tiny`, on disjoint halves of fresh demonstrations
+    _trained("tiny-half-0"),
+    _trained("tiny-half-1"),
+)
+"""TINY, trained otherwise, to compare and to mix with `tiny`: `make tiny-siblings`."""
 
 TINY_PI05 = dataclasses.replace(TINY, pi05=True, max_token_len=64)
 """A pi0.5. Its longer text has room for the state: LIBERO's longest instruction and eight numbers."""

@@ -95,7 +95,7 @@ def test_record_overrules_preset(saved):
 
 
 def test_wrong_preset(saved, tmp_path):
-    refuses("preset 'pi0_librero': unknown; choose one of tiny, pi0_base", saved, preset="pi0_librero")
+    refuses("preset 'pi0_librero': unknown; choose one of tiny, tiny-unvaried, .*pi0_base", saved, preset="pi0_librero")
     refuses("preset pi05_libero is a pi0.5, the checkpoint is a pi0; choose another", saved, preset="pi05_libero")
 
 
@@ -133,9 +133,25 @@ def test_the_bundled_policy_is_trained_and_small():
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 16e6
 
 
+@pytest.mark.parametrize("name", ["tiny-unvaried", "tiny-half-0", "tiny-half-1"])
+def test_the_siblings_are_trained_otherwise(name):
+    """Every parameter differs from `tiny`'s and from drawn ones, but for what is the same to the last bit of bfloat16."""
+    checkpoint, tiny, drawn = (load_checkpoint(which, dtype="float32") for which in (name, "tiny", "tiny-drawn"))
+    assert (checkpoint.config, checkpoint.record.robot) == (tiny.config, "libero")
+    assert checkpoint.norm_stats is not None
+    for other, at_least in ((drawn, len(drawn.params)), (tiny, len(tiny.params) - 5)):
+        moved = [key for key, value in other.params.items() if not np.array_equal(value, checkpoint.params[key])]
+        assert len(moved) >= at_least
+    files = [file for file in Path(PRESETS[name].location).rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 4e6
+
+
 def test_missing_folder(tmp_path):
     refuses(f"{tmp_path}/nothing: no such file or folder; expected a checkpoint", tmp_path / "nothing")
-    refuses("tinny: no such file or folder; .* check the path, or name a preset: tiny, pi0_base, .*tiny-drawn", "tinny")
+    refuses(
+        "tinny: no such file or folder; .* check the path, or name a preset: tiny, tiny-unvaried, .*pi0_base, .*tiny-drawn",
+        "tinny",
+    )
 
 
 def test_unfinished_saves(saved, tmp_path):
