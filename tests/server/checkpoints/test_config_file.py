@@ -110,7 +110,7 @@ def test_the_options_that_messages_ask_for(converted, tmp_path, capsys):
         .err.splitlines()[-1]
         .startswith(
             f"vlascope-server: {converted}: action_horizon and max_token_len: neither vlascope.json nor config.json says, and"
-            " the parameters do not tell; give --action-horizon and --max-token-len, or --preset, one of tiny, pi0_base,"
+            " the parameters do not tell; give --action-horizon and --max-token-len, or --preset, one of tiny, "
         )
     )
     lengths = ["--action-horizon", "5", "--max-token-len", "12"]
