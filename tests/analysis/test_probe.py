@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from vlascope_analysis.analyses.probe.compute import probe
-from vlascope_analysis.analyses.probe.summary import probe_summary
+from vlascope_analysis.analyses.probe.summary import probe_summary, verdict
 from vlascope_analysis.data.features import Features
 from vlascope_analysis.data.labels import InstructionLabels, instruction_labels
 from vlascope_analysis.errors import AnalysisError
@@ -212,3 +212,27 @@ def test_instructions_that_were_told_in_few_episodes_are_counted():
     assert sum("2 instructions were told in fewer than 4 episodes" in warning for warning in warnings) == 1
     even = frames(3, 4, 1)
     assert not Design.of(even, instruction_labels(even, encode), EvaluationConfig()).warnings
+
+
+def test_the_verdict_says_what_planted_and_null_features_allow():
+    table = frames(4, 6, 1)
+    config = EvaluationConfig(permutations=19)
+    planted = noise(table) + 2 * np.stack([direction(1, t, width=40) for t in table["task_id"]])
+    for x, said in (
+        (planted, "The instruction can be told from others here (rank accuracy 1.000, chance 0.5; p = 0.05)."),
+        (noise(table), "Whether the instruction can be read here cannot be concluded"),
+    ):
+        assert verdict(probe(*made_of(table, x), FAST, config)).startswith(said)
+    # too few permutations for a p value of 0.05: the closed form's has 199
+    few = verdict(probe(*made_of(table, planted), FAST, EvaluationConfig(permutations=5)))
+    assert few == "The instruction can be told from others here (of ridge regression, rank accuracy; p = 0.005)."
+
+
+def test_the_verdict_claims_nothing_where_few_labels_may_move():
+    # one episode of each instruction in a fold: few arrangements, however plainly the instruction can be read
+    table = frames(2, 3, 1)
+    x = 0.1 * noise(table) + np.stack([direction(1, t, width=40) for t in table["task_id"]])
+    result = probe(*made_of(table, x), FAST, EvaluationConfig(folds=3, permutations=19))
+    assert result.tables["scores"]["accuracy"].tolist() == [1.0]
+    assert any("the design leaves only 8 arrangements" in warning for warning in result.warnings)
+    assert not verdict(result).startswith("The instruction can be told")

@@ -29,13 +29,12 @@ def counted(counts: dict[int, int]) -> Episodes:
 
 def test_episodes_are_counted_in_their_frames():
     found = episodes([0, 0, 1, 1, 2], [7, 7, 8, 9, 9], per_episode=4)
-    assert (len(found), found.scenes, found.scenes_have_one_label) == (5, 3, False)
+    assert (len(found), found.scenes) == (5, 3)
     np.testing.assert_array_equal(np.bincount(found.of_frame), [4] * 5)
     np.testing.assert_array_equal(found.label, found.table["true"])
     np.testing.assert_allclose(frame_weights(np.array([0, 1, 1, 1])), [1, 1 / 3, 1 / 3, 1 / 3])
     assert units_of(found, "scene")[1] == "scene"
     assert units_of(found, "episode")[1] == units_of(episodes([0, 1]), "scene")[1] == "episode"
-    assert episodes([0, 0, 1], [3, 3, 4]).scenes_have_one_label
 
 
 @pytest.mark.parametrize("folds", [1, 3, 5])

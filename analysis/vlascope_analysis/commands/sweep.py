@@ -66,8 +66,10 @@ class Sweep(ProbingOptions):
         return f"sweep_{self.step_name()}{only}{windows}{self.name_suffix()}"
 
     def _write(self, store: LatentStore, episodes: list[Numbered], result: Result) -> None:
-        from vlascope_analysis.analyses.sweep.heatmap import LEVEL, heatmap_figure, readable
+        from vlascope_analysis.analyses.sweep.heatmap import heatmap_figure
         from vlascope_analysis.analyses.sweep.summary import sweep_summary
+        from vlascope_analysis.statistics.evaluation import readable
+        from vlascope_analysis.statistics.permutation import LEVEL
 
         # as in `sweep`: windows of an episode's own time take every frame
         frames = "all" if self.by in ("fraction", "grasp") else self.features.frames
@@ -95,7 +97,7 @@ class Sweep(ProbingOptions):
             f"{self.features.component}, {steps}: {told}; {row['test_units']} {row['interval_unit']}s tested. Colour starts "
             f"at chance ({row['chance']:.2f}). Dot: {dot}. Frame: the best cell by rank accuracy."
         )
-        found = any(readable(cell) for cell in cells.to_dict("records"))
+        found = any(readable(cell, "p_value_best") for cell in cells.to_dict("records"))
         title = (
             "Where the instruction can be read" if found else "No cell in which the instruction can be read was found"
         )

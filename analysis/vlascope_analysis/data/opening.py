@@ -16,7 +16,7 @@ from pathlib import Path
 from vlascope_base.cache import IMPORTS, cache_folder
 from vlascope_base.files import make_folders, remove, replacing
 from vlascope_base.progress import tracked
-from vlascope_base.text import listed, printable, readable_bytes
+from vlascope_base.text import counted, listed, printable, readable_bytes
 from vlascope_latents.store import LatentStore, StoreError
 from vlascope_latents.store.reference_import import import_reference
 from vlascope_latents.store.run_folder import SCHEMA_VERSION, find_runs
@@ -52,7 +52,7 @@ def open_store(path: Path, query: EpisodeQuery) -> LatentStore:
     before = f", {len(imports) - len(missing)} of them from before" if len(missing) < len(imports) else ""
     _log.info(
         "%s: read from %s in %s%s: %s",
-        printable(path), _counted(imports, "imported pickle"), cache_folder() / IMPORTS, before, readable_bytes(nbytes),
+        printable(path), counted(len(imports), "imported pickle"), cache_folder() / IMPORTS, before, readable_bytes(nbytes),
     )  # fmt: skip
     return LatentStore(path, [done.folder for done in imports])
 
@@ -136,18 +136,14 @@ def _announce(path: Path, missing: Sequence[_Import]) -> None:
     free = shutil.disk_usage(folder).free
     if wanted > free:
         raise AnalysisError(
-            f"{folder}: importing {_counted(missing, 'pickle')} of {path} takes about {readable_bytes(wanted)}, and "
+            f"{folder}: importing {counted(len(missing), 'pickle')} of {path} takes about {readable_bytes(wanted)}, and "
             f"{readable_bytes(free)} are free: make room, set VLASCOPE_CACHE to a folder on another disk, or name fewer tasks "
             "with --task-range"
         )
     _log.info(
         "%s: importing %s of the reference, about %s on disk, into %s; each is read whole, the largest has %s",
-        printable(path), _counted(missing, "pickle"), readable_bytes(wanted), folder, readable_bytes(largest),
+        printable(path), counted(len(missing), "pickle"), readable_bytes(wanted), folder, readable_bytes(largest),
     )  # fmt: skip
-
-
-def _counted(imports: Sequence[_Import], what: str) -> str:
-    return f"{len(imports)} {what}{'s' * (len(imports) > 1)}"
 
 
 def _digest(value: object) -> str:

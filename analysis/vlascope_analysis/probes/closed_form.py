@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vlascope_analysis.probes.ridge import ridge
-from vlascope_analysis.statistics.evaluation import Design, Scores, score_row
+from vlascope_analysis.statistics.evaluation import Design, Scores, readable, score_row
 from vlascope_analysis.statistics.units import frame_weights
 
 
@@ -78,8 +78,7 @@ def time_tells(frames: pd.DataFrame, of_frame: np.ndarray, design: Design, where
     if len({tuple(timestep[of_frame == episode]) for episode in np.unique(of_frame)}) == 1:
         return []
     found = score_row(closed_form(time_features(frames), of_frame, design).scores, design)
-    known = found["p_value"] <= 0.05 if design.config.permutations else found["accuracy_low"] > design.chance
-    if not known:
+    if not readable(found | {"chance": design.chance, "permutations": design.config.permutations}, "p_value"):
         return []
     return [
         f"{where}the timesteps of the frames alone tell the instruction (accuracy {found['accuracy']:.3f}, chance "

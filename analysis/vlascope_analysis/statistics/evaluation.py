@@ -7,6 +7,9 @@ docs/probing.md explains it.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +19,9 @@ from vlascope_analysis.data.labels import InstructionLabels
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import EvaluationConfig
 from vlascope_analysis.statistics.intervals import ASSIGNMENTS, INFLATION, Means, balanced
-from vlascope_analysis.statistics.permutation import arrangements, p_value, permuted_labels
+from vlascope_analysis.statistics.permutation import LEVEL, arrangements, p_value, permuted_labels
 from vlascope_analysis.statistics.splits import Split, make_splits, units_of
-from vlascope_analysis.statistics.units import Episodes, unit_weights
+from vlascope_analysis.statistics.units import Episodes, frame_weights, unit_weights
 
 FEW = 4
 """Units of an instruction below which a warning says how much they count."""
@@ -91,24 +94,28 @@ class Design:
         tested = np.flatnonzero(np.any([split.test for split in splits], axis=0))
         # one held-out part tests one map, whose answers to other episodes are independent
         means = Means(episodes.label[tested], units[tested], INFLATION if several else 1.0)
-        found = cls(
+        return cls(
             episodes, labels.embeddings, config, unit, (tuple(splits), *more), labellings, unit_weights(units), tested, means,
             _warnings(episodes, units, unit, splits, config),
         )  # fmt: skip
-        return found
 
-    @property
+    @functools.cached_property
+    def frame_weights(self) -> np.ndarray:
+        """How much each frame counts, whatever was told, float64 [N]: frames of an episode share its weight."""
+        return frame_weights(self.episodes.of_frame) * self.weights[self.episodes.of_frame]
+
+    @functools.cached_property
     def test_units(self) -> int:
         """How many independent units were tested."""
         return len(np.unique(self.means.units))
 
-    @property
+    @functools.cached_property
     def chance(self) -> float:
         """The accuracy of any constant answer, and of guessing: labels count alike, so that there is no better constant."""
         splits = self.assignments[0]
         return float(np.average([1 / s.candidates.sum() for s in splits], weights=[s.candidates.sum() for s in splits]))
 
-    @property
+    @functools.cached_property
     def constant_cosine(self) -> float:
         """Cosine of the mean fitted label to the tested ones: what a probe reaches that knows nothing."""
         found = np.zeros(len(self.episodes))
@@ -138,9 +145,14 @@ class Design:
 
     def null_means(self, values: np.ndarray) -> np.ndarray:
         """Means over tested episodes with permuted labels: [R, U] to float64 [R - 1]."""
-        # weighed in each labelling: where scenes or instructions move whole, they take unequal numbers of episodes along
-        weights = balanced(self.labellings[1:, self.tested], unit_weights(self.means.units))
-        return (values[1:, self.tested] * weights).sum(axis=1)
+        return (values[1:, self.tested] * self._null_weights).sum(axis=1)
+
+    @functools.cached_property
+    def _null_weights(self) -> np.ndarray:
+        """The weights of tested episodes with each permuted labelling, float64 [R - 1, T]: where scenes or instructions
+        move whole, they take unequal numbers of episodes along.
+        """
+        return balanced(self.labellings[1:, self.tested], unit_weights(self.means.units))
 
 
 def score_row(scores: Scores, design: Design) -> dict[str, float]:
@@ -162,6 +174,18 @@ def score_row(scores: Scores, design: Design) -> dict[str, float]:
         "shuffled_accuracy": float(scores.null_right.mean()) if len(scores.null_right) else np.nan,
         "p_value": float(p_value(tested, scores.null_beaten)),
     }
+
+
+def readable(cell: Mapping[Hashable, Any] | Mapping[str, Any], p_value: str) -> bool:
+    """Whether a cell is told from chance: by the named p-value where labels were permuted, else by its interval.
+
+    Args:
+        cell: a row of scores, by column.
+        p_value: `p_value` of a cell alone, `p_value_best` among all cells of a sweep.
+    """
+    if cell["permutations"]:
+        return bool(cell[p_value] <= LEVEL)
+    return bool(cell["accuracy_low"] > cell["chance"])
 
 
 _SCORES = ("accuracy", "rank_accuracy", "cosine_similarity")

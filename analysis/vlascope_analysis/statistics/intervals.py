@@ -11,6 +11,7 @@ intervals), other means Student's.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 from scipy import stats
@@ -49,7 +50,7 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Means:
-    """How episodes are averaged: within instructions first, then over them, and which of them vary together.
+    """How episodes are averaged: within scenes first, then within instructions, then over them; and which vary together.
 
     Attributes:
         label: int [U].
@@ -61,7 +62,7 @@ class Means:
     units: np.ndarray
     inflation: float
 
-    @property
+    @functools.cached_property
     def weights(self) -> np.ndarray:
         """The weight of each episode, float64 [U], summing to 1."""
         return balanced(self.label[None], unit_weights(self.units))[0]

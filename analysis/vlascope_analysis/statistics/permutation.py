@@ -16,6 +16,9 @@ import numpy as np
 from vlascope_analysis.statistics.splits import Split
 from vlascope_analysis.statistics.units import Episodes
 
+LEVEL = 0.05
+"""A p-value up to here allows to say that something can be read."""
+
 
 def permuted_labels(
     episodes: Episodes, units: np.ndarray, splits: Sequence[Split], count: int, seed: int

@@ -53,11 +53,6 @@ class Episodes:
         """How many scenes there are."""
         return len(np.unique(self.scene))
 
-    @property
-    def scenes_have_one_label(self) -> bool:
-        """Whether the policy was told one thing only in each scene."""
-        return len(np.unique(np.stack([self.scene, self.label]), axis=1).T) == self.scenes
-
 
 def unit_weights(units: np.ndarray) -> np.ndarray:
     """1 / episodes of the unit, float64 [U], so that scenes count alike however many episodes begin from them."""

@@ -43,7 +43,7 @@ def probe(
 
     Every test frame is answered by a map that saw no frame of its episode, nor of another of its scene. Accuracy is
     the share of frames whose predicted embedding has its greatest cosine with that of the true instruction, averaged
-    within episodes, then within instructions, then over them.
+    within episodes, then within scenes, then within instructions, then over them.
 
     Returns:
         Tables: `scores`, one row; `predictions`, one row a tested frame and assignment; `history`, one row an epoch, fold and
@@ -132,12 +132,11 @@ class _Trained:
         right, beaten, cosine = np.zeros((3, A, N), np.float32)
         predicted, fold = np.zeros((A, N), np.int64), np.full((A, N), -1)
         of_frame, histories, epochs = design.episodes.of_frame, [], []
-        weights = frame_weights(of_frame) * design.weights[of_frame]
         chunks = _chunks(R, 4 * 4 * x.shape[1] * design.embeddings.shape[1])
         for number, splits in enumerate(design.assignments):
             for k, split in enumerate(splits):
                 fitted = split.fit[of_frame]
-                scaled = Standardiser.fit(x[fitted], weights[fitted])(x)
+                scaled = Standardiser.fit(x[fitted], design.frame_weights[fitted])(x)
                 test = np.flatnonzero(split.test[of_frame])
                 for chunk in chunks if number == 0 else chunks[:1]:
                     labels = design.labellings[chunk]
@@ -184,12 +183,12 @@ class _Trained:
         columns = ["run", "campaign", "episode", "suite", "task_id", "episode_index", "timestep", "success"]
         known = frames.loc[:, columns]
         of_frame = design.episodes.of_frame
-        label, weights = design.episodes.label[of_frame], frame_weights(of_frame) * design.weights[of_frame]
+        label = design.episodes.label[of_frame]
         found = [
             known.assign(
                 assignment=number, fold=self.fold[number], label=label, predicted=self.predicted[number],
                 correct=self.right[number] == 1, cosine_similarity=self.cosine[number],
-                weight=weights,
+                weight=design.frame_weights,
             ).loc[self.fold[number] >= 0]
             for number in range(len(self.fold))
         ]  # fmt: skip

@@ -6,6 +6,7 @@ from vlascope_base.text import printable
 
 from vlascope_analysis.data.labels import in_words
 from vlascope_analysis.results import Result
+from vlascope_analysis.statistics.permutation import LEVEL
 
 
 def probe_summary(result: Result) -> str:
@@ -51,14 +52,14 @@ def probe_summary(result: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
-def verdict(result: Result, level: float = 0.05) -> str:
+def verdict(result: Result) -> str:
     """What the p-value and the interval of the rank accuracy, which is what is tested, allow to say."""
     row = result.tables["scores"].iloc[0]
     # fewer permutations can show no p value of 0.05
     trained = row["permutations"] >= 19
     p, whose = (row["p_value"], "") if trained else (row["closed_form_p_value"], "of ridge regression, ")
     rank = f"rank accuracy {row['rank_accuracy']:.3f}, chance 0.5" if trained else "rank accuracy"
-    if p <= level:
+    if p <= LEVEL:
         more = (
             ""
             if row["accuracy_low"] > row["chance"]

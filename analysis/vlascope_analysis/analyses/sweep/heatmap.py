@@ -14,12 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from vlascope_analysis.analyses.style import ALERT, INK, QUIET, SEQUENTIAL, dress, head, new_figure
+from vlascope_analysis.statistics.evaluation import readable
 
 Cell = dict[Hashable, Any]
 """A row of the table `cells` of a sweep, by column."""
-LEVEL = 0.05
-"""A cell of at most this `p_value_best` is one in which the instruction can be read."""
-
 TITLES = {"vlm": "VLM", "text_only": "VLM,\ntext tokens", "action": "action expert"}
 
 
@@ -55,7 +53,7 @@ def heatmap_figure(table: pd.DataFrame, title: str, subtitle: str = "", window: 
                 continue
             share = f"{cell['accuracy']:.2f}".lstrip("0") if cell["accuracy"] < 1 else "1"
             dark = cell["accuracy"] > floor + 0.48 * (1 - floor)
-            weak = not readable(cell)
+            weak = not readable(cell, "p_value_best")
             ink = "white" if dark else QUIET if weak else INK
             axes.text(x, y, share, ha="center", va="center", size=7.5, color=ink)
             if weak:
@@ -69,13 +67,6 @@ def heatmap_figure(table: pd.DataFrame, title: str, subtitle: str = "", window: 
     bar.set_label("nearest-instruction accuracy", size=9, color=QUIET)
     head(figure, title, subtitle)
     return figure
-
-
-def readable(cell: Cell) -> bool:
-    """Whether a cell is told from chance: among all cells where labels were permuted, else by its own interval."""
-    if cell["permutations"]:
-        return bool(cell["p_value_best"] <= LEVEL)
-    return bool(cell["accuracy_low"] > cell["chance"])
 
 
 class _Grid:

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from vlascope_base.text import printable
 
-from vlascope_analysis.analyses.sweep.heatmap import LEVEL
 from vlascope_analysis.results import Result
+from vlascope_analysis.statistics.permutation import LEVEL
 
 
 def sweep_summary(result: Result) -> str:
