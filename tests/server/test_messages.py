@@ -12,6 +12,7 @@ import vlascope_server
 from vlascope_server.checkpoints import CheckpointError, load_checkpoint
 from vlascope_server.commands.cache import Cache
 from vlascope_server.commands.convert import Convert
+from vlascope_server.commands.diff import Diff
 from vlascope_server.commands.serve import Serve
 from vlascope_server.commands.train import Train
 from vlascope_server.options import CheckpointOptions
@@ -46,12 +47,16 @@ def test_both_spellings():
 
 def test_arguments_are_there():
     assert {"action_horizon", "asset_id", "preset", "robot"} <= ARGUMENTS
-    for name in (ARGUMENTS | {"max_token_len"}) - {"delta_actions"}:  # which only `convert --to lerobot` asks for
+    of_diff = {"merge_lora", "common_only"}
+    assert of_diff <= ARGUMENTS & fields(Diff)
+    for name in (
+        (ARGUMENTS | {"max_token_len"}) - {"delta_actions"} - of_diff
+    ):  # `convert --to lerobot` asks for the first
         assert name in {*inspect.signature(load_checkpoint).parameters, *fields(CheckpointOptions)}
         assert name in fields(Serve)
         assert name in fields(Train)
         assert name in fields(PolicyOptions)
-    for name in ARGUMENTS - {"robot"}:  # whose robot it is, `convert` never asks
+    for name in ARGUMENTS - {"robot"} - of_diff:  # whose robot it is, `convert` never asks
         assert name in fields(Convert)
 
 
