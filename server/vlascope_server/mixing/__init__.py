@@ -1,0 +1,1 @@
+"""Checkpoint arithmetic: several checkpoints of one architecture made into one."""
