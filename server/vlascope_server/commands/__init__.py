@@ -10,6 +10,7 @@ from vlascope_base.command import run_command
 from vlascope_server.commands.cache import Cache
 from vlascope_server.commands.convert import Convert
 from vlascope_server.commands.diff import Diff
+from vlascope_server.commands.dump_data import DumpData
 from vlascope_server.commands.inspect import Inspect
 from vlascope_server.commands.serve import Serve
 from vlascope_server.commands.train import Train
@@ -20,6 +21,7 @@ SUBCOMMANDS = {
     "convert": Convert,
     "diff": Diff,
     "train": Train,
+    "dump-data": DumpData,
     "cache": Cache,
 }
 

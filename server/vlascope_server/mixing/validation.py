@@ -1,6 +1,6 @@
 """Validation data: frames of a dataset as the training transforms make them, in one file, with what they were made from.
 
-The file is a Zarr v3 group in a zip archive, so that no program has to run anything of it to read it. N frames, A action
+The file is a Zarr v3 group in a zip archive, which, unlike a pickle, runs no program when it is opened. N frames, A action
 horizon, a the model's width of state and actions, n text tokens, S the image's side in pixels:
 
 | array | dtype, shape | |
