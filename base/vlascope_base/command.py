@@ -91,7 +91,7 @@ def parse_command(name: str, description: str, subcommands: Mapping[str, type], 
 
     Raises:
         SystemExit: the command line cannot be read, or asks for help; tyro has said what there is to say.
-        VlascopeError: the file that the defaults come from cannot be read.
+        VlascopeError: the options refuse their values, or the file that the defaults come from cannot be read.
     """
     choices, version = [], f"The version: `{name} --version`."
     for word, of in subcommands.items():
@@ -110,11 +110,9 @@ def parse_command(name: str, description: str, subcommands: Mapping[str, type], 
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             return tyro.cli(choice, prog=name, description=f"{description}\n\n{version}", args=list(args))
     except SystemExit as end:
-        refused = _refused(end)
-        said = None if refused is None else refused.for_command()
-        if said is not None and (blamed := _blamed(said, subcommands, args)) != said:
-            err = _Shown(sys.stderr)  # what tyro says of an option that nobody gave helps nobody
-            _say(name, blamed)
+        if (refused := _refused(end)) is not None:
+            err = _Shown(sys.stderr)  # the options themselves say it in one line; tyro would draw a box around it
+            raise refused from None
         raise
     finally:
         # what stands above the boxes of tyro's help has no colours, and is not wrapped

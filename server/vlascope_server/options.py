@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+COMPONENTS = ("vision", "vlm", "action expert", "projections")
+"""The parts of a model that its parameters belong to."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PresetOptions:

@@ -237,16 +237,11 @@ def test_a_value_out_of_range_is_blamed_on_the_file_that_gave_it(tmp_path, capsy
 def test_so_is_one_that_the_options_refuse_when_they_are_made(tmp_path, capsys):
     file = tmp_path / "act.yaml"
     file.write_text("store: runs\nkind: a\nbounds: [3, 1]")
-    with pytest.raises(SystemExit) as end:
-        act("--config", file)
-    assert end.value.code == 2
+    assert act("--config", file) == 2
     said = capsys.readouterr().err
     assert said == f"vlascope-base: {file}: bounds: expected the lower one first, found (3, 1)\n"
-    with pytest.raises(SystemExit):
-        act("--config", file, "--bounds", "4", "2")
-    said = capsys.readouterr().err
-    assert str(file) not in said
-    assert "expected the lower one first, found (4, 2)" in said
+    assert act("--config", file, "--bounds", "4", "2") == 2
+    assert capsys.readouterr().err == "vlascope-base: bounds: expected the lower one first, found (4, 2)\n"
 
 
 def test_no_file_and_no_word_for_one(tmp_path, capsys):

@@ -67,7 +67,8 @@ class CheckpointFiles:
 
 
 def find_files(path: Path) -> CheckpointFiles:
-    """The checkpoint at `path`: a step folder, its `params/`, a safetensors file, or the index of several.
+    """The checkpoint at `path`: a step folder, its `params/`, a safetensors file, the index of several, or a folder that holds
+    one step alone.
 
     Raises:
         CheckpointError: nothing there, unfinished, or not told which of several is meant.
@@ -89,6 +90,8 @@ def find_files(path: Path) -> CheckpointFiles:
     if found:
         name = found[0]
         return CheckpointFiles("orbax" if name == "params/" else "safetensors", path, path / name.rstrip("/"))
+    if len(steps := _steps(path)) == 1:
+        return find_files(path / steps[0])
     raise CheckpointError(
         f"{path}: expected a checkpoint with params/, {TORCH_FILE} or {TORCH_INDEX}; found"
         f" {', '.join(sorted(p.name for p in path.iterdir())[:5]) or 'an empty folder'}; {_hint(path)}"
@@ -103,9 +106,13 @@ def _candidates(path: Path) -> dict[str, bool]:
     }
 
 
+def _steps(path: Path) -> list[str]:
+    """Names of the folders of training steps, ascending."""
+    return sorted((p.name for p in path.iterdir() if p.is_dir() and p.name.isdigit()), key=int)
+
+
 def _hint(path: Path) -> str:
-    steps = sorted((p.name for p in path.iterdir() if p.is_dir() and p.name.isdigit()), key=int)
-    if steps:
+    if steps := _steps(path):
         return f"it holds the steps {', '.join(steps)}: name one"
     if (path / _LEROBOT_FOLDER).is_dir():
         return f"LeRobot's policy is in {path / _LEROBOT_FOLDER}: name that"

@@ -70,6 +70,7 @@ def load_checkpoint(
     robot: str | None = None,
     lora_alpha: float | None = None,
     to_train: bool = False,
+    weights: bool = True,
 ) -> Checkpoint:
     """Loads a checkpoint of any format from a local or a remote place.
 
@@ -85,6 +86,7 @@ def load_checkpoint(
         robot: whose observations and actions these are.
         lora_alpha: of every adapter; the adapter's rank where nobody says.
         to_train: horizon and token length are those of a policy that is to be trained, whatever `config.json` says.
+        weights: read them; without, `params` is empty, and all else is as it would be.
 
     Raises:
         CheckpointError: one line that names the path, what was expected, what was found and what to do.
@@ -93,21 +95,25 @@ def load_checkpoint(
         raise CheckpointError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     asked = Record(cameras=cameras, robot=robot, lora_alpha=lora_alpha).over(asked_for(options))
     if str(location) in SEEDED and not Path(location).exists():
-        return _draw(str(location), dtype, options.preset, asked)
+        return _draw(str(location), dtype, options.preset, asked, weights)
     source = open_source(location, options.preset)
     source = source.asked(asked, may_differ=to_train)
     check_lengths(source)
     config = source.config(dtype)
     norm_stats, asset_id = load_statistics(source, config.action_dim)
-    _log.info("%s: %s as %s", source.files.weights, readable_bytes(nbytes(source.weights, dtype)), dtype)
-    files = source.files
+    files, params = source.files, {}
+    if weights:
+        _log.info("%s: %s as %s", files.weights, readable_bytes(nbytes(source.weights, dtype)), dtype)
+        params = _params(source.weights, files, dtype)
     return Checkpoint(
-        _params(source.weights, files, dtype), config, norm_stats, asset_id, source.asset_ids, source.record, files.root,
+        params, config, norm_stats, asset_id, source.asset_ids, source.record, files.root,
         source.kind, files.tokenizer,
     )  # fmt: skip
 
 
-def _draw(name: str, dtype: Literal["float32", "bfloat16"], preset: str | None, asked: Record) -> Checkpoint:
+def _draw(
+    name: str, dtype: Literal["float32", "bfloat16"], preset: str | None, asked: Record, weights: bool
+) -> Checkpoint:
     """A seeded policy; only the shapes of what it sees and does may be asked for otherwise."""
     free = {field: getattr(asked, field) for field in ("action_horizon", "max_token_len", "cameras")}
     fixed = dataclasses.replace(asked, action_horizon=None, max_token_len=None, cameras=None)
@@ -125,7 +131,7 @@ def _draw(name: str, dtype: Literal["float32", "bfloat16"], preset: str | None, 
         state_in_prompt=True if config.pi05 else None,
     )
     stats = unit_norm_stats(robot.spec.state_dim, robot.spec.action_dim)
-    params = init_params(config, dtype=dtype)
+    params = init_params(config, dtype=dtype) if weights else {}
     name = robot.spec.name
     return Checkpoint(
         params, config, stats, name, (name,), record_of(config).over(record), None, "seeded", TOKENIZER_PATH

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import re
-import secrets
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +18,7 @@ from vlascope_server.checkpoints.files import NORM_STATS_FILE, TOKENIZER_FILE, T
 from vlascope_server.checkpoints.load import load_checkpoint, load_statistics, warn_not_finite
 from vlascope_server.checkpoints.record import Record, Sidecars, record_of, write_record
 from vlascope_server.checkpoints.source import LEROBOT, Source, open_source
+from vlascope_server.checkpoints.unfinished import unfinished
 from vlascope_server.checkpoints.weights import largest_first
 from vlascope_server.model import Pi0Config, check_shapes
 from vlascope_server.options import CheckpointOptions
@@ -53,6 +50,25 @@ def save_checkpoint(
         CheckpointError: the folder exists, or the parameters have no form in this format.
         ParameterError: the parameters are not those of `config`.
     """
+    with unfinished(Path(folder)) as partial:
+        write_checkpoint(partial, params, config, sidecars, kind=kind)
+    return Path(folder)
+
+
+def write_checkpoint(
+    folder: Path,
+    params: Mapping[str, jax.Array | np.ndarray],
+    config: Pi0Config,
+    sidecars: Sidecars,
+    *,
+    kind: Kind = "orbax",
+) -> None:
+    """Writes as `save_checkpoint`, into a folder that exists and is not finished yet.
+
+    Raises:
+        CheckpointError: the parameters have no form in this format.
+        ParameterError: the parameters are not those of `config`.
+    """
     check_shapes({name: tuple(array.shape) for name, array in params.items()}, config)
     norm_stats, asset_id, tokenizer = sidecars.norm_stats, sidecars.asset_id, sidecars.tokenizer
     record = dataclasses.replace(record_of(config).over(sidecars.record), asset_id=asset_id)
@@ -60,19 +76,17 @@ def save_checkpoint(
         from vlascope_server.checkpoints.lerobot_write import lerobot_record
 
         record = lerobot_record(folder, config, record, norm_stats)
-    with _Unfinished(Path(folder)) as partial:
-        arrays = {name: np.asarray(array) for name, array in params.items()}
-        _write(partial, kind, arrays)
-        if kind == "lerobot":
-            dtypes = {array.dtype.name for array in arrays.values()}
-            _write_lerobot(partial, config, record, norm_stats, dtypes, own_tokenizer=tokenizer is not None)
-        elif norm_stats is not None and asset_id is not None:
-            (partial / "assets" / asset_id).mkdir(parents=True)
-            save_norm_stats(partial / "assets" / asset_id / NORM_STATS_FILE, norm_stats)
-        if tokenizer is not None:
-            shutil.copyfile(tokenizer, partial / TOKENIZER_FILE)
-        write_record(partial, record)
-    return Path(folder)
+    arrays = {name: np.asarray(array) for name, array in params.items()}
+    _write(folder, kind, arrays)
+    if kind == "lerobot":
+        dtypes = {array.dtype.name for array in arrays.values()}
+        _write_lerobot(folder, config, record, norm_stats, dtypes, own_tokenizer=tokenizer is not None)
+    elif norm_stats is not None and asset_id is not None:
+        (folder / "assets" / asset_id).mkdir(parents=True)
+        save_norm_stats(folder / "assets" / asset_id / NORM_STATS_FILE, norm_stats)
+    if tokenizer is not None:
+        shutil.copyfile(tokenizer, folder / TOKENIZER_FILE)
+    write_record(folder, record)
 
 
 def convert_checkpoint(source: Source, folder: str | Path, kind: Kind, dtype: str | None = None) -> Path:
@@ -108,7 +122,7 @@ def convert_checkpoint(source: Source, folder: str | Path, kind: Kind, dtype: st
                 "choose with <asset_id>",
             )
         record = lerobot_record(source.files.root, config, record, stats, was_lerobot=source.features is not None)
-    with _Unfinished(Path(folder)) as partial:
+    with unfinished(Path(folder)) as partial:
         _write(partial, kind, _LazyParams(source, dtype))
         if kind == "lerobot":
             dtypes = {dtype} if dtype else set(source.weights.dtypes.values())
@@ -196,47 +210,3 @@ def _write(folder: Path, kind: Kind, params: Mapping[str, np.ndarray]) -> None:
         from vlascope_server.checkpoints.torch_names import LEROBOT_PREFIX
 
         write_torch(folder / TORCH_FILE, params.items(), LEROBOT_PREFIX if kind == "lerobot" else "")
-
-
-class _Unfinished:
-    """A folder beside the wanted one that takes its name when all went well, and goes away when not."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-
-    def __enter__(self) -> Path:
-        if self._folder.exists():
-            raise CheckpointError(f"{self._folder}: exists; expected a new folder: choose another, or remove it")
-        # a name of its own: whatever else is called so is somebody's, or another save's
-        host = socket.gethostname().partition(".")[0]
-        own = f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._partial = self._folder.with_name(f"{self._folder.name}.{own}.partial")
-        self._partial.mkdir(parents=True)
-        self._sweep(host)
-        return self._partial
-
-    def _sweep(self, host: str) -> None:
-        """Removes what saves of this folder left whose processes, on this machine, are gone."""
-        ours = re.compile(rf"{re.escape(self._folder.name)}\.{re.escape(host)}-(\d+)-[0-9a-f]{{8}}\.partial")
-        for path in self._folder.parent.iterdir():
-            if (found := ours.fullmatch(path.name)) and not _is_running(int(found[1])):
-                shutil.rmtree(path, ignore_errors=True)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._partial.rename(self._folder)
-        except OSError as error:
-            raise CheckpointError(f"{self._folder}: exists by now ({error.strerror}); choose another folder") from error
-        finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True

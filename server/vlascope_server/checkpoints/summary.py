@@ -9,8 +9,7 @@ import numpy as np
 
 from vlascope_server.checkpoints.source import Source
 from vlascope_server.checkpoints.weights import dtype_of
-
-COMPONENTS = ("vision", "vlm", "action expert", "projections")
+from vlascope_server.options import COMPONENTS
 
 
 @dataclasses.dataclass
@@ -96,6 +95,11 @@ def place(name: str) -> tuple[str, str]:
         return "vision", _kind(parts[2:])
     second = any(part.endswith("_1") for part in parts[2:])
     return ("action expert" if second else "vlm"), _kind(parts[2:])
+
+
+def is_layered(name: str) -> bool:
+    """Whether a parameter's first axis is the layers."""
+    return name.startswith(("PaliGemma/llm/layers/", "PaliGemma/img/Transformer/encoderblock/"))
 
 
 def _kind(parts: list[str]) -> str:

@@ -10,7 +10,9 @@ from vlascope_base.command import run_command
 from vlascope_server.commands.cache import Cache
 from vlascope_server.commands.convert import Convert
 from vlascope_server.commands.diff import Diff
+from vlascope_server.commands.dump_data import DumpData
 from vlascope_server.commands.inspect import Inspect
+from vlascope_server.commands.mix import Mix
 from vlascope_server.commands.serve import Serve
 from vlascope_server.commands.train import Train
 
@@ -19,7 +21,9 @@ SUBCOMMANDS = {
     "inspect": Inspect,
     "convert": Convert,
     "diff": Diff,
+    "mix": Mix,
     "train": Train,
+    "dump-data": DumpData,
     "cache": Cache,
 }
 
@@ -28,7 +32,7 @@ def main(args: list[str] | None = None) -> int:
     """Runs the command; see `run_command` for its exit codes."""
     return run_command(
         "vlascope-server",
-        "Serve, inspect, convert, compare and train Pi0 policies; look after the cache.",
+        "Serve, inspect, convert, compare, mix and train Pi0 policies; look after the cache.",
         SUBCOMMANDS,
         args,
         quiet=("absl", "jax"),

@@ -95,15 +95,27 @@ def load_norm_stats(path: str | Path) -> dict[str, NormStats]:
     """
     path = Path(path)
     try:
-        entries = read_json(path).map("norm_stats")
+        return parse_norm_stats(read_json(path))
+    except FileNotFoundError:
+        raise NormStatsError(f"{path}: no such file; expected the norm_stats.json of a checkpoint") from None
+    except JsonError as error:
+        raise NormStatsError(str(error)) from None
+
+
+def parse_norm_stats(content: JsonMap) -> dict[str, NormStats]:
+    """The statistics in a map that has them as `norm_stats`, as `load_norm_stats` reads them.
+
+    Raises:
+        NormStatsError: they are not there, or not of that form; one line that names the file.
+    """
+    try:
+        entries = content.map("norm_stats")
         if entries is None or not any(quantity in entries for quantity in QUANTITIES):
             found = "no 'norm_stats'" if entries is None else f"{list(entries)}"
             raise NormStatsError(
-                f"{path}: expected a map 'norm_stats' from 'state' and 'actions' to their statistics, found {found}"
+                f"{content.path}: expected a map 'norm_stats' from 'state' and 'actions' to their statistics, found {found}"
             )
-        return {quantity: _parse(path, entries, quantity) for quantity in QUANTITIES if quantity in entries}
-    except FileNotFoundError:
-        raise NormStatsError(f"{path}: no such file; expected the norm_stats.json of a checkpoint") from None
+        return {quantity: _parse(content.path, entries, quantity) for quantity in QUANTITIES if quantity in entries}
     except JsonError as error:
         raise NormStatsError(str(error)) from None
 
@@ -113,12 +125,15 @@ def save_norm_stats(path: str | Path, stats: Mapping[str, NormStats]) -> None:
 
     The folder must exist; an existing file is replaced. Numbers survive exactly.
     """
-    path = Path(path)
-    entries = {
+    replace_json(Path(path), {"norm_stats": norm_stats_as_json(stats)})
+
+
+def norm_stats_as_json(stats: Mapping[str, NormStats]) -> dict[str, dict[str, list[float] | None]]:
+    """Statistics as the map that files hold as `norm_stats`; numbers survive exactly."""
+    return {
         key: {field: None if (value := getattr(entry, field)) is None else value.tolist() for field in _FIELDS}
         for key, entry in stats.items()
     }
-    replace_json(path, {"norm_stats": entries})
 
 
 def unit_stats(width: int) -> NormStats:

@@ -17,7 +17,7 @@ from vlascope_datasets import LeRobotDataset
 
 from vlascope_server.robots import RobotInputError, RobotIO
 from vlascope_server.training.columns import Columns
-from vlascope_server.training.options import TrainingError, TrainOptions
+from vlascope_server.training.options import DataOptions, TrainingError, TrainOptions
 
 _log = logging.getLogger(__name__)
 
@@ -150,8 +150,8 @@ def _labelled_before(labelled: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return np.maximum(np.maximum.accumulate(places), np.flatnonzero(labelled)[0])
 
 
-def choose_episodes(dataset: LeRobotDataset, options: TrainOptions) -> tuple[list[int], list[int]]:
-    """The episodes to train on, and those held out for validation, which depend on the seed alone.
+def find_episodes(dataset: LeRobotDataset, options: DataOptions) -> list[int]:
+    """The episodes that are asked for and have frames, in order.
 
     Raises:
         TrainingError: an episode or instruction that the dataset does not have, or nothing left.
@@ -177,7 +177,17 @@ def choose_episodes(dataset: LeRobotDataset, options: TrainOptions) -> tuple[lis
         _log.warning("%s: left out %s without frames: %s", dataset.root, episodes, listed(empty))
         chosen = [number for number in chosen if dataset.episodes[number].length]
     if not chosen:
-        raise TrainingError(f"{dataset.root}: no episode is left to train on; allow more with --episodes or --tasks")
+        raise TrainingError(f"{dataset.root}: no episode is left; allow more with --episodes or --tasks")
+    return chosen
+
+
+def choose_episodes(dataset: LeRobotDataset, options: TrainOptions) -> tuple[list[int], list[int]]:
+    """The episodes to train on, and those held out for validation, which depend on the seed alone.
+
+    Raises:
+        TrainingError: as `find_episodes`.
+    """
+    chosen = find_episodes(dataset, options)
     held = min(len(chosen) - 1, max(1, round(options.validation * len(chosen)))) if options.validation else 0
     order = np.random.default_rng([options.seed, 1]).permutation(len(chosen))
     validation = sorted(chosen[place] for place in order[:held])

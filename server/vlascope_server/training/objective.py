@@ -20,8 +20,10 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
+from vlascope_latents import CaptureSpec
 
 from vlascope_server.model import Draws, Params, Pi0Config, draw_noise_and_time, flow_errors
+from vlascope_server.model.taps import Latents
 from vlascope_server.training.augment import augment_images
 from vlascope_server.training.grounding import Places, capture_of, locate, seen
 from vlascope_server.training.loader import Batch
@@ -224,13 +226,32 @@ def summed_errors(
     grounding: bool,
 ) -> Errors:
     """Errors of a batch; with `grounding`, also those of where the told object, and its place, are seen."""
+    capture = capture_of(config) if grounding else None
+    per_action, latents = action_errors(params, config, batch, draws, counted, capture=capture, remat=remat)
+    return Errors(jnp.sum(per_action), locate(params, config, latents, batch.targets) if grounding else None)
+
+
+def action_errors(
+    params: Params,
+    config: Pi0Config,
+    batch: Batch,
+    draws: Draws,
+    counted: tuple[bool, ...],
+    *,
+    capture: CaptureSpec | None = None,
+    remat: bool = False,
+) -> tuple[Float[Array, "K B A"], Latents]:
+    """Flow-matching error of each action, the mean over counted dimensions; 0 where an action does not count.
+
+    Args:
+        draws: noise [B K A a] and times [B K].
+        capture: as for `flow_errors`, whose captured arrays are returned too.
+    """
     visible = jnp.asarray(counted, jnp.float32)
     # noise in a dimension that is left out must not teach the model to see it
-    blind = {**params, _IN: params[_IN] * visible[:, None]}
+    blind = {**params, _IN: params[_IN] * visible[:, None].astype(params[_IN].dtype)}
     draws_first = Draws(*(jnp.swapaxes(x, 0, 1) for x in draws))
-    capture = capture_of(config) if grounding else None
     errors, latents = flow_errors(blind, config, batch.inputs, batch.actions, draws_first, capture=capture, remat=remat)
     per_action = jnp.sum(errors * visible, axis=-1) / jnp.sum(visible)
     # a masked action is cut out, not multiplied by zero: its label may be anything
-    per_action = jnp.where(batch.mask, per_action, 0.0)
-    return Errors(jnp.sum(per_action), locate(params, config, latents, batch.targets) if grounding else None)
+    return jnp.where(batch.mask, per_action, 0.0), latents

@@ -35,15 +35,40 @@ class TrainingError(VlascopeError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainOptions(CheckpointOptions, CommandOptions):
+class DataOptions(CheckpointOptions):
+    """Which frames of a dataset, and how a policy is shown them."""
+
+    dataset: Path
+    """Folder of a LeRobot dataset."""
+    norm_stats: Literal["auto", "dataset", "checkpoint"] = "auto"
+    """Statistics to normalise with: measured on the dataset, or kept from the checkpoint; auto keeps those that loaded weights
+    have."""
+    episodes: NumbersOrAll = None
+    """Numbers of the episodes to use, such as 0-9 (inclusive) or 0,3,5."""
+    tasks: tuple[str, ...] | None = None
+    """Instructions: only episodes of these are used; all unless given."""
+    pad: Literal["mask", "repeat"] = "mask"
+    """Actions beyond an episode's end: they do not count, or the last one is repeated, as in the reference."""
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Pairs of the robot's observation key (or `actions`) and the dataset's column, where the usual names do not fit."""
+    robot: str | None = None
+    """Whose observations these are: libero, droid or aloha; the checkpoint says so where it knows."""
+    delta_actions: bool | None = None
+    """Whether the state is subtracted from actions; unless given, as the checkpoint says, or as is usual for its robot."""
+    tolerance_s: float = 1e-4
+    """Seconds that a video's frame may be off its row's timestamp; LeRobot's option of that name."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions(DataOptions, CommandOptions):
     """A training run.
 
     Raises:
         TrainingError: an option is out of its range, or contradicts another; the message begins with its name.
     """
 
-    dataset: Path
-    """Folder of a LeRobot dataset."""
     output: Path
     """Folder of the run: new, or with --resume one to go on with."""
     init: str = "tiny-drawn"
@@ -77,12 +102,6 @@ class TrainOptions(CheckpointOptions, CommandOptions):
     """Rank of LoRA adapters, which are trained instead of the language model's weights."""
     lora_alpha: float | None = None
     """Scale of the adapters; the rank unless given."""
-    norm_stats: Literal["auto", "dataset", "checkpoint"] = "auto"
-    """Statistics to normalise with: measured on the dataset, or kept from --init; auto keeps those that loaded weights have."""
-    episodes: NumbersOrAll = None
-    """Numbers of the episodes to use, such as 0-9 (inclusive) or 0,3,5."""
-    tasks: tuple[str, ...] | None = None
-    """Instructions: only episodes of these are used; all unless given."""
     first_steps: int = 0
     """With --first-repeats: so many frames at the start of an episode come more often. They decide what it reaches for, and
     there the instruction matters most."""
@@ -90,16 +109,8 @@ class TrainOptions(CheckpointOptions, CommandOptions):
     """How many times an epoch these first frames come."""
     validation: float = 0.05
     """Share of the episodes that are held out."""
-    pad: Literal["mask", "repeat"] = "mask"
-    """Actions beyond an episode's end: they do not count, or the last one is repeated, as in the reference."""
-    columns: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Pairs of the robot's observation key (or `actions`) and the dataset's column, where the usual names do not fit."""
-    robot: str | None = None
-    """Whose observations these are: libero, droid or aloha; the checkpoint says so where it knows."""
     asset_id: str | None = None
     """Name of the statistics in what is saved; with --norm-stats checkpoint, which of the checkpoint's are kept."""
-    delta_actions: bool | None = None
-    """Whether the state is subtracted from actions; unless given, as the checkpoint says, or as is usual for its robot."""
     trained_on: dict[str, str] = dataclasses.field(default_factory=dict)
     """Pairs for the checkpoint's record, such as `render fast`: clients compare them with where they act."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -114,10 +125,6 @@ class TrainOptions(CheckpointOptions, CommandOptions):
     """Standard deviation of the noise that is added to the state, in standard deviations of the state."""
     cache_images: bool = True
     """Keep resized images in the cache folder; without, each is decoded every time."""
-    tolerance_s: float = 1e-4
-    """Seconds that a video's frame may be off its row's timestamp; LeRobot's option of that name."""
-    seed: int = 0
-    """Seed of everything that is drawn."""
     save_every: int = 1000
     """Steps from one checkpoint to the next."""
     save_minutes: float = 15.0

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,17 @@ from vlascope_datasets.info import COLLECTIONS
 
 from vlascope_server.checkpoints import Checkpoint, Record, load_checkpoint
 from vlascope_server.model import Lora, Pi0Config, init_params, lora_frozen, parameter_shapes
-from vlascope_server.policies.assembly import find_cameras, find_conventions, find_dtype, find_robot, find_tokenizer
-from vlascope_server.prompts import Tokenizer
-from vlascope_server.robots import NormStats, NormStatsError, RobotInputError, RobotIO, RobotPipeline
+from vlascope_server.policies.assembly import find_cameras, find_dtype, find_robot
+from vlascope_server.robots import NormStats, RobotIO
 from vlascope_server.robots.images import places_with_pad
 from vlascope_server.training.columns import Columns, find_columns
+from vlascope_server.training.data import prepare_data
 from vlascope_server.training.frames import Frames, choose_episodes, read_frames
 from vlascope_server.training.grounding import seen
 from vlascope_server.training.image_cache import ImageCache
 from vlascope_server.training.loader import Batches
 from vlascope_server.training.objective import blind_to
 from vlascope_server.training.options import TrainingError, TrainOptions
-from vlascope_server.training.statistics import carrying, measure
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,56 +106,33 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
         )
     episodes, held_out = choose_episodes(dataset, options)
     parts = [read_frames(dataset, robot, columns, part) for part in (episodes, held_out) if part]
-    conventions = find_conventions(checkpoint, robot, options.delta_actions)
     config, params = _architecture(options, checkpoint, robot)
-    horizon, pad = config.action_horizon, options.pad
     if options.grounding:
         parts = [_targets_as_resized(part, dataset, columns, config.vision.image_size) for part in parts]
-    frames = parts[0]
-    # statistics that were drawn with the weights say nothing, and those of a run stay what they were
-    measured = not resumed and (drawn or options.norm_stats == "dataset" or checkpoint.norm_stats is None)
-    if options.norm_stats == "checkpoint" and measured:
-        several = not drawn and checkpoint.asset_ids
-        kept = f"those of {', '.join(several)}; choose with --asset-id, or" if several else "none that could be kept;"
-        raise TrainingError(f"norm_stats: {options.init} has {kept} measure them: --norm-stats dataset")
-    stats, count = checkpoint.norm_stats, checkpoint.record.norm_stats_count
-    if measured or stats is None:
-        stats, count = measure(frames, robot, conventions, horizon, pad)
-    try:
-        pipeline = RobotPipeline(robot, stats, conventions, config.action_dim, config.vision.image_size)
-    except (NormStatsError, RobotInputError) as error:
-        raise TrainingError(f"{options.init}: {error}") from None
-    moving = carrying(frames, pipeline, horizon, pad)
+    images = ImageCache(
+        dataset, columns.cameras, config.vision.image_size, cache_folder() / IMAGES if options.cache_images else None
+    )
+    # the statistics of a run stay what they were
+    data = prepare_data(options.init, checkpoint, config, robot, parts, images, options, keep_stats=resumed is not None)
     if drawn:
-        params = blind_to(params, moving)
-    tokenizer = find_tokenizer(options.init, checkpoint)
-    state_in_prompt = config.pi05 and checkpoint.record.state_in_prompt is not False
-    cache = cache_folder() / IMAGES if options.cache_images else None
-    images = ImageCache(dataset, columns.cameras, config.vision.image_size, cache)
-
-    longest = _longest(config, tokenizer, parts, state_in_prompt)
-    trimmed = config if state_in_prompt else dataclasses.replace(config, max_token_len=longest)
-
-    def batches(frames: Frames) -> Batches:
-        return Batches(frames, images, pipeline, tokenizer, trimmed, state_in_prompt=state_in_prompt, pad=pad)
-
-    training, *rest = map(batches, parts)
+        params = blind_to(params, data.carrying)
+    training, *rest = data.parts
     record = dataclasses.replace(
         checkpoint.record,
         robot=robot.spec.name,
-        normalisation=conventions.normalisation,
-        delta_actions=conventions.delta_actions,
-        state_in_prompt=state_in_prompt if config.pi05 else None,
-        norm_stats_count=count,
+        normalisation=data.conventions.normalisation,
+        delta_actions=data.conventions.delta_actions,
+        state_in_prompt=data.state_in_prompt if config.pi05 else None,
+        norm_stats_count=data.norm_stats_count,
         trained_on=checkpoint.record.trained_on if resumed else _trained_on(dataset, options, checkpoint.record),
     )
     return Prepared(
         config=config,
-        trimmed=trimmed,
+        trimmed=data.trimmed,
         params=params,
         trained=frozenset(name for name in params if options.lora is None or not lora_frozen(name)),
-        carrying=moving,
-        norm_stats=stats,
+        carrying=data.carrying,
+        norm_stats=data.norm_stats,
         asset_id=options.asset_id or checkpoint.asset_id or robot.spec.name,
         record=record,
         tokenizer=checkpoint.tokenizer,
@@ -209,25 +184,6 @@ def _architecture(
     config = dataclasses.replace(config, vlm=vlm, action=action)
     # their second factors are zero: at first the policy is what it was
     return config, params | init_params(config, options.seed, names=parameter_shapes(config).keys() - params.keys())
-
-
-def _longest(config: Pi0Config, tokenizer: Tokenizer, parts: Sequence[Frames], state_in_prompt: bool) -> int:
-    """Tokens of the longest instruction, in eights: padding changes nothing that a model computes, and costs as much as text.
-
-    Raises:
-        TrainingError: one does not fit; a policy that reads its state has to have room for three digits a number.
-    """
-    state = np.ones(parts[0].state.shape[1]) if state_in_prompt else None
-    texts = {part.prompts[number] for part in parts for number in np.unique(part.prompt)}
-    encoded = {text: tokenizer.encode(text, config.max_token_len, state) for text in sorted(texts)}
-    for text, tokens in encoded.items():
-        if tokens.truncated:
-            raise TrainingError(
-                f"max_token_len: {config.max_token_len} tokens; {text!r}{' and the state' if state_in_prompt else ''} takes"
-                f" {tokens.truncated} more: give more with --max-token-len, or leave the instruction out with --tasks"
-            )
-    longest = max(tokens.mask.sum() for tokens in encoded.values())
-    return min(config.max_token_len, -int(-longest // 8) * 8)
 
 
 def _trained_on(dataset: LeRobotDataset, options: TrainOptions, begun_with: Record) -> dict[str, str]:

@@ -177,7 +177,9 @@ def test_lock_files_left_behind_do_not_matter(copy):
 
 
 def test_folders_that_are_no_checkpoint(saved, tmp_path):
-    refuses("it holds the steps 1000: name one", saved.parent)
+    for step in ("1000", "2000"):
+        (tmp_path / "run" / step).mkdir(parents=True)
+    refuses("it holds the steps 1000, 2000: name one", tmp_path / "run")
     (tmp_path / "notes.txt").touch()
     refuses(
         r"expected a checkpoint with params/, model.safetensors or model.safetensors.index.json; found notes.txt",

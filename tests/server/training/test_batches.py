@@ -131,7 +131,7 @@ def test_episodes_without_frames_are_left_out_with_one_warning(options, dataset,
     assert len(prepared.training.rows) == len(
         prepare(options(episodes=tuple(training), validation=0.0), None).training.rows
     )
-    with pytest.raises(TrainingError, match="no episode is left to train on"):
+    with pytest.raises(TrainingError, match="no episode is left; allow more"):
         choose_episodes(opened, options(dataset=emptied, episodes=(1, 4)))
 
 

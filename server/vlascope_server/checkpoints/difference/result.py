@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from vlascope_server.checkpoints.difference.spectral import Spectrum, together
 from vlascope_server.checkpoints.difference.sums import Sums, total
-from vlascope_server.checkpoints.summary import COMPONENTS, place
+from vlascope_server.checkpoints.summary import COMPONENTS, is_layered, place
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "lora": ("lora",),
@@ -23,11 +23,6 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 def group_of(name: str) -> str:
     """The reference's group of a parameter."""
     return next(group for group, marks in GROUPS.items() if any(mark in name.lower() for mark in marks))
-
-
-def is_layered(name: str) -> bool:
-    """Whether a parameter's first axis is the layers."""
-    return name.startswith(("PaliGemma/llm/layers/", "PaliGemma/img/Transformer/encoderblock/"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,279 @@
+"""Mixes checkpoints: opens them, finds weights, judges the mixes, and makes the parameters of the one that is written.
+
+Without validation data nothing is compiled and no more than one parameter of all checkpoints is held beside the mix. With it,
+all checkpoints lie on the device: what they share once, what differs once for each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from vlascope_base.progress import Progress, silent
+
+from vlascope_server.checkpoints import Source, opened
+from vlascope_server.checkpoints.files import BESIDE
+from vlascope_server.checkpoints.load import load_statistics
+from vlascope_server.checkpoints.record import asked_for
+from vlascope_server.checkpoints.weights import dtype_of
+from vlascope_server.mixing.device import OnDevice, load
+from vlascope_server.mixing.errors import MixingError
+from vlascope_server.mixing.inputs import Inputs, gather
+from vlascope_server.mixing.judgement import Judged, best_of
+from vlascope_server.mixing.losses import Losses
+from vlascope_server.mixing.methods import Found, average, find_weights, given
+from vlascope_server.mixing.norm_stats import pool_norm_stats
+from vlascope_server.mixing.options import METHODS, MixOptions
+from vlascope_server.mixing.tasks import Tasks, magnitude_above
+from vlascope_server.mixing.validation import ValidationData
+from vlascope_server.mixing.weighting import Groups, weighted_sum
+from vlascope_server.model import Params
+from vlascope_server.policies.assembly import find_dtype
+from vlascope_server.robots.norm_stats import NormStats, NormStatsError, load_norm_stats
+
+JSON = "mix.json"
+"""The file by which a folder is known as a mix."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistics:
+    """The normalisation statistics of a mix.
+
+    Attributes:
+        stats: quantity -> statistics.
+        count: states behind them; None where nobody says.
+        how: a sentence for the report.
+    """
+
+    stats: Mapping[str, NormStats]
+    count: int | None
+    how: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mixed:
+    """A mix, with everything that is said of it.
+
+    Attributes:
+        options: it was made with.
+        inputs: the checkpoints; with a base, the base is the first.
+        method: what made it: a method's name, `weights`, or `task arithmetic`, `ties`, `dare`.
+        params: flat name -> array, in the dtypes that are written.
+        passed_on: how many parameters had the same values in all checkpoints, and were not touched.
+        statistics: for normalising.
+        found: what every method that was tried found; with a base, nothing.
+        tasks: with a base, how the differences were combined.
+        data: the validation data.
+        judged_inputs, judged_mixes: losses, in the order of inputs and of methods; empty without validation data.
+    """
+
+    options: MixOptions
+    inputs: Inputs
+    method: str
+    params: dict[str, np.ndarray]
+    passed_on: int
+    statistics: Statistics
+    found: tuple[Found, ...] = ()
+    tasks: Tasks | None = None
+    data: ValidationData | None = None
+    judged_inputs: tuple[Judged, ...] = ()
+    judged_mixes: tuple[Judged, ...] = ()
+
+    @property
+    def chosen(self) -> Found | None:
+        """What the method that is written found."""
+        return next((found for found in self.found if found.method == self.method), None)
+
+    @property
+    def judged(self) -> Judged | None:
+        """The losses of what is written."""
+        return next((judged for judged in self.judged_mixes if judged.name == self.method), None)
+
+
+def mix(options: MixOptions, progress: Progress = silent) -> Mixed:
+    """Mixes as the options say, in memory.
+
+    Raises:
+        MixingError: the checkpoints or the data do not fit each other or the options.
+        CheckpointError: a checkpoint cannot be read.
+    """
+    locations = (*((options.base,) if options.base else ()), *options.checkpoints)
+    with contextlib.ExitStack() as stack:
+        sources = [
+            stack.enter_context(opened(location, options.named_preset)).asked(asked_for(options))
+            for location in locations
+        ]
+        inputs = gather(locations, sources, delta=options.lora == "delta")
+        statistics = _statistics(inputs, options)
+        data = None
+        if options.data_path:
+            data = ValidationData.open(options.data_path)
+            data.check_fits(inputs.config, locations[0])
+        tasks = _tasks(inputs, options, progress) if options.base else None
+        if data is None:
+            found = () if tasks else (_without_data(inputs, options),)
+            method = found[0].method if found else _named(options)
+            params, passed_on = _parameters(inputs, found[0] if found else None, tasks, progress)
+            return Mixed(options, inputs, method, params, passed_on, statistics, found, tasks)
+        policies = load(inputs, find_dtype(options.dtype), progress)
+        if not policies.differing:
+            raise MixingError(f"checkpoints: {' and '.join(locations)} hold the same values; expected some that differ")
+        losses = Losses(
+            data, inputs.config, policies,
+            draws=options.flow_samples, batch_size=options.batch_size, seed=options.seed,
+        )  # fmt: skip
+        singles = tuple(
+            _judged(location, None, losses, policies.checkpoint(k), progress) for k, location in enumerate(locations)
+        )
+        if tasks:
+            params, passed_on = _parameters(inputs, None, tasks, progress)
+            policy = policies.policy({name: params[name] for name in policies.differing})
+            mixes = (_judged(_named(options), None, losses, policy, progress),)
+            return Mixed(
+                options, inputs, _named(options), params, passed_on, statistics, (), tasks, data, singles, mixes
+            )
+        found = _with_data(inputs, options, policies, losses, singles, progress)
+        mixes = tuple(
+            _judged(each.method, each.weights, losses, policies.mixed(each.groups, each.weights), progress)
+            for each in found
+        )
+        method = best_of(mixes).name
+        chosen = next(each for each in found if each.method == method)
+        del policies
+        params, passed_on = _parameters(inputs, chosen, None, progress)
+        return Mixed(options, inputs, method, params, passed_on, statistics, found, None, data, singles, mixes)
+
+
+def _named(options: MixOptions) -> str:
+    return {"sum": "task arithmetic", "ties": "ties", "dare": "dare"}[options.combine]
+
+
+def _without_data(inputs: Inputs, options: MixOptions) -> Found:
+    """Weights that follow from the options alone."""
+    groups = Groups.of(inputs.shapes, options.weights_by)
+    count = len(inputs.sources)
+    if options.weights is None:
+        return Found("average", np.tile(average(count), (len(groups.names), 1)), groups)
+    return Found("weights", given(options.weights, count), groups)
+
+
+def _with_data(
+    inputs: Inputs,
+    options: MixOptions,
+    policies: OnDevice,
+    losses: Losses,
+    singles: tuple[Judged, ...],
+    progress: Progress,
+) -> tuple[Found, ...]:
+    """Weights of the method that was asked for, or of all."""
+    if options.weights is not None:
+        return (_without_data(inputs, options),)
+    asked = options.optimize_method
+    methods = METHODS if asked is None or asked == "all" else (asked,)
+    alone = [single.selection for single in singles]
+    groups = Groups.of(policies.differing, options.weights_by)
+    return tuple(find_weights(method, options, policies, groups, losses, alone, progress) for method in methods)
+
+
+def _judged(name: str, weights: np.ndarray | None, losses: Losses, policy: Params, progress: Progress) -> Judged:
+    """Losses of a policy on both parts."""
+    selection = losses.of(policy, "selection", progress, f"{name}, selection episodes")
+    validation = losses.of(policy, "validation", progress, f"{name}, validation episodes")
+    return Judged(name, weights, selection, validation)
+
+
+def _tasks(inputs: Inputs, options: MixOptions, progress: Progress) -> Tasks:
+    """How task vectors are combined; for `ties` the magnitudes are looked through first."""
+    count = len(options.checkpoints)
+    scales = options.scale * count if len(options.scale) == 1 and options.combine != "ties" else options.scale
+    thresholds: tuple[float, ...] = ()
+    if options.combine == "ties":
+        base = inputs.weights[0]
+
+        def vectors(number: int) -> Iterator[np.ndarray]:
+            for done, name in enumerate(inputs.names):
+                progress(f"trimming {options.checkpoints[number]}", done, len(inputs.names))
+                yield inputs.weights[number + 1].read(name, "float32") - base.read(name, "float32")
+
+        thresholds = tuple(magnitude_above(lambda k=k: vectors(k), options.kept) for k in range(count))
+    return Tasks(options.combine, scales, options.kept, thresholds, options.seed)
+
+
+def _parameters(
+    inputs: Inputs, found: Found | None, tasks: Tasks | None, progress: Progress
+) -> tuple[dict[str, np.ndarray], int]:
+    """The mix's parameters, and how many had the same values in all checkpoints."""
+    params: dict[str, np.ndarray] = {}
+    names = inputs.names
+    passed_on = 0
+    for done, name in enumerate(names):
+        progress("mixing parameters", done, len(names))
+        arrays = inputs.read(name)
+        if len(arrays) == 1:
+            params[name] = arrays[0]
+            passed_on += 1
+        elif tasks:
+            params[name] = tasks.applied(name, arrays[0], arrays[1:])
+        elif found:
+            weights = found.groups.weights_of(name, found.weights)
+            params[name] = weighted_sum(arrays, weights, dtype_of(inputs.dtype(name)))
+    progress("mixing parameters", len(names), len(names))
+    return params, passed_on
+
+
+def _statistics(inputs: Inputs, options: MixOptions) -> Statistics:
+    """Those of a file, or pooled from the checkpoints. A base's are not looked at."""
+    if options.norm_stats:
+        try:
+            return Statistics(load_norm_stats(options.norm_stats), None, f"Read from {options.norm_stats}.")
+        except NormStatsError as error:
+            raise MixingError(f"norm_stats: {error}") from None
+    first = 1 if options.base else 0
+    sources, locations = inputs.sources[first:], inputs.locations[first:]
+    loaded = [_stats_of(source, location, inputs) for source, location in zip(sources, locations, strict=True)]
+    counts = [source.record.norm_stats_count for source in sources]
+    normalisation = inputs.record.normalisation
+    stats, count = pool_norm_stats(
+        loaded, counts, names=locations, quantiles_used=normalisation is None or "quantile" in normalisation
+    )
+    if stats == dict(loaded[0]):
+        return Statistics(stats, count, "All checkpoints have the same normalisation statistics.")
+    lost = any(loaded[0][name].q01 is not None and entry.q01 is None for name, entry in stats.items())
+    how = f"The normalisation statistics were pooled by the states behind them, {', '.join(map(str, counts))}."
+    return Statistics(
+        stats, count, how + (" Quantiles, which this policy does not use, can't be, and were left out." if lost else "")
+    )
+
+
+def _stats_of(source: Source, location: str, inputs: Inputs) -> Mapping[str, NormStats]:
+    stats, _ = load_statistics(source, inputs.config.action_dim)
+    if stats is None:
+        several = f"has the statistics of {', '.join(source.asset_ids)}: choose with --asset-id, or" if source.asset_ids else (
+            "has no statistics to normalise with:"
+        )  # fmt: skip
+        raise MixingError(f"{location}: {several} give the mix's with --norm-stats FILE")
+    return stats
+
+
+def asset_id_of(inputs: Inputs) -> str:
+    """The name of the mix's statistics: that of the first checkpoint, where it has a folder for them, else the robot's."""
+    known = inputs.sources[0].chosen_asset_id()
+    return known if known and known != BESIDE else inputs.record.robot or "mixed"
+
+
+def output_is_free(output: Path, overwrite: bool, inputs: tuple[str, ...]) -> None:
+    """Raises `MixingError` where the output may not be written: before any work is done."""
+    for location in inputs:
+        if Path(location).exists() and Path(location).resolve().is_relative_to(output.resolve()):
+            raise MixingError(f"output: {output} holds {location}, which is to be mixed; choose another folder")
+    if not output.exists():
+        return
+    if not overwrite:
+        raise MixingError(f"output: {output} exists; choose another folder, or replace an earlier mix with --overwrite")
+    if not (output / JSON).is_file():
+        raise MixingError(
+            f"output: {output} is no earlier mix, for it has no {JSON}; --overwrite replaces nothing else"
+        )
