@@ -67,10 +67,14 @@ class AsyncPolicyClient(Conversation):
         return await self._drive(self._beginning(episode, collect_latents))
 
     async def end_episode(
-        self, episode: str, success: bool | None = None, total_steps: int | None = None
+        self,
+        episode: str,
+        success: bool | None = None,
+        total_steps: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> EpisodeReceipt:
         """See `PolicyClient.end_episode`."""
-        return await self._drive(self._ending(episode, success, total_steps))
+        return await self._drive(self._ending(episode, success, total_steps, metadata))
 
     async def plan(self, collect_latents: CaptureRequest = True) -> int:
         """See `PolicyClient.plan`."""

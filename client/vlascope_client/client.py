@@ -90,9 +90,23 @@ class PolicyClient(Conversation):
         """
         return self._drive(self._beginning(episode, collect_latents))
 
-    def end_episode(self, episode: str, success: bool | None = None, total_steps: int | None = None) -> EpisodeReceipt:
-        """Seals an episode, and waits until every frame of it is on disk. Raises what `infer` does."""
-        return self._drive(self._ending(episode, success, total_steps))
+    def end_episode(
+        self,
+        episode: str,
+        success: bool | None = None,
+        total_steps: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> EpisodeReceipt:
+        """Seals an episode, and waits until every frame of it is on disk. Raises what `infer` does.
+
+        Args:
+            episode: its id.
+            success: whether it reached its goal; None where that is not known.
+            total_steps: environment steps; None where that is not known.
+            metadata: what only the end tells, such as which object was lifted first; kept beside the metadata that the episode
+                began with, under other names. At most 16 KiB of JSON. A map that is refused leaves the episode open.
+        """
+        return self._drive(self._ending(episode, success, total_steps, metadata))
 
     def plan(self, collect_latents: CaptureRequest = True) -> int:
         """Bytes of one frame that this spec would capture; nothing is captured. Raises what `infer` does."""

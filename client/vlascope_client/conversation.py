@@ -187,8 +187,10 @@ class Conversation:
         self._episodes.note(begun.episode, stores)
         return begun
 
-    def _ending(self, episode: str, success: bool | None, total_steps: int | None) -> Steps[EpisodeReceipt]:
-        message = end_message(episode, success, total_steps)
+    def _ending(
+        self, episode: str, success: bool | None, total_steps: int | None, metadata: Mapping[str, Any] | None
+    ) -> Steps[EpisodeReceipt]:
+        message = end_message(episode, success, total_steps, metadata)
         yield from self._ours("end_episode")
         reply = yield from self._asking(message, episode, ends=True)
         self._episodes.ended(episode)

@@ -92,14 +92,34 @@ def begin_message(episode: EpisodeRequest | None, collect_latents: CaptureReques
     return message
 
 
-def end_message(episode: str, success: bool | None, total_steps: int | None) -> Message:
-    """Seals an episode. numpy's booleans and integers are as welcome as Python's."""
-    return {
+def end_message(
+    episode: str, success: bool | None, total_steps: int | None, metadata: Mapping[str, Any] | None
+) -> Message:
+    """Seals an episode. numpy's booleans and numbers are as welcome as Python's.
+
+    Raises:
+        ValueError: `metadata` is no map.
+    """
+    message: Message = {
         "request": "end_episode",
         "episode": {"id": episode},
         "success": None if success is None else bool(success),
         "total_steps": None if total_steps is None else int(total_steps),
     }
+    if metadata is not None:
+        if not isinstance(metadata, Mapping):
+            raise ValueError(f"metadata: expected a map, found {type(metadata).__name__}")
+        message["metadata"] = _plain(metadata)
+    return message
+
+
+def _plain(value: Any) -> Any:
+    """Maps, lists and numbers of numpy as Python's own; what is none of these, as it is."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def capture_map(spec: CaptureRequest) -> bool | dict[str, Any]:

@@ -120,6 +120,8 @@ _EXPECTED = {
     "greater_than": "a number above {gt:g}",
     "greater_than_equal": "at least {ge:g}",
     "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+    "too_short": "a list that is not empty",
 }
 
 

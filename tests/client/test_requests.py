@@ -116,12 +116,18 @@ class TestOtherRequests:
         begun = client.begin_episode({"id": "e", "suite": "libero_10"}, collect_latents=Spec())
         assert (begun.episode, begun.run, begun.attempt) == ("e", "run-0", None)
         client.infer(OBSERVATION, episode="e", collect_latents=Spec())
-        receipt = client.end_episode("e", success=np.True_, total_steps=np.int64(9))
+        said = {"lifted": np.str_("milk_1"), "near": (np.float32(0.5), {"on": np.True_})}
+        receipt = client.end_episode("e", success=np.True_, total_steps=np.int64(9), metadata=said)
         assert (receipt.episode, receipt.status, receipt.frames, receipt.dropped) == ("e", "sealed", 1, 0)
         first, _, last = server.messages
         assert first["episode"] == {"id": "e", "suite": "libero_10"}
         assert first["collect_latents"] == {"layers": [1]}
         assert (last["success"], last["total_steps"], last["episode"]) == (True, 9, {"id": "e"})
+        assert last["metadata"] == {"lifted": "milk_1", "near": [0.5, {"on": True}]}
+        client.end_episode("other")
+        assert "metadata" not in server.messages[-1]
+        with pytest.raises(ValueError, match="metadata: expected a map, found str"):
+            client.end_episode("other", metadata="lifted")  # pyright: ignore[reportArgumentType]
 
     def test_server_names_the_episode(self, connect: Any, server: Any) -> None:
         assert connect(server.url).begin_episode().episode == "own-0"

@@ -27,7 +27,7 @@ def main(root: str) -> None:
             for n in range(6):
                 episode.append(frame(capture, offset + n), timestep=n, values=values(n))
                 report(f"{name} {attempt + 1} {episode.committed}")
-            report(f"{name} {attempt + 1} {episode.seal(success=True)}")
+            report(f"{name} {attempt + 1} {episode.seal(success=True, metadata={'said_at_end': offset})}")
 
     for name, offset in (("a", 0), ("b", 100)):
         threading.Thread(target=produce, args=(name, offset), daemon=True).start()

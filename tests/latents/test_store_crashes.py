@@ -39,6 +39,9 @@ def check(root: Path, counts: dict[tuple[str, int], int], offsets: dict[str, int
     for key, count in counts.items():
         assert found.get(key, 0) >= count, (key, count, found)
     assert [str(problem) for problem in verify(episodes)] == []
+    for episode in episodes:  # what is said at the end is there with the seal, and not without
+        said = {"said_at_end": offsets[episode.id]} if episode.status == "sealed" else {}
+        assert episode.metadata == {"offset": offsets[episode.id], **said}
     for episode in episodes[-2:]:
         if episode.frames:
             got = store.select("vlm", episodes=[episode]).array()
@@ -120,11 +123,11 @@ class SmallDisk(DurableStore):
 def test_a_quota(tmp_path, frames_of_room):
     capture = plan()
     run = RunWriter.create(tmp_path, "quota", LAYOUT, open_store=unlimited)
-    episode = run.open_episode("a", None, capture)
+    episode = run.open_episode("a", {"offset": 0}, capture)
     SmallDisk.room = int(frames_of_room * capture.nbytes)
     fill(episode, capture)
     with pytest.raises(StoreError) as error:
-        episode.seal(success=True)
+        episode.seal(success=True, metadata={"said_at_end": 0})
     assert f"{episode.committed} frames are committed" in str(error.value)
     assert "No space left" in str(error.value)
     assert "\n" not in str(error.value)
@@ -167,7 +170,7 @@ def test_a_full_disk(tmp_path):
         ballast = disk / "ballast"
         ballast.write_bytes(b"x" * 200_000)
         run = RunWriter.create(disk / "runs", "full", LAYOUT)
-        episode = run.open_episode("a", None, capture)
+        episode = run.open_episode("a", {"offset": 0}, capture)
         fill(episode, capture)
         with pytest.raises(StoreError):
             episode.seal(success=True)

@@ -79,6 +79,9 @@ def test_an_episode_ends_with_the_goal_and_is_sealed_as_a_success(environment, a
     assert told == {
         "instruction": "light the stove", "task_instruction": "turn on the stove", "prompt_mode": "given",
     }  # fmt: skip
+    ended = {name: stored.metadata[name] for name in ("lifted_first", "inferences", "trajectory")}
+    assert ended == {"lifted_first": None, "inferences": 3, "trajectory": row.trajectory}
+    assert (row.lifted_first, len(str(row.trajectory))) == (None, 32)
     assert [line.timestep for line in stored.lines()] == [0, 6]
 
 

@@ -58,7 +58,10 @@ class Episode:
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """What is known of it: suite, task_id, task_name, `instruction` (what the policy was told), `task_instruction`, …"""
+        """What is known of it: suite, task_id, task_name, `instruction` (what the policy was told), `task_instruction`, …
+
+        What was said at its end is among it, once it is sealed.
+        """
         return self.row.metadata
 
     @property

@@ -26,7 +26,7 @@ from vlascope_latents.store.errors import StoreError
 from vlascope_latents.store.frame_slot import FrameSlot, check_tensors
 from vlascope_latents.store.index import FrameLine, IndexWriter, encode_values
 from vlascope_latents.store.run_folder import split_folder
-from vlascope_latents.store.sealing import EPISODES, read_attributes, seal_episode
+from vlascope_latents.store.sealing import EPISODES, check_said_at_end, read_attributes, seal_episode
 from vlascope_latents.store.table import EpisodeRow
 from vlascope_latents.store.tensors import StoredTensor, group_metadata
 
@@ -185,23 +185,43 @@ class EpisodeWriter:
             self._pending -= 1
             self._changed.notify_all()
 
-    def seal(self, success: bool | None = None, total_steps: int | None = None) -> int:
+    def seal(
+        self,
+        success: bool | None = None,
+        total_steps: int | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> int:
         """Waits until every frame is committed, then closes the episode for good.
+
+        Args:
+            success: whether it reached its goal; None where nobody knows.
+            total_steps: environment steps; None where nobody knows.
+            metadata: JSON that only the end tells, kept beside what the episode began with, under other names.
 
         Returns:
             How many frames are committed: every one of them is on disk.
 
         Raises:
-            StoreError: the episode was closed before, or a frame could not be written; then it is sealed as
-                `interrupted` with what was committed, where the disk still takes that.
+            StoreError: `metadata` cannot be kept, and the episode is still open; the episode was closed before; or a frame
+                could not be written; then it is sealed as `interrupted` with what was committed, and nothing of what is said
+                here, where the disk still takes that.
         """
-        return self._close("sealed", success, total_steps)
+        if metadata:
+            begun = read_attributes(self._run.store, f"{EPISODES}/{self.folder}") or {}
+            check_said_at_end(metadata, begun.get("metadata", {}))
+        return self._close("sealed", success, total_steps, metadata)
 
     def interrupt(self) -> int:
         """`seal` for an episode whose client vanished: status `interrupted`, nothing said of success."""
-        return self._close("interrupted", None, None)
+        return self._close("interrupted")
 
-    def _close(self, status: str, success: bool | None, total_steps: int | None) -> int:
+    def _close(
+        self,
+        status: str,
+        success: bool | None = None,
+        total_steps: int | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> int:
         with self._appending:
             if self.state != "open":
                 raise StoreError(f"episode {self.folder}: expected an open episode, found it {self.state}")
@@ -215,7 +235,7 @@ class EpisodeWriter:
                 row = seal_episode(
                     self._run.path, self._run.store, self.folder, status="interrupted" if error else status,
                     success=None if error else success, total_steps=None if error else total_steps,
-                    dropped_timesteps=self._dropped_timesteps,
+                    metadata=None if error else metadata, dropped_timesteps=self._dropped_timesteps,
                 )  # fmt: skip
             finally:
                 self._index.close()

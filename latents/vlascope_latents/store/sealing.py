@@ -6,7 +6,7 @@ A writer that is done closes it so, and a recovery after a kill.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from vlascope_base.provenance import now
 
 from vlascope_latents.store.durable import BlockingStore
+from vlascope_latents.store.errors import StoreError
 from vlascope_latents.store.index import FrameLine, decode_value, read_index
 from vlascope_latents.store.run_folder import INDEX_FOLDER
 from vlascope_latents.store.table import EpisodeRow
@@ -21,6 +22,36 @@ from vlascope_latents.store.tensors import StoredTensor, column_metadata, group_
 
 EPISODES = "episodes"
 GROUPS = ("vlm", "action")
+RESERVED = frozenset(
+    {
+        *(
+            "id",
+            "run",
+            "campaign",
+            "episode",
+            "attempt",
+            "status",
+            "success",
+            "total_steps",
+            "timestep",
+            "frame",
+            "frames",
+        ),
+        *(
+            "suite",
+            "task_id",
+            "task_name",
+            "instruction",
+            "task_instruction",
+            "episode_index",
+            "init_state",
+            "seed",
+            "metadata",
+        ),
+        *("folder", "capture_spec", "bytes", "dropped", "dropped_timesteps", "sealed_at"),
+    }
+)
+"""Names that the store has for something of its own: what is said at an episode's end has others."""
 
 
 def seal_episode(
@@ -31,11 +62,13 @@ def seal_episode(
     status: str,
     success: bool | None = None,
     total_steps: int | None = None,
+    metadata: Mapping[str, object] | None = None,
     dropped_timesteps: Sequence[int] = (),
 ) -> EpisodeRow:
     """Seals the episode in `folder` with the frames of its index, and returns its row for the table.
 
-    Everything but the last step can be done again after a kill; the last, the group's attributes, is the seal.
+    Everything but the last step can be done again after a kill; the last, the group's attributes, is the seal. `metadata`, as
+    `check_said_at_end` lets it pass, is part of that step: a kill leaves all of it or none.
 
     Raises:
         OSError: the disk did not take it; the episode is still open.
@@ -56,6 +89,7 @@ def seal_episode(
         "status": status,
         "success": success,
         "total_steps": total_steps,
+        "metadata": {**attributes.get("metadata", {}), **(metadata or {})},
         "frames": len(lines),
         "bytes": sum(line.nbytes for line in lines),
         "dropped": dropped,
@@ -64,6 +98,28 @@ def seal_episode(
     }
     store.put(f"{base}/zarr.json", group_metadata(attributes))
     return EpisodeRow.from_attributes(folder, attributes)
+
+
+def check_said_at_end(metadata: Mapping[str, object], begun: Mapping[str, object]) -> None:
+    """Refuses what cannot be kept of an episode's end beside what is kept of its beginning.
+
+    Args:
+        metadata: said at the end.
+        begun: said at the beginning.
+
+    Raises:
+        StoreError: a name is the store's own or was said at the beginning, or a value is no JSON.
+    """
+    for name in metadata:
+        if not isinstance(name, str):
+            raise StoreError(f"metadata: expected names of text, found {name!r}")
+        if name in begun or name in RESERVED:
+            whose = "the episode began with one" if name in begun else "the store has one of its own"
+            raise StoreError(f"metadata: {name!r} is taken: {whose}; expected another name")
+    try:
+        json.dumps(dict(metadata), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise StoreError(f"metadata: expected JSON ({error})") from error
 
 
 def read_attributes(store: BlockingStore, key: str) -> dict[str, Any] | None:

@@ -43,7 +43,7 @@ class EpisodeRow:
         nbytes: bytes of their tensors, uncompressed.
         dropped: frames that `on_full="drop"` left out.
         metadata: what is known of the episode: suite, task_id, task_name, `instruction` (what the policy was told),
-            `task_instruction` (what the scene's own task says), …
+            `task_instruction` (what the scene's own task says), …; once sealed, what was said at its end too.
         success: None where nobody said.
         total_steps: environment steps; None where nobody said.
         sealed_at: ISO 8601, UTC; None while open.

@@ -130,11 +130,19 @@ class Episodes:
             self._leave(episode)
         self._seal(episode, EpisodeWriter.interrupt)
 
-    def end(self, owner: object, name: str, success: bool | None, total_steps: int | None) -> Sealed:
+    def end(
+        self,
+        owner: object,
+        name: str,
+        success: bool | None = None,
+        total_steps: int | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> Sealed:
         """Seals an episode; waits until its frames are on disk.
 
         Raises:
-            RequestError: this connection has no such episode open.
+            RequestError: this connection has no such episode open, or `metadata` says again what the episode began with, which
+                leaves it open.
         """
         with self._lock:
             found = self._open.get(name)
@@ -146,8 +154,15 @@ class Episodes:
                     "episode",
                     mine,
                 )
+            for key in metadata or {}:
+                if key in found.metadata:
+                    raise RequestError(
+                        "invalid_field",
+                        f"metadata.{key[:80]}: episode {name} began with one of that name: expected another name",
+                        f"metadata.{key[:80]}",
+                    )
             self._leave(found)
-        return self._seal(found, lambda writer: writer.seal(success, total_steps))
+        return self._seal(found, lambda writer: writer.seal(success, total_steps, metadata))
 
     def release(self, owner: object, *, clean: bool) -> list[Sealed]:
         """Ends what a connection left open: as `interrupted`, but for its implicit episode where it was closed properly."""

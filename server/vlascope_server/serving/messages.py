@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -17,6 +17,7 @@ from vlascope_client.wording import short
 from vlascope_latents import CaptureSpec, CaptureSpecError
 from vlascope_latents.store.errors import StoreError
 from vlascope_latents.store.run_folder import check_episode_id, check_name
+from vlascope_latents.store.sealing import RESERVED
 
 from vlascope_server.serving.errors import RequestError
 
@@ -78,11 +79,12 @@ class BeginEpisode:
 
 @dataclasses.dataclass(frozen=True)
 class EndEpisode:
-    """Seals an episode."""
+    """Seals an episode; `metadata` is what is kept with it beside what it began with."""
 
     episode: str
     success: bool | None
     total_steps: int | None
+    metadata: Mapping[str, object]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +126,16 @@ def read_request(data: bytes | str) -> Request:
         _only(message, "request", "episode", "collect_latents")
         return BeginEpisode(_episode(message.get("episode", {})), _collect(message))
     if name == "end_episode":
-        _only(message, "request", "episode", "success", "total_steps")
+        _only(message, "request", "episode", "success", "total_steps", "metadata")
         episode = _episode(message.get("episode"))
         if episode.id is None:
             _refuse("episode", "expected the id of the episode to end, found none")
-        return EndEpisode(episode.id, _optional_bool(message, "success"), _optional_int(message, "total_steps"))
+        return EndEpisode(
+            episode.id,
+            _optional_bool(message, "success"),
+            _optional_int(message, "total_steps"),
+            _more(message.get("metadata"), RESERVED, "metadata"),
+        )
     if name == "plan":
         _only(message, "request", "collect_latents")
         return Plan(_collect(message) or True)
@@ -265,7 +272,8 @@ def _episode(value: object) -> EpisodeInfo:
         number = _optional_int(value, key, f"episode.{key}")
         if number is not None:
             metadata[key] = number
-    return EpisodeInfo(name, {**_more(value.get("metadata"), known), **metadata})
+    more = _more(value.get("metadata"), (*known, "instruction", "campaign"), "episode.metadata")
+    return EpisodeInfo(name, {**more, **metadata})
 
 
 def _is_name(value: object, check: Callable[[Any], str] = lambda value: check_name("name", value)) -> bool:
@@ -276,23 +284,23 @@ def _is_name(value: object, check: Callable[[Any], str] = lambda value: check_na
         return False
 
 
-def _more(value: object, known: tuple[str, ...]) -> dict[str, object]:
+def _more(value: object, reserved: Container[str], field: str) -> dict[str, object]:
     """Whatever else a client wants kept with its episode."""
     if value is None:
         return {}
     if not isinstance(value, dict):
-        _refuse("episode.metadata", f"expected a map, found {type(value).__name__}")
+        _refuse(field, f"expected a map, found {type(value).__name__}")
     for key in value:
-        if not isinstance(key, str) or key in (*known, "instruction", "campaign"):
-            _refuse(f"episode.metadata.{_key(key)}", "expected a name that is no field of an episode")
+        if not isinstance(key, str) or key in reserved:
+            _refuse(f"{field}.{_key(key)}", "expected a name that is no field of an episode")
     size = 0
     try:
         for part in json.JSONEncoder(allow_nan=False).iterencode(value):
             size += len(part)
             if size > _METADATA_BYTES:
-                _refuse("episode.metadata", f"more than {_METADATA_BYTES} bytes of JSON; expected at most that")
+                _refuse(field, f"more than {_METADATA_BYTES} bytes of JSON; expected at most that")
     except (TypeError, ValueError):
-        _refuse("episode.metadata", "expected JSON: text, numbers, booleans, lists and maps")
+        _refuse(field, "expected JSON: text, finite numbers, booleans, lists and maps")
     return value
 
 

@@ -119,7 +119,7 @@ class Session:
             return self._service.episodes.begin(self, request.episode)
         if self._own is not None and request.collect and self._own.instruction not in (None, prompt):
             self._service.episodes.check_disk(self._own)  # which would refuse the next one
-            sealed = self._service.episodes.end(self, self._own.id, None, None)
+            sealed = self._service.episodes.end(self, self._own.id)
             self._own = None
             if sealed.error is not None:
                 self._news.append(
@@ -158,7 +158,9 @@ class Session:
         return {"request": "plan", "bytes": plan.nbytes, "tensors": tensors}
 
     def _end(self, request: EndEpisode) -> dict[str, object]:
-        sealed = self._service.episodes.end(self, request.episode, request.success, request.total_steps)
+        sealed = self._service.episodes.end(
+            self, request.episode, request.success, request.total_steps, request.metadata
+        )
         if self._own is sealed.episode:
             self._own = None
         writer = sealed.episode.writer

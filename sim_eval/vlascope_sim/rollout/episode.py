@@ -128,7 +128,12 @@ def run_episode(
             seen, success = environment.step(action, render=drawn and steps + 1 < limit)
             steps += 1
         beat("policy", steps)
-        stored = session.end(success, steps)
+        ended = {
+            "lifted_first": environment.lifted_first,
+            "inferences": session.inferences,
+            "trajectory": digest.hexdigest(),
+        }
+        stored = session.end(success, steps, ended)
         if recorder:
             recorder.end(success)
         files = _write_files(recorder, observations, output, blank.name, success=success)
@@ -140,14 +145,12 @@ def run_episode(
         status="done",
         success=success,
         steps=steps,
-        inferences=session.inferences,
         captures=session.captures,
         frame_bytes=session.frame_bytes,
         warnings=tuple(session.warnings),
-        lifted_first=environment.lifted_first,
+        **ended,
         **dataclasses.asdict(stored),
         settle_speed=environment.settle_speed,
-        trajectory=digest.hexdigest(),
         latency_ms=tuple(session.latency_ms),
         model_ms=tuple(session.model_ms),
         seconds=round(time.perf_counter() - begun, 3),

@@ -139,15 +139,20 @@ class PolicySession:
             return self._broker.act({}).action
         return self._infer(timestep, observation, annotations)
 
-    def end(self, success: bool, steps: int) -> Stored:
+    def end(self, success: bool, steps: int, metadata: dict[str, Any]) -> Stored:
         """Tells the server how the episode ended, and waits until all of its frames are on disk.
+
+        Args:
+            success: whether the goal was reached.
+            steps: of the environment.
+            metadata: what else only the end tells; the store keeps it beside what the episode began with.
 
         Raises:
             RolloutError: the server could not write them.
         """
         if not self.captures:
             return Stored()
-        receipt = self._client.end_episode(self._episode["id"], success=success, total_steps=steps)
+        receipt = self._client.end_episode(self._episode["id"], success=success, total_steps=steps, metadata=metadata)
         if receipt.status != "sealed":
             raise RolloutError(
                 f"{receipt.episode}: the server could not store its frames: {receipt.error or receipt.status}"

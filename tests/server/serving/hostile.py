@@ -21,6 +21,7 @@ FIELDS = (
     "request",
     "success",
     "total_steps",
+    "metadata",
     "prompt",
     "observation/image",
     "observation/state",

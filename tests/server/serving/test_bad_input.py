@@ -24,6 +24,11 @@ HUGE = msgpack.packb({"x": {b"__ndarray__": True, b"data": b"", b"dtype": "<f4",
 NESTED = b"\x91" * 5000 + b"\xc0"
 
 
+DEEP: dict = {"request": "end_episode", "episode": "x", "metadata": {}}
+for _ in range(31):
+    DEEP["metadata"] = {"in": DEEP["metadata"]}
+
+
 def without(key: str) -> dict:
     return {k: v for k, v in observation().items() if k != key}
 
@@ -108,6 +113,13 @@ ROWS = {
     "end without an id": ({"request": "end_episode"}, "invalid_field", "episode"),
     "end of an episode never begun": ({"request": "end_episode", "episode": "nobody"}, "unknown_episode", "episode"),
     "success that is no boolean": ({"request": "end_episode", "episode": "x", "success": "yes"}, "invalid_field", "success"),
+    "what is said at the end is no map": (
+        {"request": "end_episode", "episode": "x", "metadata": [1]}, "invalid_field", "metadata"
+    ),
+    "an array is said at the end": (
+        {"request": "end_episode", "episode": "x", "metadata": {"pose": np.zeros(3)}}, "invalid_field", "metadata"
+    ),
+    "what is said at the end is nested too deep": (msgpack.packb(DEEP), "bad_message", None),
     "message above the limit": ({"x": b"\0" * 1_100_000}, "message_too_large", None),
 }  # fmt: skip
 
@@ -241,6 +253,31 @@ def test_refusals_do_not_use_up_a_connections_episodes(wire):
         assert wire.ask(observation(collect_latents={"layers": [99]}))["code"] == "invalid_spec"
     assert "latents" in wire.ask(observation(collect_latents=SPEC, episode={"id": "not-refused"}))
     assert wire.ask({"request": "end_episode", "episode": "not-refused"})["frames"] == 1
+
+
+@pytest.mark.parametrize(
+    ("metadata", "field"),
+    [
+        ({"lifted_first": "milk_1", "success": True}, "metadata.success"),
+        ({"init_state": 3}, "metadata.init_state"),
+        ({"prompt_mode": "other"}, "metadata.prompt_mode"),
+        ({"moved": float("inf")}, "metadata"),
+        ({"moved": b"bytes"}, "metadata"),
+        ({"x": "a" * (16_384 - len('{"x": ""}') + 1)}, "metadata"),
+    ],
+)
+def test_an_end_that_is_refused_leaves_the_episode_open(wire, server, metadata, field):
+    kept = {"collect_latents": SPEC, "episode": {"id": "refused-end", "metadata": {"prompt_mode": "task"}}}
+    attempt = wire.ask(observation(**kept))["latents"]["attempt"]
+    error = wire.ask({"request": "end_episode", "episode": "refused-end", "success": True, "metadata": metadata})
+    assert (error["code"], error["field"]) == ("invalid_field", field)
+    assert len(error["message"]) < 300
+    assert "\n" not in error["message"]
+    assert wire.ask(observation(**kept))["latents"]["frame"] == 1
+    receipt = wire.ask({"request": "end_episode", "episode": "refused-end", "metadata": {"lifted_first": None}})
+    assert (receipt["status"], receipt["frames"], receipt["attempt"]) == ("sealed", 2, attempt)
+    told = LatentStore(server.run).episode("refused-end").metadata
+    assert told == {"prompt_mode": "task", "lifted_first": None, "instruction": observation()["prompt"]}
 
 
 @pytest.mark.parametrize("name", REFUSED)

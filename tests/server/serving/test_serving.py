@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import stat
 import time
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from vlascope_client import AsyncPolicyClient, PolicyClient
 from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_latents.store import LatentStore
 from vlascope_server.model import sample_actions
@@ -109,6 +111,42 @@ def test_what_is_captured_is_in_the_store(wire, server, policy):
     np.testing.assert_array_equal(selection.values("noise_seed"), [0, 1, 2])
     np.testing.assert_allclose(selection.values("denoise_time")[0], np.linspace(1, 0.1, 10), rtol=1e-6)
     assert selection.values("prompt_mask")[0].sum() == policy.prepare(observation()).mask.sum()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_what_only_the_end_tells_is_kept_beside_what_the_beginning_told(server, asynchronous):
+    seen = {key: value for key, value in observation().items() if key not in ("timestep", "seed")}
+    begun = {"id": f"ended-{asynchronous}", "task_id": 3, "metadata": {"perturbed": True}}
+    said = {"lifted_first": "milk_1", "near": np.bool_(True), "at": [np.float32(0.5)], "on": {"basket_1": False}}
+    large = {"text": "a" * (16_384 - len('{"text": ""}'))}  # as much as is allowed
+
+    async def ask():
+        async with AsyncPolicyClient(server.url) as client:
+            await client.infer(seen, collect_latents=SMALL, episode=begun)
+            await client.end_episode(begun["id"], True, 9, metadata=said)
+            await client.infer(seen, collect_latents=SMALL, episode=f"{begun['id']}-large")
+            await client.end_episode(f"{begun['id']}-large", metadata=large)
+
+    if asynchronous:
+        asyncio.run(ask())
+    else:
+        with PolicyClient(server.url) as client:
+            client.infer(seen, collect_latents=SMALL, episode=begun)
+            client.end_episode(begun["id"], True, 9, metadata=said)
+            client.infer(seen, collect_latents=SMALL, episode=f"{begun['id']}-large")
+            client.end_episode(f"{begun['id']}-large", metadata=large)
+    store = LatentStore(server.run)
+    kept = store.episode(begun["id"])
+    assert (kept.success, kept.row.total_steps) == (True, 9)
+    assert kept.metadata == {
+        "task_id": 3, "perturbed": True, "instruction": seen["prompt"],
+        "lifted_first": "milk_1", "near": True, "at": [0.5], "on": {"basket_1": False},
+    }  # fmt: skip
+    labels = store.select("vlm", episodes=begun["id"]).labels
+    assert {name: labels[name].tolist() for name in ("metadata.lifted_first", "metadata.near", "success")} == {
+        "metadata.lifted_first": ["milk_1"], "metadata.near": [True], "success": [True]
+    }  # fmt: skip
+    assert store.episode(f"{begun['id']}-large").metadata["text"] == large["text"]
 
 
 def test_a_plan_says_what_a_spec_weighs_and_captures_nothing(wire, policy):
