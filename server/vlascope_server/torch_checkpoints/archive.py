@@ -29,7 +29,7 @@ ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_LARGEST_DIRECTORY = 32 << 20
+_LARGEST_DIRECTORY = 16 << 20
 """Bytes of a zip's directory; that of a checkpoint with 10,000 tensors is 1 MB."""
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _ENCRYPTED = 1

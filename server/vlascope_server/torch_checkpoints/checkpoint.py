@@ -78,13 +78,21 @@ class TorchCheckpoint:
         tensor = self.tensors.get(name)
         if tensor is None:
             raise TorchCheckpointError(f"{self.path}: tensor {name}: missing; there are {len(self.tensors)} others")
-        dtype = numpy_dtype(tensor.dtype)
         if self._files is not None:
-            return self._files.view(name, dtype)
+            return self._files.view(name, numpy_dtype(tensor.dtype))
+        return self.view(tensor)
+
+    def view(self, tensor: TorchTensor) -> np.ndarray:
+        """A tensor that is anywhere in `content`, such as one of the optimiser's, as `array` gives those of the weights.
+
+        Raises:
+            TorchCheckpointError: the file is of a machine with another order of bytes.
+        """
         if not self._little_endian:
             raise TorchCheckpointError(
                 f"{self.path}: written on a big-endian machine: load it with torch and save it again"
             )
+        dtype = numpy_dtype(tensor.dtype)
         if not tensor.elements:
             return np.empty(tensor.shape, dtype)
         start, stop = (self._offsets[tensor.storage.key] + byte for byte in tensor.span)
@@ -112,6 +120,8 @@ def open_torch_checkpoint(path: str | Path, *, trust: bool = False) -> TorchChec
     refuse_unfinished(path)
     if path.suffix == ".safetensors" or path.name.endswith(".safetensors.index.json"):
         return _open_safetensors(path)
+    if path.suffix == ".json":
+        raise TorchCheckpointError(f"{path}: holds no weights; expected a file that does: name one that lies beside it")
     with path.open("rb") as file:
         begins = file.read(len(ZIP_MAGIC))
     if begins != ZIP_MAGIC and not begins.startswith(PICKLE_MAGIC):

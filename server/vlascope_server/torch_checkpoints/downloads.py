@@ -82,8 +82,8 @@ def what_is_in(folder: Path) -> str:
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """Files in a folder, or in folders just below it, that may hold weights."""
-    found = [path for pattern in ("*", "*/*") for path in folder.glob(pattern)]
+    """Files in a folder, or in the folder `checkpoints` in it, that may hold weights."""
+    found = [path for part in (folder, folder / "checkpoints") if part.is_dir() for path in part.iterdir()]
     return sorted(path for path in found if path.suffix in SUFFIXES and path.is_file())
 
 

@@ -91,7 +91,7 @@ def _loading(found: Inspection) -> Iterator[str]:
     if checkpoint.kind == "safetensors":
         return
     yield "With torch:"
-    yield from ("", "```python")
+    yield from ("", "```python", "import torch", "")
     mapped = "mmap=True, " if checkpoint.kind == "torch zip" else ""
     yield f'content = torch.load({_code(repr(str(checkpoint.path)))}, map_location="cpu", {mapped}weights_only=True)'
     yield f"weights = {{name{strip}: tensor for name, tensor in content{lead}.items()}}"

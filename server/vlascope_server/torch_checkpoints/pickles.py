@@ -91,15 +91,20 @@ class _Machine:
                     _INSTRUCTIONS[opcode.name](self, arg)
             if len(self._stack) != 1 or self._marks:
                 raise TorchCheckpointError("a damaged pickle: values are left over at its end")
-        except TorchCheckpointError:
-            raise
-        except KeyError as error:  # of the memo, or of the instructions
-            raise TorchCheckpointError(f"a damaged pickle: it refers to {error}, which is not there") from None
+        except TorchCheckpointError as error:
+            raise self._damaged(str(error)) from None
+        except KeyError as error:  # of the memo
+            raise self._damaged(f"a damaged pickle: it refers to {error}, which is not there") from None
         except (ValueError, IndexError, TypeError, ArithmeticError, MemoryError) as error:
             # pickletools raises ValueError at what is no instruction, or is cut short; an empty stack is an IndexError
             said = " ".join(str(error).split())[:80] or type(error).__name__
-            raise TorchCheckpointError(f"a damaged pickle, or one that is cut short ({said})") from None
+            raise self._damaged(f"a damaged pickle, or one that is cut short ({said})") from None
         return Read(self._stack[0], end, self._names, self._calls)
+
+    def _damaged(self, what: str) -> TorchCheckpointError:
+        """An error, which also tells what was refused before: Python's own reader would have called it by then."""
+        calls = [f"{name}{call}" for name, call in self._calls.items()][:3]
+        return TorchCheckpointError(f"{what}; before that it calls or names {', '.join(calls)}" if calls else what)
 
     def name(self, module: str, name: str) -> Global:
         """A name that the pickle holds; it is looked up and remembered."""

@@ -8,9 +8,8 @@ In this order:
 3. any other file: PyTorch;
 4. a folder with `params/` or Orbax's `_METADATA`, or one that is called `params`: Pi0;
 5. a folder with `model.safetensors` or its index: by the names, as in 2;
-6. a folder with one file whose ending is that of weights (`.ckpt`, `.pt`, …), in it or just below: PyTorch; with several of
-   them, or with the leavings of a
-   download: an error that says so;
+6. a folder with one file whose ending is that of weights (`.ckpt`, `.pt`, …), in it or in its `checkpoints/`: PyTorch; with
+   several of them, or with the leavings of a download: an error that says so;
 7. whatever is not there: PyTorch where its ending is that of weights, else Pi0.
 """
 

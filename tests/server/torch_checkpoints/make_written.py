@@ -14,7 +14,7 @@ from collections import OrderedDict, defaultdict
 from pathlib import Path
 
 import numpy as np
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 
 HERE = Path(__file__).parent / "written"
 

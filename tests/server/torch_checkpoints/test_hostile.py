@@ -85,6 +85,15 @@ def test_a_dangerous_name_that_is_not_called_is_refused_too(tmp_path):
         open_torch_checkpoint(path)
 
 
+def test_a_dangerous_call_is_named_where_the_rest_is_damaged(tmp_path):
+    code = pickled(called("os", "system", "touch CANARY"))[:-1] + b"h\x07."
+    path = write_checkpoint(tmp_path / "bad.ckpt", None, code=code)
+    with pytest.raises(
+        TorchCheckpointError, match=r"damaged pickle: .*; before that it calls or names os\.system\('touch"
+    ):
+        open_torch_checkpoint(path)
+
+
 def test_every_way_to_make_an_object_is_inert(tmp_path, monkeypatch):
     """Calls by REDUCE, NEWOBJ, OBJ and INST, with a state by BUILD, of a class that would notice."""
     monkeypatch.chdir(tmp_path)

@@ -11,6 +11,8 @@ from vlascope_server.torch_checkpoints import TorchCheckpointError, inspect_chec
 from vlascope_server.torch_checkpoints.recognise import torch_file
 from vlascope_server.torch_checkpoints.values import Global, Placeholder
 
+from tests.server.robovlms import CHECKPOINTS, INDEX
+
 WRITTEN = Path(__file__).parent / "written"
 EXPECTED = json.loads((WRITTEN / "expected.json").read_text())
 
@@ -36,6 +38,12 @@ def test_tensors_are_what_torch_says(name):
             exact = array.dtype.kind in "biu" or found.dtype == "float64"
             values = (array if exact else array.astype(np.float64)).reshape(-1).tolist()
         assert values == said["values"], tensor
+
+
+def test_tensors_beside_the_weights_are_read():
+    checkpoint = open_torch_checkpoint(CHECKPOINTS / INDEX["policies"]["mobile2d"]["checkpoint"].partition("/")[2])
+    step = checkpoint.content["optimizer_states"][0]["state"][0]["step"]
+    assert float(checkpoint.view(step)) == checkpoint.content["global_step"]
 
 
 def test_views_of_one_storage_count_once():
@@ -108,7 +116,7 @@ def test_every_byte_that_is_changed_is_one_line_or_is_read(tmp_path):
     random = np.random.default_rng(0)
     for name in ("legacy.pt", "zip.pt", "plain_4.pt"):
         data = (WRITTEN / name).read_bytes()
-        for _ in range(300):
+        for _ in range(150):
             changed = bytearray(data)
             for place in random.integers(0, len(data), size=random.integers(1, 4)):
                 changed[place] = random.integers(0, 256)
@@ -140,6 +148,11 @@ def test_which_room_a_path_belongs_to(tmp_path):
     assert torch_file(str(tmp_path)) is None
     (tmp_path / "params").rmdir()
     assert torch_file(str(tmp_path)) == tmp_path / "one.ckpt"
+    # a folder of steps, as openpi's training in PyTorch leaves it, is Pi0's to speak of
+    steps = tmp_path / "steps" / "1000"
+    steps.mkdir(parents=True)
+    (steps / "optimizer.pt").write_bytes(file.read_bytes())
+    assert torch_file(str(steps.parent)) is None
     (tmp_path / "last.ckpt").write_bytes(file.read_bytes())
     with pytest.raises(TorchCheckpointError, match=r"name the file that is meant: last\.ckpt, one\.ckpt"):
         torch_file(str(tmp_path))
