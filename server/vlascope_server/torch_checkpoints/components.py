@@ -20,6 +20,8 @@ COMPONENTS = ("vlm", "action_head", "action_token", "other")
 
 _WRAPPERS = ("module.", "model.", "_orig_mod.", "_forward_module.")
 """What DistributedDataParallel, Lightning, torch.compile and DeepSpeed put before every name."""
+_LONGEST_WRAPPER = 64
+"""Letters: some wrappers inside of each other."""
 _HEADS = re.compile(r"(act(ion)?_(\w+_)?(head|decoder|expert)|action_\w*(proj|head)\w*|policy_head|lstm|rnn|gru)\b")
 _VLM = re.compile(
     r"(backbone|base_model|vlm|llm|\w*kosmos\w*|\w*clip\w*|\w*paligemma\w*|\w*llava\w*|\w*qwen\w*|text_model|vision_\w+"
@@ -84,7 +86,10 @@ class Counts:
 def wrapper_of(names: Iterable[str]) -> str:
     """What stands before every name and is no part of the model: `model.`, `module.` or several of these; may be empty."""
     rest, found = list(names), ""
-    while rest and (wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in rest)), None)):
+    while rest and len(found) < _LONGEST_WRAPPER:
+        wrapper = next((w for w in _WRAPPERS if all(name.startswith(w) for name in rest)), None)
+        if wrapper is None:
+            break
         found += wrapper
         rest = [name.removeprefix(wrapper) for name in rest]
     return found
@@ -98,7 +103,7 @@ def component_of(name: str) -> str:
     if _HEADS.match(first):
         return "action_head"
     # a LoRA model's own attribute is `model.base_model.model`
-    return "vlm" if any(_VLM.match(part) for part in name.split(".")[:3]) else "other"
+    return "vlm" if any(_VLM.match(part) for part in name.split(".", 3)[:3]) else "other"
 
 
 def count(tensors: Mapping[str, TorchTensor], wrapper: str) -> Counts:

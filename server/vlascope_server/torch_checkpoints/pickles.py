@@ -5,8 +5,9 @@ values on a stack. Where Python's own reader would call something, a name is loo
 built, tensors are built by whoever reads the file (`Rebuild`), and everything else becomes a `Placeholder`, an inert value that
 keeps the name, the arguments and the state.
 
-Bounds: a pickle of at most 64 MiB and five million instructions; keys of maps are plain values. Nested values are built without
-recursion, so depth costs nothing here; they may hold themselves, which those who walk through them have to expect.
+Bounds: a pickle of at most 64 MiB, five million instructions and 50,000 placeholders; keys of maps are plain values. Nested
+values are built without recursion, so depth costs nothing here; they may hold themselves, which those who walk through them
+have to expect.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from vlascope_server.torch_checkpoints.values import Global, Placeholder, bounde
 LARGEST_PICKLE = 64 << 20
 """Bytes; that of a checkpoint with 10,000 tensors is 2 MB."""
 MOST_INSTRUCTIONS = 5_000_000
+MOST_PLACEHOLDERS = 50_000
 
 Rebuild = Callable[[str, tuple[Any, ...]], Any]
 """Full name of one of `REBUILDS` and its arguments -> a tensor."""
@@ -71,7 +73,7 @@ class _Machine:
         self._memo: dict[int, Any] = {}
         self._names: dict[str, str] = {}
         self._calls: dict[str, str] = {}
-        self._copied = 0
+        self._copied = self._placeholders = 0
 
     def run(self, data: bytes) -> Read:
         """Reads the pickle at the start of `data`."""
@@ -132,6 +134,9 @@ class _Machine:
                 raise TorchCheckpointError(f"a pickle that makes containers of more than {MOST_INSTRUCTIONS:,} values")
             value = container(called.name, args)
         else:
+            self._placeholders += 1
+            if self._placeholders > MOST_PLACEHOLDERS:
+                raise TorchCheckpointError(f"a pickle of more than {MOST_PLACEHOLDERS:,} objects of other classes")
             value = Placeholder(called.name, args)
         if called.name in self._calls and not self._calls[called.name]:
             self._calls[called.name] = f"({', '.join(shown(arg) for arg in args[:3])})"

@@ -22,6 +22,8 @@ from vlascope_server.torch_checkpoints.lora import Lora
 
 JSON, DOCUMENT = "checkpoint_structure_analysis.json", "CHECKPOINT_STRUCTURE.md"
 _FIRST_NAMES = 5
+_LONGEST_TEXT = 4000
+"""Letters that are shown of one fact; the JSON has all."""
 _PACKAGES = ("vlascope-server", "numpy", "ml-dtypes", "safetensors")
 
 
@@ -163,6 +165,11 @@ def facts(found: Inspection) -> Iterator[tuple[str, str]]:
         yield "REFUSED CALLS, not made", _listed([f"{name}{call}" for name, call in checkpoint.calls.items()])
 
 
+def shortened(text: str) -> str:
+    """A text from a file for people: printable, and cut where no honest file's is as long."""
+    return printable(text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…")
+
+
 def network(head: Recurrent) -> str:
     """A recurrent network in a line."""
     sizes = [f"input {head.input_size}", f"hidden size {head.hidden_size}", f"layers {head.num_layers}"]
@@ -202,5 +209,5 @@ def _listed(values: list[str], limit: int = 10) -> str:
 
 def _plain(text: str) -> str:
     """A text from a file as Markdown shows it as it is: one line, no markup, no links, no cell's end."""
-    shown = printable(text)
+    shown = shortened(text)
     return "".join(f"\\{char}" if char in "\\`*[]<>|" else char for char in shown)

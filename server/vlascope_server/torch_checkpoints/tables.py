@@ -5,11 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from vlascope_base.text import printable, readable_binary_bytes
+from vlascope_base.text import readable_binary_bytes
 
 from vlascope_server.torch_checkpoints.compatibility import Compatibility
 from vlascope_server.torch_checkpoints.inspection import Inspection
-from vlascope_server.torch_checkpoints.report import component_rows, facts
+from vlascope_server.torch_checkpoints.report import component_rows, facts, shortened
 
 
 def print_tables(inspections: list[Inspection], compatibility: Compatibility | None) -> None:
@@ -62,4 +62,4 @@ def _table(*columns: str, header: bool = True, numbers: int = 0) -> Table:
 
 
 def _shown(text: str) -> str:
-    return escape(printable(text))
+    return escape(shortened(text))
