@@ -175,7 +175,7 @@ def network(head: Recurrent) -> str:
     sizes = [f"input {head.input_size}", f"hidden size {head.hidden_size}", f"layers {head.num_layers}"]
     known = [size for size in sizes if not size.endswith("None")]
     kind = head.kind or "kind not known, since tensors are missing"
-    return f"{head.module}: {kind}, {', '.join(known)}; {head.tensors} tensors, {head.elements:,} elements"
+    return f"{head.module}: {kind}, {', '.join(known)}; {counted(head.tensors, 'tensor')}, {head.elements:,} elements"
 
 
 def adapters(lora: Lora) -> str:
