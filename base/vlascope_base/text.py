@@ -72,6 +72,16 @@ def readable_bytes(count: float, digits: int = 4) -> str:
     return f"{count:.{digits}g} TB"
 
 
+def readable_binary_bytes(count: float) -> str:
+    """A number of bytes in binary units, as memory is sold: 2^30 bytes are `1.00 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        # what rounds up to 1024.00 is 1 of the next unit
+        if round(count, 2) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1024
+    return f"{count:.2f} TiB"
+
+
 def readable_duration(seconds: float) -> str:
     """A time as people say it: `less than a minute`, `1 minute`, `9 minutes`, `2.5 hours`.
 

@@ -56,6 +56,8 @@ SERVE = {
     "--log-level": "info",
 }
 INSPECT = {
+    "--output-dir": "None",
+    "--trust": "False",
     "--log-level": "info",
     "--preset": "None",
     "--json": "False",

@@ -58,6 +58,11 @@ class TensorFiles:
         self.shapes = {name: tuple(entry.get_shape()) for name, entry in slices.items()}
         self.codes: dict[str, str] = {name: entry.get_dtype() for name, entry in slices.items()}
 
+    @property
+    def paths(self) -> list[Path]:
+        """The files that hold tensors."""
+        return sorted(set(self._paths.values()))
+
     def read(self, name: str) -> np.ndarray:
         """One tensor as it is stored."""
         return self._files[name].get_tensor(name)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from vlascope_base import VlascopeError
 from vlascope_base.options import CommandOptions
 
 from vlascope_server.options import PresetOptions
@@ -17,15 +20,47 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inspect(PresetOptions, CommandOptions):
-    """Shows a checkpoint's architecture, parameters by component, statistics and training step, reading no weights."""
+    """Shows what is in a checkpoint, reading no weights: architecture or components, parameters, training step.
+
+    Takes the formats of Pi0, and PyTorch checkpoints of any policy (.ckpt, .pt, .pth, .bin, .safetensors). A PyTorch file's
+    pickle is read and never run.
+    """
 
     checkpoint: Annotated[str, tyro.conf.Positional]
-    """A step folder, its params/, a safetensors file, a URL (downloaded to the cache first), or a preset's name."""
+    """A step folder, its params/, a safetensors or PyTorch file, a URL (downloaded to the cache first), or a preset's name."""
+    other: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[OTHER]")] = None
+    """A second PyTorch checkpoint: are the action heads of the two compatible?"""
     json: bool = False
     """Print JSON rather than tables."""
+    output_dir: Path | None = None
+    """PyTorch only: folder for checkpoint_structure_analysis.json and CHECKPOINT_STRUCTURE.md; earlier ones are replaced."""
+    trust: bool = False
+    """PyTorch only: read on where the pickle would call what no checkpoint needs. The call is listed, and never made."""
 
     def run(self) -> None:
         """Prints to stdout."""
+        from vlascope_server.torch_checkpoints.recognise import torch_file
+
+        locations = [self.checkpoint] if self.other is None else [self.checkpoint, self.other]
+        paths = [torch_file(location) for location in locations]
+        if all(path is not None for path in paths):
+            self._inspect_torch([path for path in paths if path is not None])
+            return
+        for option, given in (("--output-dir", self.output_dir is not None), ("--trust", self.trust)):
+            if given and self.other is None:
+                raise VlascopeError(
+                    f"{option}: only for PyTorch checkpoints, and {self.checkpoint} is taken for a Pi0; leave it away"
+                )
+        if self.other is not None:
+            pi0 = [location for location, path in zip(locations, paths, strict=True) if path is None]
+            raise VlascopeError(
+                f"{' and '.join(pi0)}: taken for a Pi0, and inspect compares the action heads of PyTorch checkpoints;"
+                " to compare two"
+                " Pi0 checkpoints, use vlascope-server diff"
+            )
+        self._inspect_pi0()
+
+    def _inspect_pi0(self) -> None:
         from vlascope_server.checkpoints import opened, summarise
 
         with opened(self.checkpoint, self.preset) as source:
@@ -35,6 +70,25 @@ class Inspect(PresetOptions, CommandOptions):
             print(json.dumps({**dataclasses.asdict(summary), "total": total}, indent=2))
         else:
             _print_tables(summary)
+
+    def _inspect_torch(self, paths: list[Path]) -> None:
+        from vlascope_server.torch_checkpoints import compare_heads, inspect_checkpoint, open_torch_checkpoint
+        from vlascope_server.torch_checkpoints.report import as_json, write_report
+        from vlascope_server.torch_checkpoints.tables import print_tables
+
+        if self.preset is not None:
+            raise VlascopeError(
+                f"--preset: only for a Pi0, and {paths[0]} is another PyTorch checkpoint; leave it away"
+            )
+        found = [inspect_checkpoint(open_torch_checkpoint(path, trust=self.trust)) for path in paths]
+        heads = compare_heads(*found) if len(found) == 2 else None
+        if self.json:
+            print(json.dumps(as_json(found, heads), indent=2))
+        else:
+            print_tables(found, heads)
+        if self.output_dir is not None:
+            for file in write_report(self.output_dir, found, heads):
+                print(file, file=sys.stderr if self.json else sys.stdout)
 
 
 def _print_tables(summary: Summary) -> None:

@@ -1,0 +1,184 @@
+"""Counts what a policy's weights are made of: backbone, action head, action token, and the rest.
+
+A state dict may list the same values under two names: a LoRA model that is an attribute twice, a tied embedding. So
+everything is counted in two ways:
+
+- *named*: every name in the file for itself, which is what a loop over the state dict adds up;
+- *unique*: every value once, at the first name whose storage holds it, which is what memory has to hold.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+
+from vlascope_server.torch_checkpoints.tensors import TorchTensor
+
+COMPONENTS = ("vlm", "action_head", "action_token", "other")
+
+_WRAPPERS = ("module.", "model.", "_orig_mod.", "_forward_module.")
+"""What DistributedDataParallel, Lightning, torch.compile and DeepSpeed put before every name."""
+_LONGEST_WRAPPER = 64
+"""Letters: some wrappers inside of each other."""
+_HEADS = re.compile(r"(act(ion)?_(\w+_)?(head|decoder|expert)|action_\w*(proj|head)\w*|policy_head|lstm|rnn|gru)\b")
+_VLM = re.compile(
+    r"(backbone|base_model|vlm|llm|\w*kosmos\w*|\w*clip\w*|\w*paligemma\w*|\w*llava\w*|\w*qwen\w*|text_model|vision_\w+"
+    r"|language_model|image_to_text_projection|multi_modal_projector)\b"
+)
+_RECURRENT = re.compile(
+    r"(?P<module>.*?)\.?(?P<kind>weight|bias)_(?P<of>ih|hh|hr)_l(?P<layer>\d{1,3})(?P<back>_reverse)?"
+)
+
+
+@dataclasses.dataclass
+class Count:
+    """Tensors, elements and bytes, of all names and of each value once."""
+
+    tensors_named: int = 0
+    elements_named: int = 0
+    bytes_named: int = 0
+    tensors_unique: int = 0
+    elements_unique: int = 0
+    bytes_unique: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Recurrent:
+    """A recurrent network of torch, read off the shapes of its tensors.
+
+    Attributes:
+        module: its name without the wrapper.
+        kind: `LSTM`, `GRU` or `RNN`; None where a layer is not whole enough to tell.
+        tensors, elements: of all its layers.
+        input_size: numbers that go in at each step; None where the tensor that tells is missing.
+        hidden_size: numbers that come out.
+    """
+
+    module: str
+    kind: str | None
+    tensors: int
+    elements: int
+    input_size: int | None
+    hidden_size: int | None
+    num_layers: int
+    bidirectional: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """All counts of the weights.
+
+    Attributes:
+        total: of all components.
+        components: by name, in the order of `COMPONENTS`.
+        dtypes: by dtype, in the order of their first tensor.
+        shared: name -> the earlier name that has the very same values.
+    """
+
+    total: Count
+    components: dict[str, Count]
+    dtypes: dict[str, Count]
+    shared: dict[str, str]
+
+
+def wrapper_of(names: Iterable[str]) -> str:
+    """What stands before every name and is no part of the model: `model.`, `module.` or several of these; may be empty."""
+    rest, found = list(names), ""
+    while rest and len(found) < _LONGEST_WRAPPER:
+        wrapper = next((w for w in _WRAPPERS if all(name.startswith(w) for name in rest)), None)
+        if wrapper is None:
+            break
+        found += wrapper
+        rest = [name.removeprefix(wrapper) for name in rest]
+    return found
+
+
+def component_of(name: str) -> str:
+    """The component that a tensor belongs to, by its name without the wrapper."""
+    first = name.partition(".")[0]
+    if "action_token" in (first, name.rpartition(".")[2]):
+        return "action_token"
+    if _HEADS.match(first):
+        return "action_head"
+    # a LoRA model's own attribute is `model.base_model.model`
+    return "vlm" if any(_VLM.match(part) for part in name.split(".", 3)[:3]) else "other"
+
+
+def count(tensors: Mapping[str, TorchTensor], wrapper: str) -> Counts:
+    """Counts tensors; `wrapper` is what `wrapper_of` found."""
+    total, dtypes = Count(), {}
+    components = {name: Count() for name in COMPONENTS}
+    covered: dict[str, Covered] = {}
+    views: dict[tuple[object, ...], str] = {}
+    shared: dict[str, str] = {}
+    for name, tensor in tensors.items():
+        own = components[component_of(name.removeprefix(wrapper))]
+        view = (tensor.storage.key, tensor.span, tensor.elements)
+        first = views.setdefault(view, name)
+        if first != name and tensor.elements:
+            shared[name] = first
+        new = covered.setdefault(tensor.storage.key, Covered()).add(*tensor.span) if tensor.elements else 0
+        # a tensor with gaps between its values covers more than it has
+        elements = min(new // tensor.itemsize, tensor.elements)
+        for entry in (total, own, dtypes.setdefault(tensor.dtype, Count())):
+            entry.tensors_named += 1
+            entry.elements_named += tensor.elements
+            entry.bytes_named += tensor.bytes
+            entry.tensors_unique += name not in shared
+            entry.elements_unique += elements
+            entry.bytes_unique += elements * tensor.itemsize
+    return Counts(total, components, dtypes, shared)
+
+
+class Covered:
+    """Which bytes of a storage some tensor has had already: runs in order, none of which touch."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._stops: list[int] = []
+
+    def add(self, start: int, stop: int) -> int:
+        """Adds a run; returns how many of its bytes are new."""
+        first = bisect.bisect_left(self._stops, start)
+        last = bisect.bisect_right(self._starts, stop)
+        before = sum(
+            min(stop, b) - max(start, a) for a, b in zip(self._starts[first:last], self._stops[first:last], strict=True)
+        )
+        if first < last:
+            low, high = min(start, self._starts[first]), max(stop, self._stops[last - 1])
+        else:
+            low, high = start, stop
+        self._starts[first:last], self._stops[first:last] = [low], [high]
+        return stop - start - before
+
+
+def recurrent_networks(tensors: Mapping[str, TorchTensor], wrapper: str) -> list[Recurrent]:
+    """The recurrent networks among the weights, the largest first."""
+    found: dict[str, dict[tuple[str, str, int, str], TorchTensor]] = {}
+    for name, tensor in tensors.items():
+        if match := _RECURRENT.fullmatch(name.removeprefix(wrapper)):
+            key = (match["kind"], match["of"], int(match["layer"]), match["back"] or "")
+            found.setdefault(match["module"], {})[key] = tensor
+    return sorted((_recurrent(module, parts) for module, parts in found.items()), key=lambda r: (-r.elements, r.module))
+
+
+def _recurrent(module: str, parts: Mapping[tuple[str, str, int, str], TorchTensor]) -> Recurrent:
+    layers = sorted({layer for _, _, layer, _ in parts})
+    into, hidden, gates = parts.get(("weight", "ih", 0, "")), None, None
+    for (kind, of, _, _), tensor in parts.items():
+        if kind == "weight" and of == "hh" and len(tensor.shape) == 2:
+            hidden, rows = tensor.shape[1], tensor.shape[0]
+            gates = rows // hidden if hidden else None
+            break
+    return Recurrent(
+        module=module,
+        kind={4: "LSTM", 3: "GRU", 1: "RNN"}.get(gates or 0),
+        tensors=len(parts),
+        elements=sum(tensor.elements for tensor in parts.values()),
+        input_size=into.shape[1] if into and len(into.shape) == 2 else None,
+        hidden_size=hidden,
+        num_layers=layers[-1] + 1,
+        bidirectional=any(back for *_, back in parts),
+    )
