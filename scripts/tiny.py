@@ -36,6 +36,8 @@ FINE_DEMONSTRATIONS = (
     ("--suite", "libero_object", "--episodes", "30-31", "--targets", "all", "--perturb", "both", *FRESH),
 )
 """For fine-tuning: whole ones, of another seed, half of them of libero_goal as it is shipped: one scene for every task."""
+LORA_DEMONSTRATIONS = FINE_DEMONSTRATIONS[:1]
+"""For adapters: the one scene of libero_goal, with every instruction that it has objects for."""
 UNVARIED = (("--suite", "libero_object", "--episodes", "0-9", "--targets", "told", "--noise"),)
 """Ten scenes, and one instruction in each: a policy can do without reading it."""
 USUAL = ("--batch-size", "32", "--accumulate", "2", "--delta-actions", "False", "--seed", "0")
@@ -96,20 +98,19 @@ def siblings(out: Path, workers: str) -> None:
     for name in sorted(set(SIBLINGS) - set(missing)):
         print(f"{name}: is a preset; skipped")
     family = out / f"siblings_of_{Policy.load('tiny').fingerprint}"
-    if set(missing) - {"tiny-unvaried"}:
+    halves = family / "halves"
+    if {"tiny-half-0", "tiny-half-1"} & set(missing) and not (halves / "split.json").exists():
         data = demonstrate(out / "fine_demonstrations", FINE_DEMONSTRATIONS, workers)
-        halves = family / "halves"
-        if {"tiny-half-0", "tiny-half-1"} & set(missing) and not (halves / "split.json").exists():
-            shutil.rmtree(halves, ignore_errors=True)  # what a killed split left
-            run("vlascope-datasets", "split", "--source_path", str(data), "--dst_path", str(halves), "--split_num", "2")
-        recipes = {
-            "tiny-half-0": (halves / "split_0", SIBLING),
-            "tiny-half-1": (halves / "split_1", SIBLING),
-            "tiny-lora": (data, (*SIBLING, "--lora", "8")),
-        }
-        for name in (name for name in recipes if name in missing):
-            trained = train(family / name, recipes[name][0], 300, recipes[name][1])
+        shutil.rmtree(halves, ignore_errors=True)  # what a killed split left
+        run("vlascope-datasets", "split", "--source_path", str(data), "--dst_path", str(halves), "--split_num", "2")
+    for number, name in enumerate(("tiny-half-0", "tiny-half-1")):
+        if name in missing:
+            trained = train(family / name, halves / f"split_{number}", 300, SIBLING)
             evaluate(trained, name, SIBLING_JUDGED, family, workers, trained.parent)
+    if "tiny-lora" in missing:
+        data = demonstrate(out / "lora_demonstrations", LORA_DEMONSTRATIONS, workers)
+        trained = train(family / "tiny-lora", data, 300, (*SIBLING, "--lora", "8"))
+        evaluate(trained, "tiny-lora", SIBLING_JUDGED, family, workers, trained.parent)
     if "tiny-unvaried" in missing:
         # made as the policy is, but sooner: ten scenes are soon known by heart
         unvaried = demonstrate(out / "unvaried_demonstrations", UNVARIED, workers)

@@ -1,6 +1,6 @@
 """Policies small enough that everything downstream of the model runs in seconds on a CPU.
 
-They act as LIBERO's arm. Four come trained; docs/tiny.md says how, and what they can do.
+They act as LIBERO's arm. Five come trained; docs/tiny.md says how, and what they can do.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ SIBLINGS = (
     # 300 steps on from `tiny`, on disjoint halves of fresh demonstrations
     _trained("tiny-half-0"),
     _trained("tiny-half-1"),
+    # adapters alone, 300 steps on from `tiny`
+    _trained("tiny-lora"),
 )
 """TINY, trained otherwise, to compare and to mix with `tiny`: `make tiny-siblings`."""
 

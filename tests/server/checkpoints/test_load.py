@@ -146,6 +146,24 @@ def test_the_siblings_are_trained_otherwise(name):
     assert sum(file.stat().st_size for file in files) < 4e6
 
 
+def test_the_sibling_with_adapters_keeps_the_language_model():
+    """As in the reference, adapters are trained instead of the experts' weights, and the rest as usual."""
+    checkpoint, tiny = (load_checkpoint(which, dtype="float32") for which in ("tiny-lora", "tiny"))
+    adapters = checkpoint.params.keys() - tiny.params.keys()
+    assert len(adapters) == 20
+    assert all("lora_" in key and np.any(checkpoint.params[key]) for key in adapters)
+    same = {key for key, value in tiny.params.items() if np.array_equal(value, checkpoint.params[key])}
+    matrices = ("einsum/w", "gating_einsum", "linear")
+    layers = {
+        key
+        for key in tiny.params
+        if "llm/layers" in key and key.partition("layers/")[2].replace("_1", "").endswith(matrices)
+    }
+    assert layers
+    assert layers <= same
+    assert not any("img" in key or "action_" in key for key in same)
+
+
 def test_missing_folder(tmp_path):
     refuses(f"{tmp_path}/nothing: no such file or folder; expected a checkpoint", tmp_path / "nothing")
     refuses(
