@@ -5,25 +5,26 @@ from __future__ import annotations
 import pytest
 from vlascope_latents import (
     COMPONENTS,
+    Blocks,
     CaptureSpec,
     CaptureSpecError,
-    ExpertLayout,
-    LatentLayout,
+    ModelLayout,
     Span,
     TokenGroup,
     campaign_cost,
+    flow_components,
     plan_capture,
+    transformer,
 )
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 IMAGES = tuple(Span(f"image/{camera}", 256 * i, 256 * (i + 1)) for i, camera in enumerate(CAMERAS))
-FULL = LatentLayout(
-    vlm=ExpertLayout(18, 2048, 16384, (*IMAGES, Span("text", 768, 816))),
-    action=ExpertLayout(18, 1024, 4096, (Span("state", 0, 1), Span("action", 1, 51))),
-    denoise_steps=10,
-    action_horizon=50,
-    action_dim=32,
-)
+VLM = transformer("vlm", Blocks(18, 2048, 16384), (*IMAGES, Span("text", 768, 816)))
+ACTION = transformer(
+    "action", Blocks(18, 1024, 4096), (Span("state", 0, 1), Span("action", 1, 51)), loop="denoise", steps=10,
+    sees=(VLM,), outputs=("action",), extra=flow_components(50, 32),
+)  # fmt: skip
+FULL = ModelLayout((VLM, ACTION))
 
 
 def shapes(**fields):
@@ -69,7 +70,7 @@ def test_spans_and_reductions():
         "action/hidden_states": (10, 18, 1, 1024),
     }
     plan = plan_capture(CaptureSpec(experts=("vlm",), spans=("right_wrist_0_rgb", "base_0_rgb", "text")), FULL)
-    assert plan.experts[0].groups == (TokenGroup("tokens", ((0, 256), (512, 816))),)
+    assert plan.sites[0].groups == (TokenGroup("tokens", ((0, 256), (512, 816))),)
 
 
 def test_the_flow_alone_asks_nothing_of_the_tokens():
@@ -79,6 +80,15 @@ def test_the_flow_alone_asks_nothing_of_the_tokens():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"experts": ("vision",)}, "experts: this model has no expert 'vision'; allowed: vlm, action"),
+        (
+            {"components": ("hidden",)},
+            "components: no selected expert has a component 'hidden'; allowed: hidden_states, post_attn_embedding",
+        ),
+        (
+            {"experts": ("vlm",), "components": ("x_t",)},
+            "components: no selected expert has a component 'x_t'; allowed: hidden",
+        ),
         ({"layers": (18,)}, "layers: 18 is out of range: this model has 18 layers; allowed: 0-17"),
         ({"denoise_steps": (10,)}, "denoise_steps: 10 is out of range: this model has 10 denoise steps; allowed: 0-9"),
         ({"spans": ("wrist",)}, "spans: no selected expert has a span 'wrist'; allowed: all, image, base_0_rgb"),
