@@ -65,7 +65,7 @@ def attended_by(implementation: str) -> Any:
     """While tracing: both experts attend by `jax.nn.dot_product_attention` instead of our own products."""
 
     def attend(
-        q: Float[Array, "B T N H"], kv: gemma.KeysValues, bias: Float[Array, "B T S"]
+        q: Float[Array, "B T N H"], kv: gemma.KeysValues, bias: Float[Array, "B T S"], site: object
     ) -> Float[Array, "B T N H"]:
         k, v = kv.k.transpose(0, 3, 1, 2), kv.v.transpose(0, 2, 1, 3)
         mask = (bias == 0)[:, None]

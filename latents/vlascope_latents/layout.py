@@ -209,12 +209,21 @@ def transformer(
     layer, token = ("layer", blocks.depth), ("token", max(span.stop for span in spans))
     stream = ("feature", blocks.width)
     components = [
+        Component("embedding", (token, stream)),
         Component("hidden_states", (layer, token, stream), reach="stream"),
         Component("post_attn_embedding", (layer, token, stream), reach="stream"),
+        Component("attn_output", (layer, token, stream), reach="stream"),
+        Component("mlp_output", (layer, token, stream), reach="stream"),
         Component("mlp_activation", (layer, token, ("mlp_feature", blocks.mlp_dim)), reach="stream"),
         Component("pre_attn_norm_scales", (layer, token), "float32"),
         Component("pre_mlp_norm_scales", (layer, token), "float32", reach="stream"),
+        Component("final_hidden", (token, stream), reach="output"),
     ]
+    if blocks.heads:
+        kv = (layer, token, ("kv_head", blocks.kv_heads), ("head_feature", blocks.head_dim))
+        keys = ("key", sum(expert.tokens for expert in sees) + token[1])
+        attention = Component("attention", (layer, ("head", blocks.heads), token, keys), reach="stream")
+        components += [Component("k", kv), Component("v", kv), attention]
     return ExpertLayout(
         name,
         blocks.depth,

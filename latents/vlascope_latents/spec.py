@@ -13,6 +13,7 @@ from typing import Any
 from vlascope_base.text import listed
 
 from vlascope_latents.layout import ExpertLayout, ModelLayout
+from vlascope_latents.profiles import PROFILES
 from vlascope_latents.site import DTYPES, REDUCTIONS, CaptureSpecError, Indices, Site, indices, names, one_of
 
 TOKEN_COMPONENTS = (
@@ -22,10 +23,21 @@ TOKEN_COMPONENTS = (
     "pre_attn_norm_scales",
     "pre_mlp_norm_scales",
 )
-"""What `transformer` offers without heads: one entry a layer and token."""
+"""What the reference's own capture has: one entry a layer and token."""
 FLOW_COMPONENTS = ("x_t", "v_t")
 """State and velocity of the flow at each denoise step; they have neither layer nor token."""
-COMPONENTS = TOKEN_COMPONENTS + FLOW_COMPONENTS
+COMPONENTS = (
+    "embedding",
+    *TOKEN_COMPONENTS[:2],
+    "attn_output",
+    "mlp_output",
+    *TOKEN_COMPONENTS[2:],
+    "attention",
+    "k",
+    "v",
+    "final_hidden",
+    *FLOW_COMPONENTS,
+)
 """The components that Pi0 and Pi0.5 offer, in the order that specs and plans list them; a layout may have others."""
 
 _FLAT = {"layers": "layers", "steps": "denoise_steps", "tokens": "spans"}
@@ -41,7 +53,7 @@ class CaptureSpec:
 
     Attributes:
         experts: names of experts, or `all`.
-        components: names of components; each expert gives those that it has.
+        components: names of components, or `all`; each expert gives those that it has.
         layers: transformer blocks, counted from 0, or `all`.
         denoise_steps: steps of a flow, 0 is the first (pure noise), or `all`. What runs once runs before them.
         spans: token spans: `all`, `image` (every camera), a camera such as `base_0_rgb`, `text`, `state`, `action`.
@@ -58,7 +70,7 @@ class CaptureSpec:
     """
 
     experts: tuple[str, ...] | str = "all"
-    components: tuple[str, ...] = ("hidden_states",)
+    components: tuple[str, ...] | str = ("hidden_states",)
     layers: Indices = "all"
     denoise_steps: Indices = "all"
     spans: tuple[str, ...] = ("all",)
@@ -76,7 +88,7 @@ class CaptureSpec:
             return
         canonical = {
             "experts": "all" if self.experts == "all" else names("experts", self.experts),
-            "components": tuple(sorted(names("components", self.components), key=component_order)),
+            "components": _components(self.components),
             "layers": indices("layers", self.layers),
             "denoise_steps": indices("denoise_steps", self.denoise_steps),
             "spans": names("spans", self.spans),
@@ -95,7 +107,8 @@ class CaptureSpec:
         if self.sites:
             return "; ".join(map(str, self.sites))
         who = "every expert" if self.experts == "all" else " and ".join(self.experts)
-        said = [f"{listed(self.components)} of {who}"]
+        what = "everything" if self.components == "all" else listed(self.components)
+        said = [f"{what} of {who}"]
         loops = self.experts == "all" or "action" in self.experts
         axes = {"layer": self.layers, "denoise step": self.denoise_steps if loops else ()}
         for axis, numbers in axes.items():
@@ -113,13 +126,18 @@ class CaptureSpec:
 
     @classmethod
     def from_map(cls, value: Mapping[str, Any]) -> CaptureSpec:
-        """Reads a spec from a plain map, as it travels on the wire or stands in a file; absent fields take the defaults."""
+        """Reads a spec from a plain map, as it travels on the wire or stands in a file; absent fields take the defaults.
+
+        The map has flat fields, `sites` alone, or `profile` (a name of `PROFILES`) and flat fields beside it.
+        """
         if not isinstance(value, Mapping):
             raise CaptureSpecError("spec", f"expected a map of fields, got {type(value).__name__}")
         fields = [f.name for f in dataclasses.fields(cls)]
-        unknown = [key for key in value if key not in fields]
+        unknown = [key for key in value if key not in (*fields, "profile")]
         if unknown:
-            raise CaptureSpecError(str(unknown[0]), "unknown field", fields)
+            raise CaptureSpecError(str(unknown[0]), "unknown field", [*fields, "profile"])
+        if "profile" in value:
+            return cls.profile(**{"name": value["profile"], **{k: v for k, v in value.items() if k != "profile"}})
         if "sites" not in value:
             return cls(**value)
         sites = value["sites"]
@@ -134,6 +152,23 @@ class CaptureSpec:
         if not found:
             raise CaptureSpecError("sites", "selects nothing")
         return cls(**{**value, "sites": tuple(found)})
+
+    @classmethod
+    def profile(cls, name: str, **fields: Any) -> CaptureSpec:
+        """The spec of a profile, with flat fields that are given in place of its own.
+
+        Raises:
+            CaptureSpecError: there is no such profile, it needs a field that is not given, or says itself what is given.
+        """
+        one_of("profile", name, tuple(PROFILES))
+        profile = PROFILES[name]
+        for field in ("components", "sites"):
+            if field in fields:
+                raise CaptureSpecError(field, f"is what the profile {name!r} stands for: leave out either")
+        for field in profile.needs:
+            if field not in fields:
+                raise CaptureSpecError(field, f"the profile {name!r} needs them: name some, or 'all'")
+        return cls(**{**profile.fields, **fields})
 
     def to_map(self) -> dict[str, Any]:
         """The spec as a plain map of strings, numbers and lists: `CaptureSpec.from_map(spec.to_map()) == spec`."""
@@ -155,7 +190,7 @@ class CaptureSpec:
         offered = [
             c.name for c in sorted((c for e in experts for c in e.components), key=lambda c: component_order(c.name))
         ]
-        for name in self.components:
+        for name in self.components if self.components != "all" else ():
             if name not in offered:
                 raise CaptureSpecError(
                     "components", f"no selected expert has a component {name!r}", dict.fromkeys(offered)
@@ -174,14 +209,15 @@ class CaptureSpec:
         return found
 
     def _has_any(self, expert: ExpertLayout) -> bool:
-        return any(expert.component(name) is not None for name in self.components)
+        return any(self.components == "all" or component.name in self.components for component in expert.components)
 
     def _sites_of(self, expert: ExpertLayout) -> list[Site]:
         spans = tuple(selector for selector in self.spans if expert.select(selector))
         found = []
-        for name in self.components:
-            component = expert.component(name)
-            if component is None or (component.size("token") and not spans):
+        for component in expert.components:
+            if self.components != "all" and component.name not in self.components:
+                continue
+            if component.size("token") and not spans:
                 continue
             fields: dict[str, Any] = {"dtype": self.dtype}
             if component.size("layer"):
@@ -190,13 +226,17 @@ class CaptureSpec:
                 fields |= {"tokens": None if self.spans == ("all",) else spans, "reduction": self.reduction}
             if expert.loop == "denoise":
                 fields["steps"] = self.denoise_steps
-            found.append(Site(expert.name, name, **fields))
+            found.append(Site(expert.name, component.name, **fields))
         return found
 
 
 def component_order(name: str) -> tuple[int, str]:
     """Sorts components: known ones as `COMPONENTS` has them, then others by name."""
     return (COMPONENTS.index(name) if name in COMPONENTS else len(COMPONENTS), name)
+
+
+def _components(value: object) -> tuple[str, ...] | str:
+    return "all" if value == "all" else tuple(sorted(names("components", value), key=component_order))
 
 
 def _expert_order(name: str) -> tuple[bool, str]:

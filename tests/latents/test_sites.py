@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 from vlascope_latents import (
+    PROFILES,
     Blocks,
     CaptureSpec,
     CaptureSpecError,
@@ -109,7 +110,7 @@ def test_tokens_are_united_less_what_is_excluded():
     ("site", "field", "message"),
     [
         (Site("vision", "hidden_states"), "expert", "this model has no expert 'vision'; allowed: vlm, action"),
-        (Site("vlm", "x_t"), "component", "the vlm expert has no component 'x_t'; allowed: hidden"),
+        (Site("vlm", "x_t"), "component", "the vlm expert has no component 'x_t'; allowed: embedding"),
         (Site("vlm", "hidden_states", layers=(6,)), "layers", "6 is out of range: this model has 6 layers; allowed: 0"),
         (Site("action", "x_t", steps=(0, 4)), "steps", "4 is out of range: this model has 4 denoise steps; allowed"),
         (Site("vlm", "hidden_states", steps=(0,)), "steps", "the vlm expert runs once: leave it out"),
@@ -282,3 +283,93 @@ def test_what_reaches_no_action_says_so():
 def test_a_plan_is_the_same_whatever_spec_it_came_from():
     capture = plan(Site("vlm", "hidden_states"))
     assert dataclasses.replace(capture, spec=CaptureSpec(experts=("vlm",))) == capture
+
+
+def test_profiles_are_specs_with_a_name():
+    assert CaptureSpec.from_map({"profile": "full"}) == CaptureSpec()
+    assert CaptureSpec.from_map({"profile": "probe", "layers": [1]}) == CaptureSpec(
+        layers=(1,), spans=("image", "text", "action"), reduction="mean"
+    )
+    for name, profile in PROFILES.items():
+        fields = dict.fromkeys(profile.needs, (2,))
+        spec = CaptureSpec.profile(name, **fields)
+        assert CaptureSpec.from_map(json.loads(json.dumps(spec.to_map()))) == spec
+        assert plan_capture(spec, PI0).nbytes > 0
+    audit = plan_capture(CaptureSpec.profile("audit", layers=(2,)), PI0)
+    assert {site.path for site in audit.sites} == {f"{e.name}/{c.name}" for e in PI0.experts for c in e.components}
+    assert {site.layers for site in audit.sites} == {(2,), ()}
+    attention = {t.path: (t.dims, t.shape) for t in plan_capture(CaptureSpec.profile("attention"), PI0).tensors}
+    assert attention == {
+        "vlm/attention": (("layer", "head", "span", "key_span"), (6, 4, 2, 2)),
+        "action/attention": (("denoise_step", "layer", "head", "span", "key_span"), (4, 6, 4, 2, 4)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "field", "message"),
+    [
+        ({"profile": "all"}, "profile", "unknown value 'all'; allowed: probe, full, causal, attention, audit"),
+        ({"profile": ["probe"]}, "profile", "unknown value ['probe']"),
+        ({"profile": "audit"}, "layers", "the profile 'audit' needs them: name some, or 'all'"),
+        ({"profile": "probe", "components": ["k"]}, "components", "is what the profile 'probe' stands for"),
+        ({"profile": "probe", "layers": [-1]}, "layers", "-1 is no index"),
+    ],
+)
+def test_a_profile_that_is_none_is_refused(value, field, message):
+    with pytest.raises(CaptureSpecError) as caught:
+        CaptureSpec.from_map(value)
+    assert caught.value.field == field
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("site", "field", "message"),
+    [
+        (Site("vlm", "attention", heads=(4,)), "heads", "4 is out of range: this model has 4 heads; allowed: 0-3"),
+        (
+            Site("vlm", "attention", keys=("action",)),
+            "keys",
+            "the vlm expert sees no span 'action'; allowed: vlm:all, vlm:image",
+        ),
+        (Site("action", "attention", keys=("vlm:state",)), "keys", "the action expert sees no span 'vlm:state'"),
+        (Site("vlm", "k", heads=(0,)), "heads", "vlm/k has no axis 'head'"),
+        (
+            Site("vlm", "final_hidden", layers=(0,)),
+            "layers",
+            "vlm/final_hidden has no axis 'layer' (its axes: token, feature)",
+        ),
+    ],
+)
+def test_attention_that_is_not_there_is_refused(site, field, message):
+    with pytest.raises(CaptureSpecError) as caught:
+        plan(site)
+    assert caught.value.field == f"sites[0].{field}"
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("reduction", [None, "none"])
+def test_attention_is_stored_and_read(tmp_path, reduction):
+    capture = plan(
+        Site("action", "attention", layers=(1, 4), heads=(0, 3), steps=(2,), reduction=reduction,
+             keys=("image", "vlm:text", "state")),
+        Site("vlm", "k", layers=(0,)), Site("vlm", "final_hidden"),
+    )  # fmt: skip
+    store, written = frames(tmp_path, PI0, capture)
+    x = store.select("action", "attention", layers=4, heads=3, span="action")
+    whole = written["action/attention"][:, :, [1]][:, :, :, [1]]
+    if reduction is None:
+        assert x.dims == ("frame", "denoise_step", "layer", "head", "span", "key_span")
+        assert x.coordinates["key_span"] == ["image", "vlm:text", "state"]
+        np.testing.assert_array_equal(x.array(), whole[:, :, :, :, [1]])
+    else:
+        assert x.dims == ("frame", "denoise_step", "layer", "head", "token", "key")
+        assert x.coordinates["key"] == list(range(15))
+        assert [s["expert"] for s in store.components()["action/attention"].attributes["key_spans"]] == [
+            "vlm",
+            "vlm",
+            "action",
+        ]
+        np.testing.assert_array_equal(x.array(), whole[:, :, :, :, 1:])
+    np.testing.assert_array_equal(store.select("vlm", "final_hidden").array(), written["vlm/final_hidden"])
+    assert list(verify(store.episodes())) == []

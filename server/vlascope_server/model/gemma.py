@@ -28,7 +28,7 @@ _MASKED = -2.3819763e38
 """Logit of a masked key. Finite, as in the reference: a row that sees nothing attends evenly instead of becoming NaN.
 So large that a float32 logit added to it is lost in rounding."""
 
-PROJECTED = frozenset({"pre_attn_norm_scales"})
+PROJECTED = frozenset({"pre_attn_norm_scales", "k", "v"})
 """Sites of `project`; all others of a block are those of `finish`."""
 
 
@@ -88,6 +88,7 @@ def project(
     tap = functools.partial(site, "pre_attn_norm_scales")
     h, gate = rms_norm(layer, "pre_attention_norm", x, modulation and modulation.attn, tap)
     q, k, v = _qkv(layer, config, h)
+    k, v = site("k", k), site("v", v)
     # the head size scales after the rotation, in the activations' dtype
     q = rotate(q, rotation) * config.head_dim**-0.5
     kv = KeysValues(rotate(k, rotation).transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3))
@@ -105,12 +106,14 @@ def finish(
     modulation: BlockModulation | None = None,
 ) -> Float[Array, "B T D"]:
     """The rest of the block: attention over `kv`, the residuals, the gated MLP."""
-    attended = attend(projected.q, kv, bias)
-    x = site("post_attn_embedding", _residual(x, _attn_out(layer, config, attended), projected.gate))
+    attended = attend(projected.q, kv, bias, site)
+    branch = site("attn_output", _gated(_attn_out(layer, config, attended), projected.gate))
+    x = site("post_attn_embedding", x + branch)
     tap = functools.partial(site, "pre_mlp_norm_scales")
     h, gate = rms_norm(layer, "pre_ffw_norm", x, modulation and modulation.mlp, tap)
     activation = site("mlp_activation", _mlp_activation(layer, h))
-    return site("hidden_states", _residual(x, _mlp_out(layer, activation), gate))
+    branch = site("mlp_output", _gated(_mlp_out(layer, activation), gate))
+    return site("hidden_states", x + branch)
 
 
 def rms_norm(
@@ -177,17 +180,24 @@ def attention_bias(mask: Bool[Array, "B T S"]) -> Float[Array, "B T S"]:
     return jnp.where(mask, jnp.float32(0), jnp.float32(_MASKED))
 
 
-def attend(q: Float[Array, "B T N H"], kv: KeysValues, bias: Float[Array, "B T S"]) -> Float[Array, "B T N H"]:
+def attend(
+    q: Float[Array, "B T N H"], kv: KeysValues, bias: Float[Array, "B T S"], site: Site
+) -> Float[Array, "B T N H"]:
     """Softmax attention with float32 logits; query head n uses kv head n // G."""
     B, T, N, H = q.shape
     K = kv.k.shape[1]
     # all of a kv head's queries in one matrix product, instead of one product a head
     queries = q.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4).reshape(B, K, N // K * T, H)
-    logits = jnp.einsum("BKMH,BKHS->BKMS", queries, kv.k, preferred_element_type=jnp.float32)
-    logits = logits.reshape(B, N, T, -1) + bias[:, None]
+    products = fence(jnp.einsum("BKMH,BKHS->BKMS", queries, kv.k, preferred_element_type=jnp.float32))
+    logits = products.reshape(B, N, T, -1) + bias[:, None]
     # softmax is blind to what is subtracted: no gradient is owed to the maximum, and its scatter is dear
     weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
     total = jnp.sum(weights, axis=-1).reshape(B, K, -1, 1)
+    if "attention" in site.names:
+        # from the products again: what the actions are computed from is the same as in the plain program
+        seen = site("attention", jax.nn.softmax(fence(products).reshape(B, N, T, -1) + bias[:, None], axis=-1))
+        if "attention" in site.edits:
+            weights, total = seen, jnp.ones_like(total)
     weights = weights.astype(q.dtype).reshape(B, K, N // K * T, -1)
     attended = jnp.einsum("BKMS,BKSH->BKMH", weights, kv.v, preferred_element_type=jnp.float32)
     # dividing the sum instead of every weight touches H numbers a row instead of S
@@ -245,7 +255,6 @@ def _mlp_out(layer: Params, activation: Float[Array, "B T F"]) -> Float[Array, "
     return out
 
 
-def _residual(
-    x: Float[Array, "B T D"], y: Float[Array, "B T D"], gate: Float[Array, "*B D"] | None
-) -> Float[Array, "B T D"]:
-    return x + (y if gate is None else y * gate[..., None, :].astype(y.dtype))
+def _gated(y: Float[Array, "B T D"], gate: Float[Array, "*B D"] | None) -> Float[Array, "B T D"]:
+    """What a branch adds to the stream."""
+    return y if gate is None else y * gate[..., None, :].astype(y.dtype)

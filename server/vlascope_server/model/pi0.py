@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
-from vlascope_latents import CapturePlan, CaptureSpec, plan_capture
+from vlascope_latents import CapturePlan, CaptureSpec, CaptureSpecError, plan_capture
 
 from vlascope_server.model import gemma
 from vlascope_server.model.config import Pi0Config
@@ -181,10 +181,18 @@ def flow_errors(
 
     Returns:
         The errors, and the captured arrays. Differentiable in `params`, captured float32 arrays too.
+
+    Raises:
+        CaptureSpecError: the spec asks for what the vlm does not have.
     """
     check_inputs(inputs, config)
     params = fuse_for_inference(params)
-    sites = Sites(_planned(capture, config, 1), inputs.batch_size)
+    plan = _planned(capture, config, 1)
+    if plan and plan.of("action"):
+        raise CaptureSpecError(
+            "experts", "several draws share one pass over the prefix, and only that can be kept", ["vlm"]
+        )
+    sites = Sites(plan, inputs.batch_size)
     context = _read(params, config, inputs, sites, remat)
     nothing = Sites(None, inputs.batch_size).expert("action", context.valid)
     noise, time = draws
@@ -244,13 +252,16 @@ def _run_vlm(params: Params, config: Pi0Config, prefix: Prefix, sites: ExpertSit
         return gemma.finish(layer, config.vlm, x, projected, projected.kv, bias, site), projected.kv
 
     def last(x, layer: Params, site: Site):
-        if set(site.names) <= gemma.PROJECTED:
+        if set(site.names) <= gemma.PROJECTED and "final_hidden" not in sites.names:
             return x, gemma.project(layer, config.vlm, x, rotation, site).kv
         return block(x, layer, site)
 
     layers, before = expert_layers(params, 0), config.vlm.depth - 1
-    x, cache = sites.scan("layers", block, prefix.tokens, layers, within=range(before), remat=remat)
-    _, end = sites.scan("layers", last, x, layers, within=range(before, before + 1), remat=remat)
+    x = sites("embedding", prefix.tokens)
+    x, cache = sites.scan("layers", block, x, layers, within=range(before), remat=remat)
+    x, end = sites.scan("layers", last, x, layers, within=range(before, before + 1), remat=remat)
+    if "final_hidden" in sites.names:
+        sites("final_hidden", gemma.rms_norm(under(params, "PaliGemma/llm"), "final_norm", x)[0])
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *([cache, end] if before else [end]))
 
 
@@ -265,7 +276,7 @@ def _velocity(
     """Runs the action expert once: the velocity at x_t."""
     params = context.params
     x_t = sites("x_t", x_t)
-    x = embed_suffix(params, config, context.state, x_t, condition.embedding)
+    x = sites("embedding", embed_suffix(params, config, context.state, x_t, condition.embedding))
 
     def block(x, entry, site: Site):
         layer, cached, modulation = entry
@@ -275,8 +286,9 @@ def _velocity(
 
     stacked = (context.layers, context.cache, condition.blocks)
     x, _ = sites.scan("layers", block, x, stacked, remat=remat)
-    out, _ = gemma.rms_norm(under(params, "PaliGemma/llm"), "final_norm_1", x, condition.final)
-    return sites("v_t", linear(params, "action_out_proj", out[:, -config.action_horizon :]))
+    out = gemma.rms_norm(under(params, "PaliGemma/llm"), "final_norm_1", x, condition.final)[0]
+    out = sites("final_hidden", out)[:, -config.action_horizon :]
+    return sites("v_t", linear(params, "action_out_proj", out))
 
 
 def _condition(params: Params, config: Pi0Config, time: Float[Array, "Q b"]) -> Condition:

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 from vlascope_latents import CapturePlan, SitePlan, TokenGroup
 
@@ -36,6 +37,11 @@ class Site(Protocol):
     @property
     def names(self) -> Collection[str]:
         """The components that anything is done with here."""
+        ...
+
+    @property
+    def edits(self) -> Collection[str]:
+        """Those of them of which another value may come back."""
         ...
 
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
@@ -100,6 +106,11 @@ class ExpertSites:
         """The components that are kept here."""
         return {plan.component for plan in self._plans.values()}
 
+    @property
+    def edits(self) -> Collection[str]:
+        """None: what is kept is not changed."""
+        return ()
+
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
         """Keeps [B, ...] where it is selected, and returns it with the compiler's fence around it."""
         value = fence(value)
@@ -116,7 +127,7 @@ class ExpertSites:
             path: (*self._places.get(path, ()), sum(n < entry for n in getattr(plan, axis)))
             for path, plan in active.items()
         }
-        return ExpertSites(active, self._valid, self._kept, places)
+        return self._inside(active, self._kept, places)
 
     def scan(
         self,
@@ -152,7 +163,7 @@ class ExpertSites:
                 inner, kept = state
                 kept = dict(kept)
                 places = {p: (*self._places.get(p, ()), number - first + n) for p, n in before.items()}
-                inner, out = body(inner, entry, ExpertSites(active, self._valid, kept, places))
+                inner, out = body(inner, entry, self._inside(active, kept, places))
                 return (inner, kept), out
 
             step = jax.checkpoint(step) if remat else step
@@ -170,6 +181,12 @@ class ExpertSites:
             outputs.append(out)
         return carry, _join(outputs)
 
+    def _inside(
+        self, plans: Mapping[str, SitePlan], kept: Latents, places: Mapping[str, tuple[jax.Array | int, ...]]
+    ) -> ExpertSites:
+        """The same at another place of the loops."""
+        return ExpertSites(plans, self._valid, kept, places)
+
     def _active(self, axis: Axis, entry: int) -> dict[str, SitePlan]:
         return {path: plan for path, plan in self._plans.items() if entry in getattr(plan, axis)}
 
@@ -181,13 +198,33 @@ class ExpertSites:
 
 
 def select(plan: SitePlan, value: jax.Array, valid: Bool[Array, "B T"]) -> jax.Array:
-    """What a site keeps of [B, T, ...]: its tokens, selected or reduced; all of a value without tokens."""
+    """What a site keeps of a value [B, T, ...], of attention [B, N, T, S]: heads, tokens and keys, selected or reduced.
+
+    Reduced attention is the share that goes to the keys of a span, over the valid queries of another one.
+    """
     if not plan.groups:
         return value
+    if not plan.keys:
+        return _selected(plan, value, valid)
+    if len(plan.heads) < value.shape[1]:
+        value = value[:, np.array(plan.heads)]
+    keys = [_ranges(value, group, axis=3) for group in plan.keys]
+    value = keys[0] if plan.reduction == "none" else jnp.stack([jnp.sum(part, axis=3) for part in keys], axis=3)
+    return jnp.moveaxis(_selected(plan, jnp.moveaxis(value, 2, 1), valid), 1, 2)
+
+
+def _selected(plan: SitePlan, value: jax.Array, valid: Bool[Array, "B T"]) -> jax.Array:
+    """The tokens of a value [B, T, ...]; NaN where a prompt is too short, or nothing in a span is valid."""
     if plan.reduction == "none":
-        return _tokens(value, plan.groups[0])
+        (group,) = plan.groups
+        tokens, real = _tokens(value, valid, group, plan.prompt)
+        if not group.ends:
+            return tokens
+        missing = jnp.arange(tokens.shape[1]) >= tokens.shape[1] - len(group.ends)
+        missing = (missing[None] & ~real).reshape(*real.shape, *(1,) * (tokens.ndim - 2))
+        return jnp.where(missing, jnp.asarray(jnp.nan, tokens.dtype), tokens)
     reduce = {"mean": _mean, "last": _last}[plan.reduction]
-    return jnp.stack([reduce(_tokens(value, group), _tokens(valid, group)) for group in plan.groups], axis=1)
+    return jnp.stack([reduce(*_tokens(value, valid, group, plan.prompt)) for group in plan.groups], axis=1)
 
 
 def _written(array: jax.Array, value: jax.Array, place: tuple[jax.Array | int, ...]) -> jax.Array:
@@ -209,11 +246,32 @@ def _entry(stacked: Any, index: jax.Array) -> Any:
     return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stacked)
 
 
-def _tokens(array: jax.Array, group: TokenGroup) -> jax.Array:
-    """The group's tokens of an array [B, T, ...]."""
-    if group.ranges == ((0, array.shape[1]),):
+def _tokens(
+    value: jax.Array, valid: Bool[Array, "B T"], group: TokenGroup, prompt: tuple[int, int] | None
+) -> tuple[jax.Array, Bool[Array, "B n"]]:
+    """The group's tokens of a value [B, T, ...], and which of them are real."""
+    if not group.ends or prompt is None:
+        return _ranges(value, group, axis=1), _ranges(valid, group, axis=1)
+    inside = valid[:, slice(*prompt)]
+    # counted from the end: 1 is the last real token
+    count = jnp.cumsum(inside[:, ::-1], axis=1)[:, ::-1]
+    hit = (count[:, None] == -jnp.array(group.ends)[None, :, None]) & inside[:, None]
+    index = prompt[0] + jnp.argmax(hit, axis=2)
+    counted = jnp.take_along_axis(value, index.reshape(*index.shape, *(1,) * (value.ndim - 2)), axis=1)
+    real = jnp.any(hit, axis=2)
+    if not group.ranges:
+        return counted, real
+    parts = (_ranges(value, group, axis=1), counted), (_ranges(valid, group, axis=1), real)
+    tokens, real = (jnp.concatenate(part, axis=1) for part in parts)
+    return tokens, real
+
+
+def _ranges(array: jax.Array, group: TokenGroup, axis: int) -> jax.Array:
+    """The group's ranges along an axis."""
+    if group.ranges == ((0, array.shape[axis]),):
         return array
-    return jnp.concatenate([array[:, start:stop] for start, stop in group.ranges], axis=1)
+    parts = [jax.lax.slice_in_dim(array, start, stop, axis=axis) for start, stop in group.ranges]
+    return jnp.concatenate(parts, axis=axis)
 
 
 def _mean(tokens: Float[Array, "B n ..."], valid: Bool[Array, "B n"]) -> Float[Array, "B ..."]:
