@@ -1,7 +1,8 @@
-"""What capturing the full residual stream of both experts adds to an inference: latency with over latency without.
+"""What capturing adds to an inference: latency with over latency without, of the full residual stream of both experts, and of
+attention reduced to spans.
 
 The captured arrays stay on the device, in the spec's bfloat16; copying and storing them is the server's and the store's
-benchmark. The two programs take turns.
+benchmark. The programs take turns.
 
     python benchmarks/capture_overhead.py [--size mid|full] [--rounds 15] [--out FILE]
 """
@@ -28,17 +29,17 @@ def main() -> None:
     params = fuse_for_inference(init_params(config, dtype=config.dtype))
     observation = random_observation(config)
     noise = random_noise(config)
-    full = CaptureSpec()
+    specs = {"capture": CaptureSpec(), "attention": CaptureSpec.profile("attention")}
 
     def call(capture: CaptureSpec | None) -> Callable[[], object]:
         return lambda: sample_actions(params, config, observation, noise, num_steps=STEPS, capture=capture)
 
-    seconds = interleaved({"plain": call(None), "capture": call(full)}, args.rounds)
+    seconds = interleaved({"plain": call(None), **{name: call(spec) for name, spec in specs.items()}}, args.rounds)
     results = {
-        "seconds_plain": statistics.median(seconds["plain"]),
-        "seconds_capture": statistics.median(seconds["capture"]),
-        "bytes_captured": plan_capture(full, config.layout(STEPS)).nbytes,
-        "capture_over_plain": ratio(seconds["capture"], seconds["plain"]),
+        **{f"seconds_{name}": statistics.median(times) for name, times in seconds.items()},
+        "bytes_captured": plan_capture(specs["capture"], config.layout(STEPS)).nbytes,
+        "bytes_attention": plan_capture(specs["attention"], config.layout(STEPS)).nbytes,
+        **{f"{name}_over_plain": ratio(seconds[name], seconds["plain"]) for name in specs},
         "rounds": args.rounds,
     }
     for name, value in results.items():

@@ -12,20 +12,20 @@ from typing import Any
 
 from vlascope_base.files import make_folders, replace_file
 from vlascope_base.provenance import git_revision, versions
-from vlascope_latents import ExpertLayout, LatentLayout, Span
+from vlascope_latents import Blocks, ModelLayout, Span, flow_components, transformer
 
 Results = dict[str, Any]
 """Metrics by name, nested as they are written to JSON."""
 
 _PACKAGES = ("jax", "numpy", "orbax-checkpoint", "tensorstore", "zarr")
 _IMAGES = tuple(Span(f"image/{name}", 256 * k, 256 * (k + 1)) for k, name in enumerate(("base", "left", "right")))
-LAYOUT = LatentLayout(
-    ExpertLayout(18, 2048, 16384, (*_IMAGES, Span("text", 768, 816))),
-    ExpertLayout(18, 1024, 4096, (Span("state", 0, 1), Span("action", 1, 51))),
-    denoise_steps=10,
-    action_horizon=50,
-    action_dim=32,
-)
+_ATTENTION = (8, 1, 256)
+_VLM = transformer("vlm", Blocks(18, 2048, 16384, *_ATTENTION), (*_IMAGES, Span("text", 768, 816)))
+_ACTION = transformer(
+    "action", Blocks(18, 1024, 4096, *_ATTENTION), (Span("state", 0, 1), Span("action", 1, 51)), loop="denoise", steps=10,
+    sees=(_VLM,), outputs=("action",), extra=flow_components(50, 32),
+)  # fmt: skip
+LAYOUT = ModelLayout((_VLM, _ACTION))
 """That of the published Pi0 with a prompt of 48 tokens."""
 
 

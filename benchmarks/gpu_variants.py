@@ -16,7 +16,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from vlascope_server.model import gemma
+from vlascope_server.model import gemma, sites
 
 GRAPHS = "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN"
 """XLA's command buffers: kinds of kernels that are recorded into a CUDA graph, and replayed with one launch."""
@@ -65,7 +65,7 @@ def attended_by(implementation: str) -> Any:
     """While tracing: both experts attend by `jax.nn.dot_product_attention` instead of our own products."""
 
     def attend(
-        q: Float[Array, "B T N H"], kv: gemma.KeysValues, bias: Float[Array, "B T S"]
+        q: Float[Array, "B T N H"], kv: gemma.KeysValues, bias: Float[Array, "B T S"], site: object
     ) -> Float[Array, "B T N H"]:
         k, v = kv.k.transpose(0, 3, 1, 2), kv.v.transpose(0, 2, 1, 3)
         mask = (bias == 0)[:, None]
@@ -78,7 +78,7 @@ def attended_by(implementation: str) -> Any:
 
 def without_barriers() -> Any:
     """While tracing: the compiler may fuse across what could be captured. Capture may then move the actions by a rounding."""
-    return mock.patch.object(gemma, "_tap", lambda value: value)
+    return mock.patch.object(sites, "fence", lambda value: value)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from vlascope_server.model import ModelInputs, Pi0Config, pi0
 from vlascope_server.model.inputs import pixels
 from vlascope_server.model.parameters import Params, under
+from vlascope_server.model.sites import Sites
 from vlascope_server.model.vision import encode_images
 
 
@@ -40,18 +41,19 @@ def phases(
 
     @jax.jit
     def prefix(params: Params, inputs: ModelInputs) -> Any:
-        context, _ = pi0._read(params, config, inputs, None)
+        context = pi0._read(params, config, inputs, Sites(None, inputs.batch_size))
         # the weights are in it too, and would be copied on their way out
         return context.cache, context.bias, context.rotation
 
     @jax.jit
     def denoise(params: Params, inputs: ModelInputs, noise: jax.Array, left: Any) -> jax.Array:
-        context = pi0.Context(params, pi0.expert_layers(params, 1), inputs.state, *left, plan=None)
+        context = pi0.Context(params, pi0.expert_layers(params, 1), inputs.state, *left)
         conditions = pi0._condition(params, config, pi0.flow_times(num_steps)[:, None])
 
+        nothing = Sites(None, inputs.batch_size).expert("action", context.valid)
+
         def step(x_t: jax.Array, condition: pi0.Condition) -> tuple[jax.Array, None]:
-            v_t, _ = pi0._velocity(config, context, x_t, condition, {}, None)
-            return x_t - v_t / jnp.float32(num_steps), None
+            return x_t - pi0._velocity(config, context, x_t, condition, nothing) / jnp.float32(num_steps), None
 
         return jax.lax.scan(step, noise, conditions)[0]
 

@@ -128,9 +128,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=100, help="of the reference's probe")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    print(
-        f"writes {options.episodes * PLAN.nbytes / 1e9:.2f} GB; full width: {LAYOUT.vlm.width}, {LAYOUT.action.width}"
-    )
+    widths = ", ".join(str(expert.width) for expert in LAYOUT.experts)
+    print(f"writes {options.episodes * PLAN.nbytes / 1e9:.2f} GB; full width: {widths}")
     evaluation = EvaluationConfig(folds=1)
     found: Results = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:

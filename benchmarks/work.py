@@ -66,7 +66,7 @@ class Work:
 def count_work(config: Pi0Config, batch_size: int, num_steps: int, parameter_bytes: int) -> Work:
     """Work of one `sample_actions` with parameters of `parameter_bytes` bytes an element."""
     v, layout = config.vision, config.layout(num_steps)
-    S, T, cameras = layout.vlm.tokens, layout.action.tokens, len(config.cameras)
+    S, T, cameras = layout.expert("vlm").tokens, layout.expert("action").tokens, len(config.cameras)
     block = 2 * v.tokens * v.width * (4 * v.width + 2 * v.mlp_dim) + 4 * v.tokens**2 * v.width
     embed = 2 * v.tokens * v.width * (3 * v.patch_size**2 + config.vlm.width)
     vision = batch_size * cameras * (v.depth * block + embed)

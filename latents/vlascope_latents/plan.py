@@ -9,45 +9,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 
 from vlascope_base.text import readable_bytes
 
-from vlascope_latents.layout import ExpertLayout, LatentLayout
-from vlascope_latents.spec import FLOW_COMPONENTS, TOKEN_COMPONENTS, CaptureSpec, CaptureSpecError, Indices
+from vlascope_latents.layout import Component, ExpertLayout, ModelLayout
+from vlascope_latents.site import CaptureSpecError, Indices, Site
+from vlascope_latents.spec import CaptureSpec, component_order
+from vlascope_latents.tokens import TokenGroup, key_groups, prompt_of, token_groups
 
-_ITEM_BYTES = {"bfloat16": 2, "float32": 4}
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenGroup:
-    """Tokens that the spec selected together.
-
-    Attributes:
-        name: the selector, for example `text`; `tokens` for the union that `reduction="none"` keeps.
-        ranges: token positions as (start, stop) pairs, ascending, neither overlapping nor touching.
-    """
-
-    name: str
-    ranges: tuple[tuple[int, int], ...]
-
-    def __len__(self) -> int:
-        return sum(stop - start for start, stop in self.ranges)
-
-
-@dataclasses.dataclass(frozen=True)
-class ExpertPlan:
-    """What is captured of one expert.
-
-    Attributes:
-        components: of `TOKEN_COMPONENTS`.
-        layers: ascending.
-        groups: one group with every selected token where `reduction` is `none`, else one for each span.
-    """
-
-    name: str
-    components: tuple[str, ...]
-    layers: tuple[int, ...]
-    groups: tuple[TokenGroup, ...]
+_ITEM_BYTES = {"bfloat16": 2, "float32": 4, "int32": 4}
+_REDUCED_UNLESS_TOLD = {"attention": "mean"}
+_COUNTS = {"denoise_step": "denoise steps", "decode_step": "decode steps"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +28,11 @@ class TensorPlan:
     """One captured array of one inference.
 
     Attributes:
-        path: `<expert>/<component>`; its key in a capture and its path in a store.
-        dims: names of the axes, of `denoise_step`, `layer`, `token` or `span`, `feature`, `horizon`, `action`.
+        path: `<expert>/<name or component>`; its key in a capture and its path in a store.
+        dims: names of the axes: `denoise_step` or `decode_step`, then the component's, of which `span` takes the place of a
+            `token` that is reduced, and `key_span` that of `key`.
         shape: sizes of those axes.
-        dtype: `bfloat16` or `float32`.
+        dtype: `bfloat16`, `float32` or `int32`.
     """
 
     path: str
@@ -73,36 +47,79 @@ class TensorPlan:
 
 
 @dataclasses.dataclass(frozen=True)
+class SitePlan:
+    """One site resolved against a layout: every index explicit.
+
+    Attributes:
+        expert, component: where it is.
+        steps: of the expert's loop, ascending; empty where it runs once.
+        layers, heads: ascending; empty where the component has no such axis.
+        groups: tokens; one group with all of them where `reduction` is `none`, else one for each span; empty without tokens.
+        keys: of attention; as `groups`.
+        prompt: where the prompt's tokens stand, for positions that count back from its end.
+        reduction: `none`, `mean` or `last`.
+        reaches_actions: whether a path leads from any of these values to the actions.
+        tensor: what it yields.
+    """
+
+    expert: str
+    component: str
+    steps: tuple[int, ...]
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    groups: tuple[TokenGroup, ...]
+    keys: tuple[TokenGroup, ...]
+    prompt: tuple[int, int] | None
+    reduction: str
+    reaches_actions: bool
+    tensor: TensorPlan
+
+    @property
+    def path(self) -> str:
+        """Of its tensor."""
+        return self.tensor.path
+
+
+@dataclasses.dataclass(frozen=True)
 class CapturePlan:
     """A spec resolved against a layout: every index explicit, every tensor named.
 
+    Plans of specs that select the same are equal, in whichever form they were written.
+
     Attributes:
-        experts: the experts with token components to capture.
-        flow: which of `x_t` and `v_t` to capture.
-        denoise_steps: ascending; they apply to the action expert and the flow.
-        tensors: what one inference yields.
+        spec: that was applied.
+        sites: in the order of the layout's experts and their components.
     """
 
-    spec: CaptureSpec
-    experts: tuple[ExpertPlan, ...]
-    flow: tuple[str, ...]
-    denoise_steps: tuple[int, ...]
-    tensors: tuple[TensorPlan, ...]
+    spec: CaptureSpec = dataclasses.field(compare=False)
+    sites: tuple[SitePlan, ...]
+
+    @functools.cached_property
+    def tensors(self) -> tuple[TensorPlan, ...]:
+        """What one inference yields."""
+        return tuple(site.tensor for site in self.sites)
 
     @functools.cached_property
     def nbytes(self) -> int:
         """Bytes that one inference (one frame, batch 1) produces."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
-    def expert(self, name: str) -> ExpertPlan | None:
-        """The plan of the expert called `vlm` or `action`, or None where none of its tokens is captured."""
-        return next((plan for plan in self.experts if plan.name == name), None)
+    def of(self, expert: str) -> tuple[SitePlan, ...]:
+        """The sites of one expert."""
+        return tuple(site for site in self.sites if site.expert == expert)
+
+    def steps(self, expert: str) -> tuple[int, ...]:
+        """Steps of an expert's loop at which anything is captured, ascending."""
+        return tuple(sorted({step for site in self.of(expert) for step in site.steps}))
 
     def __str__(self) -> str:
         rows = [(t.path, " x ".join(f"{d} {n}" for d, n in zip(t.dims, t.shape, strict=True)), t.dtype, t.nbytes)
                 for t in self.tensors]  # fmt: skip
         lines = [f"{path:<30} {shape:<60} {dtype:<9} {readable_bytes(n):>10}" for path, shape, dtype, n in rows]
-        return "\n".join([*lines, f"{'one inference':<101} {readable_bytes(self.nbytes):>10}"])
+        nowhere = [
+            f"{site.path}: no path leads from it to the actions" for site in self.sites if not site.reaches_actions
+        ]
+        return "\n".join([*lines, f"{'one inference':<101} {readable_bytes(self.nbytes):>10}", *nowhere])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,38 +138,22 @@ class CampaignCost:
         return f"at most {self.frames} frames, {readable_bytes(self.nbytes)}"
 
 
-def plan_capture(spec: CaptureSpec, layout: LatentLayout) -> CapturePlan:
+def plan_capture(spec: CaptureSpec, layout: ModelLayout) -> CapturePlan:
     """Resolves `spec` against `layout`.
 
     Raises:
-        CaptureSpecError: a layer or denoise step out of range, a span that no selected expert has, or an expert of which
-            nothing would be captured.
+        CaptureSpecError: an expert, component, span, layer, step, head or position that the layout does not have, a field that
+            the component has no axis for, or an expert of which nothing would be captured.
     """
-    steps = _resolve("denoise_steps", spec.denoise_steps, layout.denoise_steps)
-    token_components = tuple(c for c in spec.components if c in TOKEN_COMPONENTS)
-    flow = tuple(c for c in spec.components if c in FLOW_COMPONENTS)
-    _check_spans(spec, layout)
-
-    experts, tensors = [], []
-    for name in spec.experts:
-        expert = layout.expert(name)
-        groups = _groups(spec, expert)
-        if not token_components:
-            continue
-        if groups:
-            layers = _resolve("layers", spec.layers, expert.depth)
-            plan = ExpertPlan(name, token_components, layers, groups)
-            experts.append(plan)
-            tensors += [_token_tensor(plan, c, spec, expert, len(steps)) for c in token_components]
-        elif not (name == "action" and flow):
-            raise CaptureSpecError(
-                "spans", f"{list(spec.spans)} selects no token of the {name} expert: leave it out of `experts` or add a span",
-                expert.selectors,
-            )  # fmt: skip
-    for component in flow:
-        shape = (len(steps), layout.action_horizon, layout.action_dim)
-        tensors.append(TensorPlan(f"action/{component}", ("denoise_step", "horizon", "action"), shape, "float32"))
-    return CapturePlan(spec, tuple(experts), flow, steps, tuple(tensors))
+    plans: list[SitePlan] = []
+    for site, called in spec.sites_of(layout):
+        try:
+            plans.append(_resolved(site, layout))
+        except CaptureSpecError as error:
+            raise error.within(called.get(error.field, error.field)) from None
+    order: Mapping[str, int] = {name: k for k, name in enumerate(layout.names)}
+    plans.sort(key=lambda plan: (order[plan.expert], component_order(plan.component), plan.path))
+    return CapturePlan(spec, tuple(plans))
 
 
 def campaign_cost(plan: CapturePlan, *, episodes: int, steps: int, stride: int) -> CampaignCost:
@@ -167,50 +168,71 @@ def campaign_cost(plan: CapturePlan, *, episodes: int, steps: int, stride: int) 
     return CampaignCost(frames, frames * plan.nbytes)
 
 
-def _check_spans(spec: CaptureSpec, layout: LatentLayout) -> None:
-    known = dict.fromkeys(s for name in spec.experts for s in layout.expert(name).selectors)
-    for selector in spec.spans:
-        if not any(layout.expert(name).select(selector) for name in spec.experts):
-            raise CaptureSpecError("spans", f"no selected expert has a span {selector!r}", known)
-
-
-def _groups(spec: CaptureSpec, expert: ExpertLayout) -> tuple[TokenGroup, ...]:
-    selected = {selector: expert.select(selector) for selector in spec.spans}
-    if spec.reduction == "none":
-        union = _ranges([span for spans in selected.values() for span in spans])
-        return (TokenGroup("tokens", union),) if union else ()
-    return tuple(TokenGroup(selector, _ranges(spans)) for selector, spans in selected.items() if spans)
-
-
-def _ranges(spans) -> tuple[tuple[int, int], ...]:
-    ranges: list[tuple[int, int]] = []
-    for start, stop in sorted({(span.start, span.stop) for span in spans}):
-        if ranges and start == ranges[-1][1]:
-            ranges[-1] = (ranges[-1][0], stop)
-        else:
-            ranges.append((start, stop))
-    return tuple(ranges)
-
-
-def _token_tensor(plan: ExpertPlan, component: str, spec: CaptureSpec, expert: ExpertLayout, steps: int) -> TensorPlan:
-    tokens = ("token", len(plan.groups[0])) if spec.reduction == "none" else ("span", len(plan.groups))
-    axes = [("layer", len(plan.layers)), tokens]
-    if plan.name == "action":
-        axes.insert(0, ("denoise_step", steps))
-    if component.endswith("norm_scales"):
-        dtype = "float32"
-    else:
-        dtype = spec.dtype
-        axes.append(("feature", expert.mlp_dim if component == "mlp_activation" else expert.width))
+def _resolved(site: Site, layout: ModelLayout) -> SitePlan:
+    if site.expert not in layout.names:
+        raise CaptureSpecError("expert", f"this model has no expert {site.expert!r}", layout.names)
+    expert = layout.expert(site.expert)
+    component = expert.component(site.component)
+    if component is None:
+        known = [c.name for c in expert.components]
+        raise CaptureSpecError("component", f"the {expert.name} expert has no component {site.component!r}", known)
+    if site.name not in (None, site.component) and expert.component(site.name) is not None:
+        raise CaptureSpecError(
+            "name", f"{site.name!r} is another component of the {expert.name} expert: choose another name"
+        )
+    _check_axes(site, expert, component)
+    reduction = site.reduction or _REDUCED_UNLESS_TOLD.get(component.name, "none")
+    reduced = reduction != "none"
+    each = reduced and component.name in _REDUCED_UNLESS_TOLD
+    steps = _numbers("steps", site.steps, expert.steps, _COUNTS[expert.step_axis]) if expert.step_axis else ()
+    layers = _numbers("layers", site.layers, component.size("layer"), "layers")
+    heads = _numbers("heads", site.heads, component.size("head"), "heads")
+    groups = token_groups(site, expert, reduced=reduced, each=each) if component.size("token") else ()
+    keys = key_groups(site, expert, layout, reduced=reduced) if component.size("key") else ()
+    tokens = frozenset[int]().union(*(group.positions for group in groups))
+    prompt = prompt_of(expert) if any(group.ends for group in groups) else None
+    if prompt:  # which of them is the last one, only the prompt says
+        tokens |= frozenset(range(*prompt))
+    sizes = {
+        "layer": ("layer", len(layers)),
+        "head": ("head", len(heads)),
+        "token": ("span", len(groups)) if reduced else ("token", sum(map(len, groups))),
+        "key": ("key_span", len(keys)) if reduced else ("key", sum(map(len, keys))),
+    }
+    axes = [(expert.step_axis, len(steps))] if expert.step_axis else []
+    axes += [sizes.get(axis, (axis, size)) for axis, size in component.axes]
+    dtype = site.dtype if component.dtype == "spec" else component.dtype
     dims, shape = zip(*axes, strict=True)
-    return TensorPlan(f"{plan.name}/{component}", dims, shape, dtype)
+    return SitePlan(
+        expert.name, component.name, steps, layers, heads, groups, keys, prompt, reduction if groups else "none",
+        layout.reaches_actions(expert.name, component.name, layers, tokens), TensorPlan(site.path, dims, shape, dtype),
+    )  # fmt: skip
 
 
-def _resolve(field: str, indices: Indices, count: int) -> tuple[int, ...]:
+def _check_axes(site: Site, expert: ExpertLayout, component: Component) -> None:
+    """Raises `CaptureSpecError` where a site says what the component has no axis for."""
+    whose = f"{expert.name}/{component.name}"
+    for field, axis, value, unsaid in (
+        ("layers", "layer", site.layers, "all"),
+        ("heads", "head", site.heads, "all"),
+        ("tokens", "token", site.tokens, None),
+        ("exclude", "token", site.exclude, ()),
+        ("reduction", "token", site.reduction, None),
+        ("keys", "key", site.keys, None),
+    ):
+        if value != unsaid and component.size(axis) is None:
+            axes = ", ".join(name for name, _ in component.axes)
+            raise CaptureSpecError(field, f"{whose} has no axis {axis!r} (its axes: {axes}): leave it out")
+    if site.steps != "all" and expert.step_axis is None:
+        raise CaptureSpecError("steps", f"the {expert.name} expert runs once: leave it out")
+
+
+def _numbers(field: str, indices: Indices, count: int | None, what: str) -> tuple[int, ...]:
+    if count is None:
+        return ()
     if indices == "all":
         return tuple(range(count))
     if indices[-1] >= count:
-        what = {"layers": "layers", "denoise_steps": "denoise steps"}[field]
         raise CaptureSpecError(
             field, f"{indices[-1]} is out of range: this model has {count} {what}", [f"0-{count - 1}"]
         )

@@ -7,16 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from vlascope_latents import CaptureSpec, ExpertLayout, LatentLayout, Span, plan_capture
+from vlascope_latents import Blocks, CaptureSpec, ModelLayout, Span, flow_components, plan_capture, transformer
 from vlascope_latents.store import LatentStore, RunWriter
 
-LAYOUT = LatentLayout(
-    vlm=ExpertLayout(3, 24, 32, (Span("image/base", 0, 4), Span("image/wrist", 4, 8), Span("text", 8, 14))),
-    action=ExpertLayout(3, 16, 24, (Span("state", 0, 1), Span("action", 1, 4))),
-    denoise_steps=4,
-    action_horizon=3,
-    action_dim=2,
-)
+VLM = transformer(
+    "vlm", Blocks(3, 24, 32), (Span("image/base", 0, 4), Span("image/wrist", 4, 8), Span("text", 8, 14)),
+)  # fmt: skip
+ACTION = transformer(
+    "action", Blocks(3, 16, 24), (Span("state", 0, 1), Span("action", 1, 4)), loop="denoise", steps=4,
+    sees=(VLM,), outputs=("action",), extra=flow_components(3, 2),
+)  # fmt: skip
+LAYOUT = ModelLayout((VLM, ACTION))
 INSTRUCTIONS = ("open the drawer", "turn on the stove", "put the bowl on the plate", "push the plate to the front",
                 "put the wine bottle on the rack", "pick up the black bowl")  # fmt: skip
 SPEC = CaptureSpec(dtype="float32")

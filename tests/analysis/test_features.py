@@ -180,4 +180,4 @@ def test_missing_steps_are_listed(store):
 
 
 def test_layout_is_what_the_tests_assume():
-    assert [span.name for span in LAYOUT.vlm.spans] == ["image/base", "image/wrist", "text"]
+    assert [span.name for span in LAYOUT.expert("vlm").spans] == ["image/base", "image/wrist", "text"]

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
-from vlascope_latents import CapturePlan, CaptureSpec, ExpertLayout, LatentLayout, Span, plan_capture
-
-LAYOUT = LatentLayout(
-    vlm=ExpertLayout(3, 512, 64, (Span("image/base", 0, 32), Span("image/wrist", 32, 64), Span("text", 64, 80))),
-    action=ExpertLayout(3, 32, 48, (Span("state", 0, 1), Span("action", 1, 6))),
-    denoise_steps=4,
-    action_horizon=5,
-    action_dim=7,
+from vlascope_latents import (
+    Blocks,
+    CapturePlan,
+    CaptureSpec,
+    ModelLayout,
+    Span,
+    flow_components,
+    plan_capture,
+    transformer,
 )
+
+VLM = transformer(
+    "vlm", Blocks(3, 512, 64), (Span("image/base", 0, 32), Span("image/wrist", 32, 64), Span("text", 64, 80)),
+)  # fmt: skip
+ACTION = transformer(
+    "action", Blocks(3, 32, 48), (Span("state", 0, 1), Span("action", 1, 6)), loop="denoise", steps=4,
+    sees=(VLM,), outputs=("action",), extra=flow_components(5, 7),
+)  # fmt: skip
+LAYOUT = ModelLayout((VLM, ACTION))
 EVERYTHING = CaptureSpec(
     components=("hidden_states", "mlp_activation", "pre_attn_norm_scales", "x_t", "v_t"), layers=(0, 2)
 )

@@ -100,11 +100,13 @@ def test_only_the_needed_bytes_are_read(sealed):
 
 @pytest.mark.parametrize(("text", "tokens"), [(48, 16), (200, 8)])
 def test_inner_chunks_divide_every_span(text, tokens):
-    from vlascope_latents import ExpertLayout, LatentLayout, Span, plan_capture
+    from vlascope_latents import Blocks, ModelLayout, Span, plan_capture, transformer
 
-    vlm = ExpertLayout(18, 2048, 16384, (Span("image/a", 0, 256), Span("text", 256, 256 + text)))
-    action = ExpertLayout(18, 1024, 4096, (Span("state", 0, 1), Span("action", 1, 51)))
-    layout = LatentLayout(vlm, action, 10, 50, 32)
+    spans = (Span("image/a", 0, 256), Span("text", 256, 256 + text))
+    vlm = transformer("vlm", Blocks(18, 2048, 16384), spans)
+    spans = (Span("state", 0, 1), Span("action", 1, 51))
+    action = transformer("action", Blocks(18, 1024, 4096), spans, loop="denoise", steps=10)
+    layout = ModelLayout((vlm, action))
     tensors = {t.path: t for t in stored_tensors(plan_capture(CaptureSpec(), layout), layout)}
     assert tensors["vlm/hidden_states"].chunk == (1, tokens, 2048)
     assert tensors["action/hidden_states"].chunk == (1, 1, 51, 1024)
@@ -332,15 +334,16 @@ def test_a_run_of_another_schema_is_left_out_of_a_folder(tmp_path, caplog):
         LatentStore(old)
 
 
-def test_an_older_schema_is_refused_by_name(tmp_path):
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_schema_is_refused_by_name(tmp_path, version):
     path = write(tmp_path, episodes=1, frames=1)
     content = json.loads((path / "run.json").read_text())
-    content["schema"]["version"] = 1
+    content["schema"]["version"] = version
     (path / "run.json").write_text(json.dumps(content))
     for opens in (lambda: LatentStore(tmp_path), lambda: RunWriter.open(path)):
         with pytest.raises(SchemaVersionError) as error:
             opens()
-        one_line(error, path / "run.json", "version 1", "may not be what the policy was told", "capture it again")
+        one_line(error, path / "run.json", f"version {version} is older than 3", "capture it again")
 
 
 def test_told_nothing_is_not_unknown(tmp_path):

@@ -50,8 +50,8 @@ def test_the_full_size_program_compiles_to_shapes_without_memory(variant):
     noise = jax.ShapeDtypeStruct((1, config.action_horizon, config.action_dim), jnp.float32)
     actions, _ = jax.eval_shape(lambda p, o, n: sample_actions(p, config, o, n), params, observation, noise)
     assert actions.shape == noise.shape
-    assert config.layout().vlm.tokens == {"pi0": 816, "pi05": 968}[variant]
-    assert config.layout().action.tokens == {"pi0": 51, "pi05": 50}[variant]
+    assert config.layout().expert("vlm").tokens == {"pi0": 816, "pi05": 968}[variant]
+    assert config.layout().expert("action").tokens == {"pi0": 51, "pi05": 50}[variant]
 
 
 @pytest.mark.parametrize("name", list(INDEX["goldens"]))

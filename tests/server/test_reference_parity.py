@@ -27,6 +27,7 @@ from vlascope_server.model.embed import (
 )
 from vlascope_server.model.inputs import pixels
 from vlascope_server.model.parameters import expert_layers, fuse_for_inference, under
+from vlascope_server.model.sites import Sites
 from vlascope_server.model.vision import embed_patches, encode_images, encoder_block, normalise_tokens
 from vlascope_server.options import CheckpointOptions
 
@@ -139,9 +140,10 @@ def test_prefix_states(name):
     layers = expert_layers(fuse_for_inference(golden.params), 0)
     inputs = jnp.concatenate([prefix.tokens[None], taps["hidden_states"][:-1]])
     rotation = gemma.rotary(prefix.positions, golden.config.vlm.head_dim)
+    nowhere = Sites(None, 1).expert("vlm", prefix.valid)
     for part, limit in (("k", KEYS), ("v", STATES)):
         projected = [
-            gemma.project({k: v[i] for k, v in layers.items()}, golden.config.vlm, x, rotation).kv
+            gemma.project({k: v[i] for k, v in layers.items()}, golden.config.vlm, x, rotation, nowhere).kv
             for i, x in enumerate(inputs)
         ]
         cache = np.stack([kv.k.transpose(0, 3, 1, 2) if part == "k" else kv.v.swapaxes(1, 2) for kv in projected])
@@ -239,7 +241,7 @@ def test_an_absent_camera_is_no_part_of_the_program(name):
         pytest.skip("every camera of this golden is there in some sample")
     config = golden.config.with_cameras(*present)
     absent = golden.config.vision.tokens * (len(golden.config.cameras) - len(present))
-    assert config.layout().vlm.tokens == golden.config.layout().vlm.tokens - absent
+    assert config.layout().expert("vlm").tokens == golden.config.layout().expert("vlm").tokens - absent
     args = (config, golden.model_inputs(config))
     actions, latents = sample_actions(golden.params, *args, golden.inputs["noise"], capture=EVERYTHING)
     close(golden, "actions_10", actions, ACTIONS)
@@ -253,8 +255,8 @@ def test_an_absent_camera_is_no_part_of_the_program(name):
 
 def _positions(whole: Pi0Config, part: Pi0Config) -> np.ndarray:
     """Where the tokens of `part` lie in the sequence of `whole`."""
-    spans = {span.name: range(span.start, span.stop) for span in whole.layout().vlm.spans}
-    return np.concatenate([spans[span.name] for span in part.layout().vlm.spans])
+    spans = {span.name: range(span.start, span.stop) for span in whole.layout().expert("vlm").spans}
+    return np.concatenate([spans[span.name] for span in part.layout().expert("vlm").spans])
 
 
 @pytest.mark.parametrize("name", FLOAT32)

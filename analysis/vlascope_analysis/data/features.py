@@ -250,11 +250,10 @@ def _token_pool(store: LatentStore, selection: Selection, what: Slice) -> TokenP
         if what.span is not None:
             raise AnalysisError(f"--span {what.span}: {what.component} has no tokens")
         return None
-    episode = selection.frames[0].episode if selection.frames else store.episodes()[0]
-    reduction = "none"
-    if "span" in selection.dims:
-        reduction = episode.capture_spec().reduction
-    return TokenPool(store.spans(episode.run)[what.stored_expert], what.pool, reduction)
+    if not selection.frames:
+        return TokenPool(store.spans()[what.stored_expert], what.pool, "none")
+    frame = selection.frames[0]
+    return TokenPool(store.spans(frame.episode.run)[what.stored_expert], what.pool, frame.view.tensor.reduction)
 
 
 def _pooled(batch: Selection, pool: TokenPool | None) -> np.ndarray:
@@ -266,6 +265,7 @@ def _pooled(batch: Selection, pool: TokenPool | None) -> np.ndarray:
         array = array[:, :, None]
     if pool is None:
         return array.reshape(*array.shape[:3], -1)
-    if array.ndim == 4:  # norm scales have no feature axis
-        array = array[..., None]
-    return pool_tokens(array, pool.weights(batch))
+    # heads and keys of attention are features too; norm scales have one
+    tokens = batch.dims.index("token" if "token" in batch.dims else "span") - len(batch.dims) + array.ndim
+    array = np.moveaxis(array, tokens, 3)
+    return pool_tokens(array.reshape(*array.shape[:4], -1), pool.weights(batch))

@@ -12,9 +12,10 @@ from vlascope_base.options import CommandOptions
 from vlascope_base.progress import tracked
 from vlascope_base.text import readable_bytes
 
+from vlascope_latents.layout import ModelLayout
 from vlascope_latents.store import StoreError
 from vlascope_latents.store.reference_import import import_reference
-from vlascope_latents.store.run_folder import ReadableBy, layout_from_map
+from vlascope_latents.store.run_folder import ReadableBy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Import(CommandOptions):
     def run(self) -> int:
         """Prints the cost, then imports file by file."""
         try:
-            layout = layout_from_map(json.loads(self.layout.read_text())) if self.layout else None
+            layout = ModelLayout.from_map(json.loads(self.layout.read_text())) if self.layout else None
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{self.layout}: expected a layout as in run.json ({error})") from error
         sizes = {file: file.stat().st_size for file in self.files}

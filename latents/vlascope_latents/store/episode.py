@@ -12,7 +12,7 @@ from vlascope_latents.spec import CaptureSpec, CaptureSpecError
 from vlascope_latents.store.errors import DamagedError
 from vlascope_latents.store.index import FrameLine, read_index
 from vlascope_latents.store.run_folder import INDEX_FOLDER, ZARR_FOLDER
-from vlascope_latents.store.sealing import EPISODES, GROUPS
+from vlascope_latents.store.sealing import EPISODES
 from vlascope_latents.store.table import EpisodeRow
 from vlascope_latents.store.tensors import StoredTensor
 
@@ -104,7 +104,7 @@ class Episode:
             DamagedError: an array's metadata is none.
         """
         found = {}
-        for group in GROUPS:
+        for group in self.attributes().get("experts", ()):
             for file in sorted((self.folder / group).glob("[!.]*/zarr.json")):
                 path = f"{group}/{file.parent.name}"
                 try:

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from vlascope_latents.layout import ModelLayout
 from vlascope_latents.store.budget import FrameBuffers
 from vlascope_latents.store.durable import BlockingStore
 from vlascope_latents.store.errors import StoreError
 from vlascope_latents.store.frame_slot import FrameSlot, check_tensors
-from vlascope_latents.store.index import FrameLine, IndexWriter, encode_values
+from vlascope_latents.store.index import DECODED, FrameLine, IndexWriter, encode_values
 from vlascope_latents.store.run_folder import split_folder
 from vlascope_latents.store.sealing import EPISODES, check_said_at_end, read_attributes, seal_episode
 from vlascope_latents.store.table import EpisodeRow
@@ -40,6 +41,7 @@ class RunResources:
         store: where its arrays go.
         buffers: memory for frames on their way to disk.
         workers: threads that write.
+        layout: of the model.
         block: whether a frame waits for room where the queue is full; else it is dropped.
     """
 
@@ -47,6 +49,7 @@ class RunResources:
     store: BlockingStore
     buffers: FrameBuffers
     workers: Executor
+    layout: ModelLayout
     block: bool
 
 
@@ -108,7 +111,8 @@ class EpisodeWriter:
             tensors: by path, arrays of the plan's shapes: float32, bfloat16, or uint16 bits of bfloat16.
             timestep: environment step.
             values: by name, numbers and small arrays of numbers; `annotations` may be a map of them. Names, shapes and
-                dtypes are those of the episode's first frame.
+                dtypes are those of the episode's first frame. `decode_steps` maps each expert of which decode steps are kept
+                to how many of them are real.
 
         Returns:
             The frame's number, a ticket: it exists once `committed` is above it. None where it was dropped.
@@ -159,7 +163,8 @@ class EpisodeWriter:
 
     def take_number(self, timestep: int, values: Mapping[str, object] | None) -> FrameLine:
         """The line of the next frame; what `FrameSlot.number` does."""
-        encoded = encode_values(values)
+        encoded = encode_values(values, self._run.layout.names)
+        self._check_decoded(encoded)
         with self._appending:
             self._check_open()  # it may have failed or been closed since there was room
             self._check_values(encoded)
@@ -300,6 +305,16 @@ class EpisodeWriter:
             f"{self._run.path}: episode {self.folder} could not be written ({what}): {self.committed} frames are committed; "
             "make room or choose another folder, then start a new attempt"
         )
+
+    def _check_decoded(self, encoded: Mapping[str, Any]) -> None:
+        """The axis `decode_step` is padded: without how many of its steps are real, nobody can read it."""
+        for tensor in self.tensors:
+            expert = tensor.path.partition("/")[0]
+            if "decode_step" in tensor.dims and f"{DECODED}/{expert}" not in encoded:
+                raise StoreError(
+                    f"frame, {tensor.path}: expected how many of its decode steps are real, as values={{{DECODED!r}: "
+                    f"{{{expert!r}: …}}}}, found {', '.join(encoded) or 'no values'}"
+                )
 
     def _check_values(self, encoded: Mapping[str, Any]) -> None:
         shapes = {name: (value["dtype"], value["shape"]) for name, value in encoded.items()}

@@ -14,6 +14,10 @@ import zarr
 from vlascope_latents.store.episode import Episode
 from vlascope_latents.store.reader import LatentStore
 from vlascope_latents.store.sealing import column_dims, columns_of
+from vlascope_latents.store.tensors import ROW_DIMS
+
+_SHARED = ("denoise_step", "horizon", "action")
+"""Axes of one expert alone, which need not say whose they are."""
 
 
 def export_netcdf(store: LatentStore, episode: Episode, path: Path) -> None:
@@ -21,16 +25,13 @@ def export_netcdf(store: LatentStore, episode: Episode, path: Path) -> None:
     import xarray
 
     variables: dict[str, Any] = {}
-    for tensor_path in episode.tensors():
+    for tensor_path, tensor in episode.tensors().items():
         expert, component = tensor_path.split("/")
         data = store.select(expert, component, episodes=[episode]).to_xarray()
-        data = data.drop_vars([name for name in data.coords if name not in ("layer", "denoise_step", "timestep")])
-        # the experts differ in tokens, width and captured layers
-        data = data.rename(
-            {dim: f"{expert}_{dim}" for dim in data.dims if dim in ("token", "feature", "layer", "span")}
-        )
-        if "mlp_feature" in data.dims:
-            data = data.rename({"mlp_feature": f"{expert}_mlp_feature"})
+        data = data.drop_vars([name for name in data.coords if name not in (*ROW_DIMS, "timestep")])
+        # the experts differ in tokens, width and captured layers; the flow's axes and steps belong to one
+        called = zip(tensor.dims, tensor.names, strict=True)
+        data = data.rename({dim: f"{expert}_{name}" for dim, name in called if name not in _SHARED})
         variables[f"{expert}_{component}"] = data
     for name, column in columns_of(episode.lines()).items():
         if name != "timestep":
@@ -69,14 +70,16 @@ def export_zarr(store: LatentStore, episode: Episode, path: Path) -> None:
         expert, component = tensor_path.split("/")
         array = group.create_array(
             tensor_path, shape=(len(lines), *tensor.shape), chunks=(1, *tensor.shape), dtype="float32",
-            dimension_names=("frame", *tensor.dims), attributes={**tensor.attributes, "dtype": "float32"},
+            dimension_names=("frame", *tensor.names), attributes={**tensor.attributes, "dtype": "float32"},
         )  # fmt: skip
         selection = store.select(expert, component, episodes=[episode])
         for number in range(len(lines)):
             array[number] = selection[number : number + 1].array()[0]
+        called = dict(zip(tensor.dims, tensor.names, strict=True))
         for dim, numbers in tensor.numbers.items():
-            if f"{expert}/{dim}" not in group:
-                group.create_array(f"{expert}/{dim}", data=np.array(numbers, np.int64), dimension_names=(dim,))
+            if f"{expert}/{called[dim]}" not in group:
+                data = np.array(numbers, np.int64)
+                group.create_array(f"{expert}/{called[dim]}", data=data, dimension_names=(called[dim],))
 
 
 def export_npz(store: LatentStore, episode: Episode, path: Path) -> None:
@@ -109,9 +112,10 @@ def export_npz(store: LatentStore, episode: Episode, path: Path) -> None:
             for tensor_path, selection in selections.items():
                 expert, component = tensor_path.split("/")
                 frame = selection[number : number + 1].array(workers=1)[0]
-                if expert == "vlm":
-                    put(f"{step}/vlm_layer_output/{component}", frame[:, None])
+                batch = 1 if "layer" in selection.dims else 0
+                if "denoise_step" not in selection.dims:
+                    group = "vlm_layer_output" if expert == "vlm" else f"{expert}_output"
+                    put(f"{step}/{group}/{component}", np.expand_dims(frame, batch))
                     continue
                 for k, part in zip(selection.coordinates["denoise_step"], frame, strict=True):
-                    batched = part[None] if component in ("x_t", "v_t") else part[:, None]
-                    put(f"{step}/action_expert_hidden_state_t{k}/{component}", batched)
+                    put(f"{step}/{expert}_expert_hidden_state_t{k}/{component}", np.expand_dims(part, batch))

@@ -115,7 +115,7 @@ def check_tensors(expected: tuple[StoredTensor, ...], tensors: Mapping[str, np.n
             raise StoreError(
                 f"frame, {tensor.path}: expected shape {tensor.shape} ({', '.join(tensor.dims)}), found {source.shape}"
             )
-        allowed = ("float32", "bfloat16", "uint16") if tensor.dtype == "bfloat16" else ("float32",)
+        allowed = ("float32", "bfloat16", "uint16") if tensor.dtype == "bfloat16" else (tensor.dtype,)
         if source.dtype.name not in allowed:
             raise StoreError(f"frame, {tensor.path}: expected {' or '.join(allowed)}, found {source.dtype.name}")
         sources.append(source)

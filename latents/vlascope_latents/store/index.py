@@ -6,7 +6,7 @@ import base64
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from vlascope_base.files import sync, sync_data, write_all
 
 from vlascope_latents.store.errors import StoreError
 from vlascope_latents.store.run_folder import check_name
+
+DECODED = "decode_steps"
+"""The value that says of each expert with a loop `decode` how many of its padded steps are real."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +123,7 @@ def read_index(path: Path) -> tuple[list[FrameLine], int]:
     return lines, start
 
 
-def encode_values(values: Mapping[str, object] | None) -> dict[str, Any]:
+def encode_values(values: Mapping[str, object] | None, experts: Collection[str]) -> dict[str, Any]:
     """Small values of a frame as the index keeps them; a map inside (`annotations`) becomes `annotations/<name>`.
 
     Raises:
@@ -129,7 +132,7 @@ def encode_values(values: Mapping[str, object] | None) -> dict[str, Any]:
     encoded: dict[str, Any] = {}
     for name, value in (values or {}).items():
         check_name("value", name)
-        if name in ("timestep", "vlm", "action"):
+        if name == "timestep" or name in experts:
             raise StoreError(f"value: {name!r} is the store's own name: choose another")
         if isinstance(value, Mapping):
             for inner, item in value.items():

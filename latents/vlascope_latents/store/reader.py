@@ -80,8 +80,7 @@ class LatentStore:
 
     def spans(self, run: str | None = None) -> dict[str, tuple[Span, ...]]:
         """By expert, the token spans of a run's model; of the last run unless told."""
-        layout = self._infos[self._run_name(run)].layout
-        return {"vlm": layout.vlm.spans, "action": layout.action.spans}
+        return {expert.name: expert.spans for expert in self._infos[self._run_name(run)].layout.experts}
 
     def episodes(
         self, run: str | None = None, *, campaign: str | None = None, attempts: Literal["last", "all"] = "last"
@@ -182,6 +181,8 @@ class LatentStore:
         *,
         layers: int | Iterable[int] | None = None,
         denoise_steps: int | Iterable[int] | None = None,
+        decode_steps: int | Iterable[int] | None = None,
+        heads: int | Iterable[int] | None = None,
         span: str | None = None,
         episodes: str | Episode | Sequence[str | Episode] | None = None,
         timesteps: Container[int] | None = None,
@@ -191,10 +192,10 @@ class LatentStore:
         """A slice of what was captured. Reads indices and metadata now, tensors when asked (`Selection.array`).
 
         Args:
-            expert: `vlm` or `action`.
-            component: for example `hidden_states`.
+            expert: for example `vlm` or `action`.
+            component: for example `hidden_states`; the site's name where it has one.
             layers: the model's layer numbers; all that were captured unless told.
-            denoise_steps: the same for steps of the flow.
+            denoise_steps, decode_steps, heads: the same for steps of an expert's loop and heads of attention.
             span: `image`, a camera, `text`, `state`, `action`; every captured token unless told.
             episodes: ids or episodes; every one (its last sealed attempt) unless told.
             timesteps: for example `range(0, 50)`; every committed frame unless told.
@@ -213,6 +214,10 @@ class LatentStore:
             chosen = [next(found) if isinstance(episode, str) else episode for episode in asked]
         if not chosen:
             raise StoreError(f"{self.path}: no episodes yet: nothing to select from")
+        asked = {
+            "denoise_step": _numbers(denoise_steps), "decode_step": _numbers(decode_steps),
+            "layer": _numbers(layers), "head": _numbers(heads),
+        }  # fmt: skip
         frames: list[FrameRef] = []
         first = None
         for episode in chosen:
@@ -222,7 +227,7 @@ class LatentStore:
                 raise NotCapturedError(
                     f"{episode.run}, episode {episode.row.folder}: {path} was not captured; captured: {listed(tensors)}"
                 )
-            view = resolve(tensors[path], episode, _numbers(layers), _numbers(denoise_steps), span)
+            view = resolve(tensors[path], episode, asked, span)
             if first is None:
                 first = view
             elif (view.dims, view.shape, view.dtype) != (first.dims, first.shape, first.dtype):

@@ -16,7 +16,7 @@ from vlascope_base.files import PARTIAL, sync
 from vlascope_latents.store.durable import BlockingStore
 from vlascope_latents.store.index import read_index
 from vlascope_latents.store.run_folder import INDEX_FOLDER, TABLE_FILE, ZARR_FOLDER
-from vlascope_latents.store.sealing import EPISODES, GROUPS, read_attributes, seal_episode
+from vlascope_latents.store.sealing import EPISODES, read_attributes, seal_episode
 from vlascope_latents.store.table import EpisodeRow, read_table, write_table
 from vlascope_latents.store.tensors import group_metadata
 
@@ -99,7 +99,7 @@ def _sweep(path: Path, done: Recovery) -> None:
             if name.endswith(PARTIAL):
                 os.unlink(os.path.join(parent, name))
                 done.swept.append(os.path.relpath(os.path.join(parent, name), path))
-        if os.path.basename(parent) in GROUPS and ZARR_FOLDER in Path(parent).parts:
+        if ZARR_FOLDER in Path(parent).parts:
             for name in [name for name in folders if name.endswith((REPACK, REPLACED))]:
                 finish_repack(Path(parent), name[1:].rsplit(".", 1)[0])
                 done.swept.append(os.path.relpath(os.path.join(parent, name), path))

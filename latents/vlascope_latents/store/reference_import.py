@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from vlascope_base.files import remove
 
-from vlascope_latents.layout import ExpertLayout, LatentLayout, Span
+from vlascope_latents.layout import Blocks, ModelLayout, Span, transformer
 from vlascope_latents.plan import CapturePlan, plan_capture
 from vlascope_latents.spec import TOKEN_COMPONENTS, CaptureSpec
 from vlascope_latents.store.errors import StoreError
@@ -81,7 +81,7 @@ def import_reference(
     path: Path,
     runs: Path,
     *,
-    layout: LatentLayout | None = None,
+    layout: ModelLayout | None = None,
     dtype: str = "float32",
     readable_by: ReadableBy = "owner",
 ) -> Path:
@@ -162,15 +162,22 @@ def _float32(array: np.ndarray) -> np.ndarray:
     return np.asarray(array).astype(np.float32)
 
 
-def _guess_layout(tensors: Mapping[str, np.ndarray]) -> LatentLayout:
+def _guess_layout(tensors: Mapping[str, np.ndarray]) -> ModelLayout:
     layers, tokens, width = _sizes(tensors, "vlm")
     cameras = min(len(_CAMERAS), max(0, tokens - 1) // _CAMERA_TOKENS)
     spans = [Span(f"image/{_CAMERAS[c]}", c * _CAMERA_TOKENS, (c + 1) * _CAMERA_TOKENS) for c in range(cameras)]
-    vlm = ExpertLayout(layers, width, _mlp(tensors, "vlm"), (*spans, Span("text", cameras * _CAMERA_TOKENS, tokens)))
+    vlm = transformer(
+        "vlm", Blocks(layers, width, _mlp(tensors, "vlm")),
+        (*spans, Span("text", cameras * _CAMERA_TOKENS, tokens)),
+    )  # fmt: skip
     layers, tokens, width = _sizes(tensors, "action")
     suffix = (Span("state", 0, 1), Span("action", 1, tokens)) if tokens > 1 else (Span("action", 0, tokens),)
     steps = max([array.shape[0] for path, array in tensors.items() if path.startswith("action/")], default=1)
-    return LatentLayout(vlm, ExpertLayout(layers, width, _mlp(tensors, "action"), suffix), steps, max(1, tokens - 1), 1)
+    action = transformer(
+        "action", Blocks(layers, width, _mlp(tensors, "action")), suffix, loop="denoise", steps=steps,
+        sees=(vlm,), outputs=("action",),
+    )  # fmt: skip
+    return ModelLayout((vlm, action))
 
 
 def _sizes(tensors: Mapping[str, np.ndarray], expert: str) -> tuple[int, int, int]:
@@ -188,7 +195,7 @@ def _mlp(tensors: Mapping[str, np.ndarray], expert: str) -> int:
     return 1 if array is None else array.shape[-1]
 
 
-def _plan(tensors: Mapping[str, np.ndarray], layout: LatentLayout, dtype: str) -> CapturePlan:
+def _plan(tensors: Mapping[str, np.ndarray], layout: ModelLayout, dtype: str) -> CapturePlan:
     experts = tuple(dict.fromkeys(path.split("/")[0] for path in tensors))
     components = tuple(dict.fromkeys(path.split("/")[1] for path in tensors))
     return plan_capture(CaptureSpec(experts=experts, components=components, dtype=dtype), layout)

@@ -17,12 +17,12 @@ from typing import Any, Literal
 from vlascope_base.files import replace_file
 from vlascope_base.provenance import now, now_for_names, versions
 
-from vlascope_latents.layout import ExpertLayout, LatentLayout, Span
+from vlascope_latents.layout import ModelLayout
 from vlascope_latents.store.errors import SchemaVersionError, StoreError
 
 SCHEMA_NAME = "vlascope-latents"
-SCHEMA_VERSION = 2
-"""Version 1 called the scene's own task `instruction`, whatever the policy was told."""
+SCHEMA_VERSION = 3
+"""Version 1 called the scene's own task `instruction`, whatever the policy was told; version 2 knew two experts by name."""
 RUN_FILE = "run.json"
 ZARR_FOLDER = "latents.zarr"
 INDEX_FOLDER = "index"
@@ -111,12 +111,12 @@ class RunInfo:
     name: str
     created: str
     model: Mapping[str, Any]
-    layout: LatentLayout
+    layout: ModelLayout
     versions: Mapping[str, str]
 
 
 def create_run_folder(
-    root: Path, name: str, layout: LatentLayout, model: Mapping[str, object], readable_by: ReadableBy = "owner"
+    root: Path, name: str, layout: ModelLayout, model: Mapping[str, object], readable_by: ReadableBy = "owner"
 ) -> Path:
     """Makes `<root>/<time>-<name>` with its run.json and returns it; `root` too where it is missing.
 
@@ -145,7 +145,7 @@ def create_run_folder(
             "created": now(),
             "versions": versions("vlascope-latents", "numpy", "zarr"),
             "model": dict(model),
-            "layout": layout_to_map(layout),
+            "layout": layout.to_map(),
         }
         replace_file(path / RUN_FILE, json.dumps(content, indent=1))
     except OSError as error:
@@ -182,31 +182,14 @@ def read_run(path: Path) -> RunInfo:
         )
     if version < SCHEMA_VERSION:
         raise SchemaVersionError(
-            f"{file}: schema {SCHEMA_NAME} version {version} is older than {SCHEMA_VERSION}, which this vlascope reads: its "
-            "instructions may not be what the policy was told; capture it again, or move it out of this folder"
+            f"{file}: schema {SCHEMA_NAME} version {version} is older than {SCHEMA_VERSION}, which this vlascope reads: "
+            "capture it again, or move it out of this folder"
         )
     try:
-        layout = layout_from_map(content["layout"])
+        layout = ModelLayout.from_map(content["layout"])
         return RunInfo(path.name, content["created"], content["model"], layout, content["versions"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{file}: field {error} is missing or wrong: the file was edited or damaged") from error
-
-
-def layout_to_map(layout: LatentLayout) -> dict[str, Any]:
-    """The layout as run.json keeps it."""
-    return dataclasses.asdict(layout)
-
-
-def layout_from_map(value: Mapping[str, Any]) -> LatentLayout:
-    """The inverse of `layout_to_map`."""
-
-    def expert(e: Mapping[str, Any]) -> ExpertLayout:
-        spans = tuple(Span(s["name"], s["start"], s["stop"]) for s in e["spans"])
-        return ExpertLayout(e["depth"], e["width"], e["mlp_dim"], spans)
-
-    return LatentLayout(
-        expert(value["vlm"]), expert(value["action"]), value["denoise_steps"], value["action_horizon"], value["action_dim"]
-    )  # fmt: skip
 
 
 def find_runs(path: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from typing import Literal, TextIO, TypedDict, Unpack
 
 from zarr.abc.store import Store
 
-from vlascope_latents.layout import LatentLayout
+from vlascope_latents.layout import ModelLayout
 from vlascope_latents.plan import CapturePlan
 from vlascope_latents.store.budget import FrameBuffers
 from vlascope_latents.store.durable import BlockingStore, DurableStore
@@ -89,7 +89,9 @@ class RunWriter:
         self._buffers = FrameBuffers(memory_bytes)
         self._store = BlockingStore(open_store(path / ZARR_FOLDER))
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="latent-store-writer")
-        self._resources = RunResources(path, self._store, self._buffers, self._workers, block=on_full == "block")
+        self._resources = RunResources(
+            path, self._store, self._buffers, self._workers, self.info.layout, block=on_full == "block"
+        )
         self._lock = threading.RLock()
         self._table = threading.Lock()
         self._discarding = threading.Lock()
@@ -104,7 +106,7 @@ class RunWriter:
 
     @classmethod
     def create(
-        cls, root: str | os.PathLike, name: str, layout: LatentLayout, model: Mapping[str, object] | None = None, *,
+        cls, root: str | os.PathLike, name: str, layout: ModelLayout, model: Mapping[str, object] | None = None, *,
         readable_by: ReadableBy = "owner", **options: Unpack[WriterOptions]
     ) -> RunWriter:  # fmt: skip
         """Makes a new run `<root>/<time>-<name>`.
@@ -235,7 +237,8 @@ class RunWriter:
     ) -> EpisodeWriter:
         base = f"{EPISODES}/{folder}"
         attributes = {"episode": episode_id, "campaign": split_id(episode_id)[0], "attempt": attempt, "status": "open",
-                      "metadata": dict(metadata or {}), "capture_spec": plan.spec.to_map()}  # fmt: skip
+                      "metadata": dict(metadata or {}), "experts": list(self.info.layout.names),
+                      "capture_spec": plan.spec.to_map()}  # fmt: skip
         try:
             content = group_metadata(attributes)
         except TypeError as error:

@@ -21,7 +21,6 @@ from vlascope_latents.store.table import EpisodeRow
 from vlascope_latents.store.tensors import StoredTensor, column_metadata, group_metadata
 
 EPISODES = "episodes"
-GROUPS = ("vlm", "action")
 RESERVED = frozenset(
     {
         *(
@@ -48,7 +47,7 @@ RESERVED = frozenset(
             "seed",
             "metadata",
         ),
-        *("folder", "capture_spec", "bytes", "dropped", "dropped_timesteps", "sealed_at"),
+        *("folder", "experts", "capture_spec", "bytes", "dropped", "dropped_timesteps", "sealed_at"),
     }
 )
 """Names that the store has for something of its own: what is said at an episode's end has others."""
@@ -131,7 +130,7 @@ def read_attributes(store: BlockingStore, key: str) -> dict[str, Any] | None:
 def read_tensors(store: BlockingStore, folder: str) -> list[StoredTensor]:
     """The captured arrays of an episode."""
     tensors = []
-    for group in GROUPS:
+    for group in (read_attributes(store, f"{EPISODES}/{folder}") or {}).get("experts", ()):
         for component in store.list_dir(f"{EPISODES}/{folder}/{group}"):
             content = store.get(f"{EPISODES}/{folder}/{group}/{component}/zarr.json")
             if content is not None and not component.startswith("."):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from vlascope_latents.store.errors import NotCapturedError, StoreError
 from vlascope_latents.store.index import FrameLine, decode_value
 from vlascope_latents.store.labels import FrameLabels
 from vlascope_latents.store.shard_reader import Part, ShardReader, leading
-from vlascope_latents.store.tensors import StoredTensor
+from vlascope_latents.store.tensors import ROW_DIMS, StoredTensor
 
 if TYPE_CHECKING:
     import xarray
@@ -42,7 +42,7 @@ class View:
 
     @property
     def dtype(self) -> str:
-        """`bfloat16` or `float32`; what was stored."""
+        """`bfloat16`, `float32` or `int32`; what was stored."""
         return self.tensor.dtype
 
 
@@ -62,7 +62,7 @@ class Selection:
         frames: the frames, in order of episode and frame number.
         dims: names of the axes; the first is `frame`.
         shape: sizes of those axes.
-        dtype: `bfloat16` or `float32`; what was stored.
+        dtype: `bfloat16`, `float32` or `int32`; what was stored.
     """
 
     def __init__(self, shards: ShardReader, view: View, frames: tuple[FrameRef, ...]):
@@ -130,7 +130,7 @@ class Selection:
         """Reads the slice.
 
         Args:
-            dtype: `float32`, or `bfloat16` (of ml_dtypes) where that was stored.
+            dtype: `float32`, or the one that was stored: `bfloat16` (of ml_dtypes) or `int32`.
             workers: threads; twice the processor's cores, at most 16, unless told.
 
         Returns:
@@ -138,12 +138,12 @@ class Selection:
 
         Raises:
             DamagedError: a frame is not what was written.
-            StoreError: the dtype is neither, or float32 values were stored and bfloat16 is asked.
+            StoreError: the dtype is neither.
         """
         stored = self._view.tensor.storage_dtype
-        if dtype not in ("float32", "bfloat16") or (dtype == "bfloat16" and self.dtype != "bfloat16"):
+        if dtype not in ("float32", self.dtype):
             raise StoreError(f"dtype: expected float32 or the stored {self.dtype}, found {dtype}")
-        convert = dtype == "float32" and self.dtype == "bfloat16"
+        convert = dtype != self.dtype
         out = np.empty(self.shape, np.float32 if dtype == "float32" else stored)
 
         def read(numbers: range) -> None:
@@ -154,7 +154,9 @@ class Selection:
                 path = frame.episode.folder / tensor.path / tensor.key(frame.line.frame)
                 target = out[number] if scratch is None else scratch
                 self._shards.read(path, tensor, frame.view.part, target)
-                if scratch is not None:
+                if scratch is not None and self.dtype != "bfloat16":
+                    out[number] = scratch
+                elif scratch is not None:
                     # bfloat16 is the upper half of a float32
                     bits = out[number].view(np.uint32)
                     np.left_shift(scratch, 16, out=bits, dtype=np.uint32, casting="unsafe")
@@ -162,7 +164,7 @@ class Selection:
         count = min(workers or min(16, 2 * (os.cpu_count() or 1)), max(1, len(self)))
         with ThreadPoolExecutor(count, thread_name_prefix="latent-store-reader") as pool:
             list(pool.map(read, [range(first, len(self), count) for first in range(count)]))
-        return out if dtype == "float32" else out.view(ml_dtypes.bfloat16)
+        return out.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else out
 
     def batches(self, frames: int) -> Iterator[Selection]:
         """The selection in pieces of up to `frames` frames."""
@@ -207,19 +209,37 @@ def axis_coordinates(view: View) -> dict[str, Any]:
     return found
 
 
+def named_coordinates(view: View) -> dict[str, Any]:
+    """`axis_coordinates` by the names that the axes have in the array's group."""
+    called = dict(zip(view.tensor.dims, view.tensor.names, strict=True))
+    found: dict[str, Any] = {}
+    for name, value in axis_coordinates(view).items():
+        if name == "token_span":
+            found[called["token"].replace("token", "token_span", 1)] = (called["token"], value[1])
+        else:
+            found[called[name]] = value
+    return found
+
+
 def resolve(
-    tensor: StoredTensor, episode: Episode, layers: tuple[int, ...] | None, steps: tuple[int, ...] | None, span: str | None
-) -> View:  # fmt: skip
+    tensor: StoredTensor, episode: Episode, asked: Mapping[str, tuple[int, ...] | None], span: str | None
+) -> View:
     """Finds a slice in a tensor.
+
+    Args:
+        tensor: of the episode.
+        episode: whose tensor it is.
+        asked: by axis of `ROW_DIMS`, the model's numbers along it; all that were captured for None.
+        span: of tokens; every captured one for None.
 
     Raises:
         NotCapturedError: the tensor lacks any of it; the message lists what it has.
     """
     where = f"{episode.run}, episode {episode.row.folder}, {tensor.path}"
-    asked = {"denoise_step": steps, "layer": layers}
     coordinates: dict[str, list] = {}
     positions = np.zeros(1, np.int64)
-    for dim, wanted in asked.items():
+    for dim in ROW_DIMS:
+        wanted = asked.get(dim)
         if dim not in tensor.dims:
             if wanted is not None:
                 raise NotCapturedError(f"{where}: has no axis {dim}; axes: {', '.join(tensor.dims)}")
@@ -236,6 +256,11 @@ def resolve(
     inner = sum(stop - start for start, stop in ranges)
     rows = tuple(len(coordinates[dim]) for dim in tensor.dims[:lead])
     shape = (*rows, inner, *tensor.shape[lead + 1 :])
+    keys = tensor.attributes.get("key_spans", ())
+    if "key_span" in tensor.dims:
+        coordinates["key_span"] = list(keys)
+    elif "key" in tensor.dims:
+        coordinates["key"] = [s["position"] + k for s in keys for k in range(s["stop"] - s["start"])]
     if 0 in shape:
         raise StoreError(f"{where}: the slice selects nothing")
     return View(tensor, Part(tuple(positions.tolist()), ranges), tensor.dims, shape, coordinates)

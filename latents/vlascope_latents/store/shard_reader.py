@@ -18,9 +18,8 @@ import numpy as np
 from numcodecs import get_codec
 
 from vlascope_latents.store.errors import DamagedError
-from vlascope_latents.store.tensors import StoredTensor
+from vlascope_latents.store.tensors import ROW_DIMS, StoredTensor
 
-ROW_DIMS = ("denoise_step", "layer")
 _BLOSC: Any = get_codec({"id": "blosc"})
 
 
@@ -29,8 +28,8 @@ class Part:
     """A part of one frame of a tensor.
 
     Attributes:
-        rows: positions along the leading axes (denoise_step, layer), flattened in C order.
-        ranges: of the axis after them (token, span or horizon), as (start, stop) pairs.
+        rows: positions along the leading axes (those of `ROW_DIMS`), flattened in C order.
+        ranges: of the axis after them (token, span, horizon, …), as (start, stop) pairs.
     """
 
     rows: tuple[int, ...]

@@ -9,14 +9,15 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import google_crc32c
 import numpy as np
 
-from vlascope_latents.layout import LatentLayout
-from vlascope_latents.plan import CapturePlan, TensorPlan
+from vlascope_latents.layout import ModelLayout, Span
+from vlascope_latents.plan import CapturePlan, SitePlan
+from vlascope_latents.tokens import TokenGroup
 
 SMALL_CHUNK = 16 * 1024
 """Bytes under which an inner chunk takes the whole token axis: smaller ones cost other readers more than they save."""
@@ -26,8 +27,10 @@ _COMPRESSED = [
     {"name": "blosc", "configuration": {"cname": "zstd", "clevel": 5, "shuffle": "shuffle", "typesize": 2, "blocksize": 0}},
 ]  # fmt: skip
 _PLAIN = _COMPRESSED[:1]
-_NUMPY = {"bfloat16": np.dtype("<u2"), "float32": np.dtype("<f4")}
-_ZARR = {"bfloat16": "uint16", "float32": "float32"}
+_NUMPY = {"bfloat16": np.dtype("<u2"), "float32": np.dtype("<f4"), "int32": np.dtype("<i4")}
+_ZARR = {"bfloat16": "uint16", "float32": "float32", "int32": "int32"}
+ROW_DIMS = ("denoise_step", "decode_step", "layer", "head")
+"""Axes of which an inner chunk has one entry; they lead, where an array has them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +38,15 @@ class StoredTensor:
     """One array of an episode. Shapes are those of one frame, without the axis `frame`.
 
     Attributes:
-        path: `<expert>/<component>`.
-        dims: names of the axes as they stand in the array's metadata.
+        path: `<expert>/<name or component>`.
+        dims: names of the axes, as the capture plan has them.
         shape: sizes of those axes.
-        dtype: `bfloat16` or `float32`; what the numbers are.
+        dtype: `bfloat16`, `float32` or `int32`; what the numbers are.
         chunk: shape of an inner chunk.
-        attributes: the array's attributes: dtype, layers, denoise_steps, spans.
+        attributes: the array's attributes: axes (`dims`), component, reduction, dtype, layers, heads, denoise_steps,
+            decode_steps, spans, key_spans.
+        names: names of the axes as they stand in the array's metadata: those of `dims`, but for axes that are unlike an axis
+            of the same name in another array of the group.
         compressed: whether inner chunks went through blosc.
     """
 
@@ -50,6 +56,7 @@ class StoredTensor:
     dtype: str
     chunk: tuple[int, ...]
     attributes: Mapping[str, Any] = dataclasses.field(hash=False)
+    names: tuple[str, ...]
     compressed: bool = False
 
     @property
@@ -59,8 +66,13 @@ class StoredTensor:
 
     @property
     def numbers(self) -> dict[str, list[int]]:
-        """By axis (`layer`, `denoise_step`), for those that it has, the model's numbers that were captured along it."""
-        return {dim: list(self.attributes[f"{dim}s"]) for dim in ("denoise_step", "layer") if dim in self.dims}
+        """By axis of `ROW_DIMS`, for those that it has, the model's numbers that were captured along it."""
+        return {dim: list(self.attributes[f"{dim}s"]) for dim in ROW_DIMS if dim in self.dims}
+
+    @property
+    def reduction(self) -> str:
+        """What became of its tokens: `none`, `mean` or `last`."""
+        return self.attributes["reduction"]
 
     @functools.cached_property
     def nbytes(self) -> int:
@@ -104,7 +116,7 @@ class StoredTensor:
             "index_location": "end",
         }
         return array_metadata(
-            (frames, *self.shape), (1, *self.shape), _ZARR[self.dtype], ("frame", *self.dims),
+            (frames, *self.shape), (1, *self.shape), _ZARR[self.dtype], ("frame", *self.names),
             [{"name": "sharding_indexed", "configuration": sharding}], self.attributes,
         )  # fmt: skip
 
@@ -115,53 +127,81 @@ class StoredTensor:
         attributes = content["attributes"]
         return cls(
             path=path,
-            dims=tuple(content["dimension_names"][1:]),
+            dims=tuple(attributes["axes"]),
             shape=tuple(content["shape"][1:]),
-            dtype={"bfloat16": "bfloat16", "float32": "float32"}[attributes["dtype"]],
+            dtype={dtype: dtype for dtype in _NUMPY}[attributes["dtype"]],
             chunk=tuple(sharding["chunk_shape"][1:]),
             attributes=attributes,
+            names=tuple(content["dimension_names"][1:]),
             compressed=any(codec["name"] == "blosc" for codec in sharding["codecs"]),
         )
 
 
-def stored_tensors(plan: CapturePlan, layout: LatentLayout) -> tuple[StoredTensor, ...]:
+def stored_tensors(plan: CapturePlan, layout: ModelLayout) -> tuple[StoredTensor, ...]:
     """The arrays that an episode captured by `plan` has."""
-    return tuple(_stored(tensor, plan, layout) for tensor in plan.tensors)
+    known: dict[tuple[str, str], object] = {}
+    return tuple(_stored(site, layout, known) for site in plan.sites)
 
 
-def _stored(tensor: TensorPlan, plan: CapturePlan, layout: LatentLayout) -> StoredTensor:
-    expert_name, component = tensor.path.split("/")
-    expert = plan.expert(expert_name)
-    attributes: dict[str, Any] = {"dtype": tensor.dtype}
-    if "denoise_step" in tensor.dims:
-        attributes["denoise_steps"] = list(plan.denoise_steps)
-    chunk = [1 if dim in ("denoise_step", "layer") else n for dim, n in zip(tensor.dims, tensor.shape, strict=True)]
-    if expert is not None and "layer" in tensor.dims:
-        attributes["layers"] = list(expert.layers)
-        if "span" in tensor.dims:
-            attributes["spans"] = [group.name for group in expert.groups]
-        else:
-            spans = _captured_spans(expert.groups[0].ranges, layout, expert_name)
-            attributes["spans"] = spans
-            axis = tensor.dims.index("token")
-            tokens = math.gcd(*(span["stop"] - span["start"] for span in spans))
-            nbytes = tokens * math.prod(tensor.shape[axis + 1 :]) * _NUMPY[tensor.dtype].itemsize
-            if nbytes >= SMALL_CHUNK:
-                chunk[axis] = tokens
-    # one name, one size in a group: xarray opens a group only then
-    dims = tuple("mlp_feature" if d == "feature" and component == "mlp_activation" else d for d in tensor.dims)
-    return StoredTensor(tensor.path, dims, tensor.shape, tensor.dtype, tuple(chunk), attributes)
+def _stored(site: SitePlan, layout: ModelLayout, known: dict[tuple[str, str], object]) -> StoredTensor:
+    tensor = site.tensor
+    attributes: dict[str, Any] = {
+        "dtype": tensor.dtype, "axes": list(tensor.dims), "component": site.component, "reduction": site.reduction,
+    }  # fmt: skip
+    rows = {layout.expert(site.expert).step_axis: site.steps, "layer": site.layers, "head": site.heads}
+    attributes |= {f"{dim}s": list(numbers) for dim, numbers in rows.items() if dim in tensor.dims}
+    chunk = [1 if dim in ROW_DIMS else n for dim, n in zip(tensor.dims, tensor.shape, strict=True)]
+    expert = layout.expert(site.expert)
+    for dim, groups, spans in (
+        ("token", site.groups, [(None, span) for span in expert.spans]),
+        ("key", site.keys, layout.keys(expert)),
+    ):
+        field = "spans" if dim == "token" else "key_spans"
+        if dim in tensor.dims:
+            attributes[field] = _captured(groups[0], spans, site.prompt)
+        elif groups:
+            attributes[field] = [group.name for group in groups]
+    if "token" in tensor.dims:
+        axis = tensor.dims.index("token")
+        tokens = math.gcd(*(span["stop"] - span["start"] for span in attributes["spans"]))
+        if tokens * math.prod(tensor.shape[axis + 1 :]) * _NUMPY[tensor.dtype].itemsize >= SMALL_CHUNK:
+            chunk[axis] = tokens
+    names = tuple(
+        _axis_name(dim, n, attributes, tensor.path, known) for dim, n in zip(tensor.dims, tensor.shape, strict=True)
+    )
+    return StoredTensor(tensor.path, tensor.dims, tensor.shape, tensor.dtype, tuple(chunk), attributes, names)
 
 
-def _captured_spans(ranges: tuple[tuple[int, int], ...], layout: LatentLayout, expert: str) -> list[dict[str, Any]]:
-    spans, offset = [], 0
-    for start, stop in ranges:
-        for span in layout.expert(expert).spans:
-            if start <= span.start and span.stop <= stop:
-                at = offset + span.start - start
-                spans.append({"name": span.name, "start": at, "stop": at + len(span), "position": span.start})
+def _axis_name(
+    dim: str, size: int, attributes: Mapping[str, Any], path: str, known: dict[tuple[str, str], object]
+) -> str:
+    """`dim`, unless another array of the group has an axis of that name with other entries: xarray opens no such group."""
+    group, _, name = path.partition("/")
+    field = {"token": "spans", "span": "spans", "key": "key_spans", "key_span": "key_spans"}.get(dim, f"{dim}s")
+    entries = (size, attributes.get(field))
+    return dim if known.setdefault((group, dim), entries) == entries else f"{dim}_{name}"
+
+
+def _captured(
+    group: TokenGroup, spans: Sequence[tuple[str | None, Span]], prompt: tuple[int, int] | None
+) -> list[dict[str, Any]]:
+    """What stands along an axis of tokens: pieces of spans, `position` being that of a piece's first token in the sequence.
+
+    Positions that count back from the prompt's end come last, as pieces of one token each with a negative position.
+    """
+    found, offset = [], 0
+    for start, stop in group.ranges:
+        for owner, span in spans:
+            low, high = max(start, span.start), min(stop, span.stop)
+            if low < high:
+                at = offset + low - start
+                piece = {"name": span.name, "start": at, "stop": at + high - low, "position": low}
+                found.append(piece if owner is None else {"expert": owner, **piece})
         offset += stop - start
-    return spans
+    for at, end in enumerate(group.ends, offset):
+        name = next(span.name for _, span in spans if prompt and span.start == prompt[0])
+        found.append({"name": name, "start": at, "stop": at + 1, "position": end})
+    return found
 
 
 def array_metadata(

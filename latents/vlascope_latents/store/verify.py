@@ -16,14 +16,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import xxhash
 
-from vlascope_latents.layout import LatentLayout
+from vlascope_latents.layout import ModelLayout
 from vlascope_latents.plan import plan_capture
 from vlascope_latents.spec import CaptureSpecError
 from vlascope_latents.store.episode import Episode
 from vlascope_latents.store.errors import DamagedError, StoreError
 from vlascope_latents.store.index import FrameLine
 from vlascope_latents.store.run_folder import read_run
-from vlascope_latents.store.sealing import GROUPS, column_files
+from vlascope_latents.store.sealing import column_files
 from vlascope_latents.store.shard_reader import Part, ShardReader
 from vlascope_latents.store.table import EpisodeRow
 from vlascope_latents.store.tensors import StoredTensor, stored_tensors
@@ -65,7 +65,7 @@ def verify(episodes: Iterable[Episode]) -> Iterator[Problem]:
                 yield Problem(episode.run, episode.row.folder, line.frame, message)
 
 
-def _expected_arrays(episode: Episode, layout: LatentLayout) -> dict[str, StoredTensor]:
+def _expected_arrays(episode: Episode, layout: ModelLayout) -> dict[str, StoredTensor]:
     """The arrays that the episode's capture spec asks for, by path."""
     spec = episode.capture_spec()
     try:
@@ -82,7 +82,7 @@ def _compare_arrays(expected: Mapping[str, StoredTensor], found: Mapping[str, St
         elif path not in found:
             yield f"{path}: the array is missing"
         else:
-            for field in ("dims", "shape", "dtype", "attributes"):
+            for field in ("dims", "names", "shape", "dtype", "attributes"):
                 want, have = getattr(expected[path], field), getattr(found[path], field)
                 if have != want:
                     yield f"{path}: {field}: expected {want} by the capture spec, found {have}"
@@ -138,7 +138,7 @@ def _compare_files(episode: Episode, tensors: Mapping[str, StoredTensor], lines:
             yield f"{name}: the file is missing"
         elif file.read_bytes() != content:
             yield f"{name}: is not what the index says"
-    known = {"zarr.json", *columns, *(f"{group}/zarr.json" for group in GROUPS)}
+    known = {"zarr.json", *columns, *(f"{group}/zarr.json" for group in episode.attributes().get("experts", ()))}
     found = (path for path in episode.folder.rglob("*") if path.is_file())
     names = (path.relative_to(episode.folder).as_posix() for path in found)
     left = sorted(name for name in names if name not in known and name.rpartition("/")[0] not in tensors)

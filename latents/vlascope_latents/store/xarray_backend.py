@@ -30,7 +30,7 @@ from vlascope_latents.store.index import FrameLine
 from vlascope_latents.store.reader import LatentStore
 from vlascope_latents.store.run_folder import RUN_FILE, RunInfo
 from vlascope_latents.store.sealing import EPISODES, column_dims, columns_of
-from vlascope_latents.store.selection import FrameRef, Selection, axis_coordinates, resolve
+from vlascope_latents.store.selection import FrameRef, Selection, named_coordinates, resolve
 from vlascope_latents.store.shard_reader import ROW_DIMS, ShardReader
 from vlascope_latents.store.tensors import StoredTensor
 
@@ -144,7 +144,7 @@ class _TensorOnDisk(BackendArray):
         rows = {
             dim: tuple(numbers[k] for k in taken[dim].tolist()) for dim, numbers in self._tensor.numbers.items()
         }  # fmt: skip
-        view = resolve(self._tensor, self._episode, rows.get("layer"), rows.get("denoise_step"), None)
+        view = resolve(self._tensor, self._episode, rows, None)
         frames = tuple(FrameRef(self._episode, view, self._lines[k]) for k in taken["frame"].tolist())
         array = Selection(self._shards, view, frames).array()
         read = {"frame", *ROW_DIMS}
@@ -193,8 +193,8 @@ def _episode_groups(store: LatentStore, episode: Episode) -> dict[str, xarray.Da
         expert, component = tensor_path.split("/")
         lazy = indexing.LazilyIndexedArray(_TensorOnDisk(store.shards, episode, tensor, lines))
         stored = {"stored_dtype": tensor.dtype}
-        variables.setdefault(f"/{expert}", {})[component] = xarray.Variable(("frame", *tensor.dims), lazy, stored)
-        coordinates.setdefault(f"/{expert}", {}).update(axis_coordinates(resolve(tensor, episode, None, None, None)))
+        variables.setdefault(f"/{expert}", {})[component] = xarray.Variable(("frame", *tensor.names), lazy, stored)
+        coordinates.setdefault(f"/{expert}", {}).update(named_coordinates(resolve(tensor, episode, {}, None)))
     groups = {
         name: xarray.Dataset(found, {"timestep": timestep, **coordinates.get(name, {})})
         for name, found in variables.items()

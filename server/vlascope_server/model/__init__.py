@@ -1,4 +1,4 @@
-"""Pi0 and Pi0.5 in JAX, with capture taps. It reads no files, and its inputs are normalised."""
+"""Pi0 and Pi0.5 in JAX, with sites at which values are kept. It reads no files, and its inputs are normalised."""
 
 from vlascope_server.model.config import CAMERAS, GemmaConfig, Lora, Pi0Config, VisionConfig
 from vlascope_server.model.infer import ParameterError, check_shapes, infer_config

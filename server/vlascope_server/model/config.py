@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from vlascope_latents import ExpertLayout, LatentLayout, Span
+from vlascope_latents import Blocks, ModelLayout, Span, flow_components, transformer
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 """The reference's three image slots, in the order of their tokens."""
@@ -110,16 +110,22 @@ class Pi0Config:
         """The same policy on a robot that has these cameras; same parameters, fewer image tokens."""
         return dataclasses.replace(self, cameras=cameras)
 
-    def layout(self, num_steps: int = 10) -> LatentLayout:
-        """Token spans and sizes of both experts, for a flow of `num_steps` denoise steps."""
+    def layout(self, num_steps: int = 10) -> ModelLayout:
+        """What there is to capture of both experts, for a flow of `num_steps` denoise steps."""
         n = self.vision.tokens
         prefix = [(f"image/{camera}", n) for camera in self.cameras] + [("text", self.max_token_len)]
         suffix = [("action", self.action_horizon)] if self.pi05 else [("state", 1), ("action", self.action_horizon)]
-        vlm, action = (
-            ExpertLayout(g.depth, g.width, g.mlp_dim, _spans(parts))
-            for g, parts in ((self.vlm, prefix), (self.action, suffix))
-        )
-        return LatentLayout(vlm, action, num_steps, self.action_horizon, self.action_dim)
+        vlm = transformer("vlm", _blocks(self.vlm), _spans(prefix))
+        action = transformer(
+            "action", _blocks(self.action), _spans(suffix), loop="denoise", steps=num_steps, sees=(vlm,), outputs=("action",),
+            extra=flow_components(self.action_horizon, self.action_dim),
+        )  # fmt: skip
+        return ModelLayout((vlm, action))
+
+
+def _blocks(config: GemmaConfig) -> Blocks:
+    sizes = config.depth, config.width, config.mlp_dim, config.num_heads, config.num_kv_heads, config.head_dim
+    return Blocks(*sizes)
 
 
 def _spans(parts: list[tuple[str, int]]) -> tuple[Span, ...]:

@@ -1,15 +1,17 @@
-"""The transformer block that both experts are made of, and its taps.
+"""The transformer block that both experts are made of, and its sites.
 
 B batch, T query tokens, S key tokens, D width, F mlp width, N heads, K kv heads, G = N/K heads a kv head, H head size,
 L layers, M fused projections, R adapter rank. Parameters are one layer's, by the names of `expert_layers`.
 
-A block returns its output and its taps; it knows nothing of which taps are kept, of cameras, of the flow or of the
-other expert, whose keys and values it may be handed.
+A block calls `site` with every value that can be captured and goes on with what that returns. Which are kept, cameras, the flow
+and the other expert, whose keys and values it may be handed, are no concern of it.
 Source: Gemma Team 2024, with the two-expert attention of Black et al. 2024, "pi0", and the adaptive norm of Pi0.5.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -18,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vlascope_server.model.config import GemmaConfig, Lora
 from vlascope_server.model.parameters import Params
+from vlascope_server.model.sites import Site, fence
 
 _EPSILON = 1e-6
 _MAX_WAVELENGTH = 10_000
@@ -25,8 +28,8 @@ _MASKED = -2.3819763e38
 """Logit of a masked key. Finite, as in the reference: a row that sees nothing attends evenly instead of becoming NaN.
 So large that a float32 logit added to it is lost in rounding."""
 
-Taps = dict[str, jax.Array]
-"""Component -> value [B, T, ...] at one block."""
+PROJECTED = frozenset({"pre_attn_norm_scales", "k", "v"})
+"""Sites of `project`; all others of a block are those of `finish`."""
 
 
 class KeysValues(NamedTuple):
@@ -71,7 +74,6 @@ class Projected(NamedTuple):
     q: Float[Array, "B T N H"]
     kv: KeysValues
     gate: Float[Array, "B D"] | None
-    norm_scale: Float[Array, "B T"]
 
 
 def project(
@@ -79,15 +81,18 @@ def project(
     config: GemmaConfig,
     x: Float[Array, "B T D"],
     rotation: Rotation,
+    site: Site,
     modulation: BlockModulation | None = None,
 ) -> Projected:
     """First half of a block's attention: norm, queries, keys and values, rotary embedding."""
-    h, gate, norm_scale = rms_norm(layer, "pre_attention_norm", x, modulation and modulation.attn)
+    tap = functools.partial(site, "pre_attn_norm_scales")
+    h, gate = rms_norm(layer, "pre_attention_norm", x, modulation and modulation.attn, tap)
     q, k, v = _qkv(layer, config, h)
+    k, v = site("k", k), site("v", v)
     # the head size scales after the rotation, in the activations' dtype
     q = rotate(q, rotation) * config.head_dim**-0.5
     kv = KeysValues(rotate(k, rotation).transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3))
-    return Projected(q, kv, gate, norm_scale)
+    return Projected(q, kv, gate)
 
 
 def finish(
@@ -97,40 +102,47 @@ def finish(
     projected: Projected,
     kv: KeysValues,
     bias: Float[Array, "B T S"],
+    site: Site,
     modulation: BlockModulation | None = None,
-) -> tuple[Float[Array, "B T D"], Taps]:
+) -> Float[Array, "B T D"]:
     """The rest of the block: attention over `kv`, the residuals, the gated MLP."""
-    attended = attend(projected.q, kv, bias)
-    x = _tap(_residual(x, _attn_out(layer, config, attended), projected.gate))
-    h, gate, norm_scale = rms_norm(layer, "pre_ffw_norm", x, modulation and modulation.mlp)
-    activation = _tap(_mlp_activation(layer, h))
-    out = _tap(_residual(x, _mlp_out(layer, activation), gate))
-    return out, {
-        "hidden_states": out,
-        "post_attn_embedding": x,
-        "mlp_activation": activation,
-        "pre_attn_norm_scales": projected.norm_scale,
-        "pre_mlp_norm_scales": norm_scale,
-    }
+    attended = attend(projected.q, kv, bias, site)
+    branch = site("attn_output", _gated(_attn_out(layer, config, attended), projected.gate))
+    x = site("post_attn_embedding", x + branch)
+    tap = functools.partial(site, "pre_mlp_norm_scales")
+    h, gate = rms_norm(layer, "pre_ffw_norm", x, modulation and modulation.mlp, tap)
+    activation = site("mlp_activation", _mlp_activation(layer, h))
+    branch = site("mlp_output", _gated(_mlp_out(layer, activation), gate))
+    return site("hidden_states", x + branch)
 
 
 def rms_norm(
-    params: Params, name: str, x: Float[Array, "B T D"], modulation: Modulation | None = None
-) -> tuple[Float[Array, "B T D"], Float[Array, "*B D"] | None, Float[Array, "B T"]]:
+    params: Params,
+    name: str,
+    x: Float[Array, "B T D"],
+    modulation: Modulation | None = None,
+    tap: Callable[[Float[Array, "B T"]], Float[Array, "B T"]] = fence,
+) -> tuple[Float[Array, "B T D"], Float[Array, "*B D"] | None]:
     """Root-mean-square norm, plain or adaptive.
 
+    Args:
+        params: that hold its scale, or in the adaptive one nothing of it.
+        name: of the norm in `params`.
+        x: float32 or bfloat16.
+        modulation: makes it adaptive.
+        tap: takes the factor rsqrt(mean(x^2) + 1e-6) in float32, and gives the one that is used.
+
     Returns:
-        The normed x in its own dtype, the gate on the branch that follows (None for a plain norm), and the factor
-        rsqrt(mean(x^2) + 1e-6) in float32.
+        The normed x in its own dtype, and the gate on the branch that follows (None for a plain norm).
     """
     x32 = x.astype(jnp.float32)
-    factor = _tap(1 / jnp.sqrt(jnp.mean(jnp.square(x32), axis=-1) + _EPSILON))
+    factor = tap(1 / jnp.sqrt(jnp.mean(jnp.square(x32), axis=-1) + _EPSILON))
     normed = x32 * factor[..., None]
     if modulation is None:
         scaled = normed * (1 + params[f"{name}/scale"].astype(jnp.float32))
-        return scaled.astype(x.dtype), None, factor
+        return scaled.astype(x.dtype), None
     scaled = normed * (1 + modulation.scale[..., None, :]) + modulation.shift[..., None, :]
-    return scaled.astype(x.dtype), modulation.gate, factor
+    return scaled.astype(x.dtype), modulation.gate
 
 
 def modulate(params: Params, name: str, cond: Float[Array, "Q b D"]) -> Modulation:
@@ -168,17 +180,24 @@ def attention_bias(mask: Bool[Array, "B T S"]) -> Float[Array, "B T S"]:
     return jnp.where(mask, jnp.float32(0), jnp.float32(_MASKED))
 
 
-def attend(q: Float[Array, "B T N H"], kv: KeysValues, bias: Float[Array, "B T S"]) -> Float[Array, "B T N H"]:
+def attend(
+    q: Float[Array, "B T N H"], kv: KeysValues, bias: Float[Array, "B T S"], site: Site
+) -> Float[Array, "B T N H"]:
     """Softmax attention with float32 logits; query head n uses kv head n // G."""
     B, T, N, H = q.shape
     K = kv.k.shape[1]
     # all of a kv head's queries in one matrix product, instead of one product a head
     queries = q.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4).reshape(B, K, N // K * T, H)
-    logits = jnp.einsum("BKMH,BKHS->BKMS", queries, kv.k, preferred_element_type=jnp.float32)
-    logits = logits.reshape(B, N, T, -1) + bias[:, None]
+    products = fence(jnp.einsum("BKMH,BKHS->BKMS", queries, kv.k, preferred_element_type=jnp.float32))
+    logits = products.reshape(B, N, T, -1) + bias[:, None]
     # softmax is blind to what is subtracted: no gradient is owed to the maximum, and its scatter is dear
     weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
     total = jnp.sum(weights, axis=-1).reshape(B, K, -1, 1)
+    if "attention" in site.names:
+        # from the products again: what the actions are computed from is the same as in the plain program
+        seen = site("attention", jax.nn.softmax(fence(products).reshape(B, N, T, -1) + bias[:, None], axis=-1))
+        if "attention" in site.edits:
+            weights, total = seen, jnp.ones_like(total)
     weights = weights.astype(q.dtype).reshape(B, K, N // K * T, -1)
     attended = jnp.einsum("BKMS,BKSH->BKMH", weights, kv.v, preferred_element_type=jnp.float32)
     # dividing the sum instead of every weight touches H numbers a row instead of S
@@ -236,16 +255,6 @@ def _mlp_out(layer: Params, activation: Float[Array, "B T F"]) -> Float[Array, "
     return out
 
 
-def _residual(
-    x: Float[Array, "B T D"], y: Float[Array, "B T D"], gate: Float[Array, "*B D"] | None
-) -> Float[Array, "B T D"]:
-    return x + (y if gate is None else y * gate[..., None, :].astype(y.dtype))
-
-
-def _tap(value: jax.Array) -> jax.Array:
-    """Marks a value that can be captured, whether it is or not.
-
-    The compiler may not fuse across it, so that the arithmetic around it is the same in every program, and capture
-    cannot move the actions by a rounding.
-    """
-    return jax.lax.optimization_barrier(value)
+def _gated(y: Float[Array, "B T D"], gate: Float[Array, "*B D"] | None) -> Float[Array, "B T D"]:
+    """What a branch adds to the stream."""
+    return y if gate is None else y * gate[..., None, :].astype(y.dtype)

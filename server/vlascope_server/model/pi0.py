@@ -1,4 +1,4 @@
-"""Pi0 and Pi0.5: sampling an action chunk, the flow-matching loss, and a teacher-forced forward, each with capture taps.
+"""Pi0 and Pi0.5: sampling an action chunk, the flow-matching loss, and a teacher-forced forward, each with sites.
 
 B batch, S prefix tokens, T suffix tokens, D width, L layers, Q denoise steps, A action horizon, a action dims.
 
@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
-from vlascope_latents import CapturePlan, CaptureSpec, plan_capture
+from jaxtyping import Array, Bool, Float
+from vlascope_latents import CapturePlan, CaptureSpec, CaptureSpecError, plan_capture
 
 from vlascope_server.model import gemma
 from vlascope_server.model.config import Pi0Config
@@ -32,7 +32,7 @@ from vlascope_server.model.embed import (
 )
 from vlascope_server.model.inputs import ModelInputs, check_inputs
 from vlascope_server.model.parameters import Params, expert_layers, fuse_for_inference, under
-from vlascope_server.model.taps import Latents, TapSelector, empty_latents, finished, record, scan_tapped
+from vlascope_server.model.sites import ExpertSites, Latents, Site, Sites
 
 
 class Draws(NamedTuple):
@@ -53,7 +53,6 @@ class Context:
         cache: keys and values that the prefix leaves, of every layer, stacked on a leading L.
         bias: which of the K = S + T tokens of [prefix, suffix] each suffix token sees, as `gemma.attention_bias`.
         rotation: of the suffix tokens.
-        plan: what is captured; None captures nothing.
     """
 
     params: Params
@@ -62,7 +61,11 @@ class Context:
     cache: gemma.KeysValues
     bias: Float[Array, "B T K"]
     rotation: gemma.Rotation
-    plan: CapturePlan | None
+
+    @property
+    def valid(self) -> Bool[Array, "B T"]:
+        """Which suffix tokens are real: all of them."""
+        return jnp.ones(self.bias.shape[:2], bool)
 
 
 class Condition(NamedTuple):
@@ -82,14 +85,14 @@ def sample_actions(
     noise: Float[Array, "B A a"],
     *,
     num_steps: int = 10,
-    capture: CaptureSpec | None = None,
+    capture: CaptureSpec | CapturePlan | None = None,
 ) -> tuple[Float[Array, "B A a"], Latents]:
     """Integrates the flow from noise (time 1) to actions (time 0) in `num_steps` Euler steps.
 
     Args:
         params: as a checkpoint holds them, or after `fuse_for_inference`.
         noise: float32 standard normal; the same noise and inputs give the same actions.
-        capture: what to keep of the hidden states; None keeps nothing and compiles the plain program.
+        capture: what to keep of the hidden states, or a plan of that; None keeps nothing and compiles the plain program.
 
     Returns:
         Normalised actions in float32, and the captured arrays by `<expert>/<component>`: the batch first, then the axes
@@ -101,20 +104,17 @@ def sample_actions(
     """
     check_inputs(inputs, config)
     params = fuse_for_inference(params)
-    plan = None if capture is None else plan_capture(capture, config.layout(num_steps))
-    context, latents = _read(params, config, inputs, plan)
+    sites = Sites(_planned(capture, config, num_steps), inputs.batch_size)
+    context = _read(params, config, inputs, sites)
     dt = jnp.float32(-1.0 / num_steps)
     # no step's condition depends on another's, so that the weights behind them are read once
     conditions = _condition(params, config, flow_times(num_steps)[:, None])
 
-    def denoise(carry, condition: Condition, slot: jax.Array | None):
-        x_t, latents = carry
-        v_t, latents = _velocity(config, context, x_t, condition, latents, slot)
-        return (x_t + dt * v_t, latents), None
+    def denoise(x_t, condition: Condition, sites: ExpertSites):
+        return x_t + dt * _velocity(config, context, x_t, condition, sites), None
 
-    selected = plan.denoise_steps if plan else ()
-    (actions, latents), _ = scan_tapped(denoise, (noise, latents), conditions, selected)
-    return actions, finished(latents)
+    actions, _ = sites.expert("action", context.valid).scan("steps", denoise, noise, conditions)
+    return actions, sites.finished()
 
 
 @functools.partial(jax.jit, static_argnames=("config", "capture"))
@@ -126,7 +126,7 @@ def velocity(
     noise: Float[Array, "B A a"],
     time: Float[Array, " B"],
     *,
-    capture: CaptureSpec | None = None,
+    capture: CaptureSpec | CapturePlan | None = None,
 ) -> tuple[Float[Array, "B A a"], Latents]:
     """Teacher-forced: the velocity that the model predicts on the straight path from given actions to given noise.
 
@@ -139,8 +139,9 @@ def velocity(
         The velocity in float32 (its target is noise - actions), and the captured arrays.
     """
     check_inputs(inputs, config)
-    plan = None if capture is None else plan_capture(capture, config.layout(1))
-    return _teacher_forced(params, config, inputs, actions, noise, time, plan)
+    sites = Sites(_planned(capture, config, 1), inputs.batch_size)
+    v_t = _teacher_forced(params, config, inputs, Draws(noise, time), actions, sites)
+    return v_t, sites.finished()
 
 
 def flow_loss(
@@ -153,7 +154,8 @@ def flow_loss(
 ) -> Float[Array, "B A"]:
     """Flow-matching loss, mean over action dims: |v(x_t, t) - (noise - actions)|^2. Differentiable in `params`."""
     check_inputs(inputs, config)
-    predicted, _ = _teacher_forced(params, config, inputs, actions, noise, time, None)
+    sites = Sites(None, inputs.batch_size)
+    predicted = _teacher_forced(params, config, inputs, Draws(noise, time), actions, sites)
     return jnp.mean(jnp.square(predicted - (noise - actions)), axis=-1)
 
 
@@ -164,7 +166,7 @@ def flow_errors(
     actions: Float[Array, "B A a"],
     draws: Draws,
     *,
-    capture: CaptureSpec | None = None,
+    capture: CaptureSpec | CapturePlan | None = None,
     remat: bool = False,
 ) -> tuple[Float[Array, "K B A a"], Latents]:
     """Squared error of the velocity for K draws of noise and time on each observation; the mean over a is `flow_loss`.
@@ -179,20 +181,29 @@ def flow_errors(
 
     Returns:
         The errors, and the captured arrays. Differentiable in `params`, captured float32 arrays too.
+
+    Raises:
+        CaptureSpecError: the spec asks for what the vlm does not have.
     """
     check_inputs(inputs, config)
     params = fuse_for_inference(params)
-    plan = None if capture is None else plan_capture(capture, config.layout(1))
-    context, latents = _read(params, config, inputs, plan, remat)
+    plan = _planned(capture, config, 1)
+    if plan and plan.of("action"):
+        raise CaptureSpecError(
+            "experts", "several draws share one pass over the prefix, and only that can be kept", ["vlm"]
+        )
+    sites = Sites(plan, inputs.batch_size)
+    context = _read(params, config, inputs, sites, remat)
+    nothing = Sites(None, inputs.batch_size).expert("action", context.valid)
     noise, time = draws
     share = time[..., None, None]
 
     def predict(x_t: jax.Array, condition: Condition) -> jax.Array:
-        return _velocity(config, context, x_t, condition, {}, None, remat)[0]
+        return _velocity(config, context, x_t, condition, nothing, remat)
 
     x_t = share * noise + (1 - share) * actions
     predicted = jax.vmap(predict)(x_t, _condition(params, config, time))
-    return jnp.square(predicted - (noise - actions)), finished(latents)
+    return jnp.square(predicted - (noise - actions)), sites.finished()
 
 
 def draw_noise_and_time(key: jax.Array, batch_size: int, config: Pi0Config) -> Draws:
@@ -202,67 +213,56 @@ def draw_noise_and_time(key: jax.Array, batch_size: int, config: Pi0Config) -> D
     return Draws(noise, jax.random.beta(time_key, 1.5, 1.0, (batch_size,), jnp.float32) * 0.999 + 0.001)
 
 
+def _planned(capture: CaptureSpec | CapturePlan | None, config: Pi0Config, num_steps: int) -> CapturePlan | None:
+    return plan_capture(capture, config.layout(num_steps)) if isinstance(capture, CaptureSpec) else capture
+
+
 def _teacher_forced(
-    params: Params,
-    config: Pi0Config,
-    inputs: ModelInputs,
-    actions: jax.Array,
-    noise: jax.Array,
-    time: jax.Array,
-    plan: CapturePlan | None,
-) -> tuple[Float[Array, "B A a"], Latents]:
+    params: Params, config: Pi0Config, inputs: ModelInputs, draws: Draws, actions: Float[Array, "B A a"], sites: Sites
+) -> Float[Array, "B A a"]:
+    """The velocity at one point of the flow, which is step 0 to the sites."""
     params = fuse_for_inference(params)
-    context, latents = _read(params, config, inputs, plan)
-    x_t = time[:, None, None] * noise + (1 - time[:, None, None]) * actions
-    condition = jax.tree.map(lambda leaf: leaf[0], _condition(params, config, time[None]))
-    v_t, latents = _velocity(config, context, x_t, condition, latents, 0)
-    return v_t, finished(latents)
+    context = _read(params, config, inputs, sites)
+    share = draws.time[:, None, None]
+    condition = jax.tree.map(lambda leaf: leaf[0], _condition(params, config, draws.time[None]))
+    x_t = share * draws.noise + (1 - share) * actions
+    return _velocity(config, context, x_t, condition, sites.expert("action", context.valid).at("steps", 0))
 
 
-def _read(
-    params: Params, config: Pi0Config, inputs: ModelInputs, plan: CapturePlan | None, remat: bool = False
-) -> tuple[Context, Latents]:
+def _read(params: Params, config: Pi0Config, inputs: ModelInputs, sites: Sites, remat: bool = False) -> Context:
     """Runs the vision-language expert over the prefix."""
     prefix = embed_prefix(params, config, inputs)
-    latents = empty_latents(plan, inputs.batch_size)
-    cache, latents = _run_vlm(params, config, prefix, plan, latents, remat)
+    cache = _run_vlm(params, config, prefix, sites.expert("vlm", prefix.valid), remat)
     positions, mask = suffix_attention(config, prefix.valid)
     rotation = gemma.rotary(positions, config.action.head_dim)
-    context = Context(params, expert_layers(params, 1), inputs.state, cache, gemma.attention_bias(mask), rotation, plan)
-    return context, latents
+    return Context(params, expert_layers(params, 1), inputs.state, cache, gemma.attention_bias(mask), rotation)
 
 
-def _run_vlm(
-    params: Params, config: Pi0Config, prefix: Prefix, plan: CapturePlan | None, latents: Latents, remat: bool
-) -> tuple[gemma.KeysValues, Latents]:
-    """Keys and values of every layer, and the selected taps written into `latents`.
+def _run_vlm(params: Params, config: Pi0Config, prefix: Prefix, sites: ExpertSites, remat: bool) -> gemma.KeysValues:
+    """Keys and values of every layer.
 
     Keys and values are projected from a block's input, so that what the last block writes into the stream reaches no action:
     it is computed where it is captured, and nowhere else.
     """
-    select = TapSelector.of(plan, "vlm", prefix.valid)
     rotation = gemma.rotary(prefix.positions, config.vlm.head_dim)
     bias = gemma.attention_bias(prefix.valid[:, :, None] & prefix.valid[:, None, :])
 
-    def block(carry, layer: Params, slot: jax.Array | None):
-        x, latents = carry
-        projected = gemma.project(layer, config.vlm, x, rotation)
-        x, taps = gemma.finish(layer, config.vlm, x, projected, projected.kv, bias)
-        if select and slot is not None:
-            latents = select.record(latents, taps, (slot,))
-        return (x, latents), projected.kv
+    def block(x, layer: Params, site: Site):
+        projected = gemma.project(layer, config.vlm, x, rotation, site)
+        return gemma.finish(layer, config.vlm, x, projected, projected.kv, bias, site), projected.kv
 
-    def last(carry, layer: Params, slot: jax.Array | None):
-        if slot is not None:
-            return block(carry, layer, slot)
-        return carry, gemma.project(layer, config.vlm, carry[0], rotation).kv
+    def last(x, layer: Params, site: Site):
+        if set(site.names) <= gemma.PROJECTED and "final_hidden" not in sites.names:
+            return x, gemma.project(layer, config.vlm, x, rotation, site).kv
+        return block(x, layer, site)
 
     layers, before = expert_layers(params, 0), config.vlm.depth - 1
-    selected = select.plan.layers if select else ()
-    block, last = (jax.checkpoint(each) if remat else each for each in (block, last))
-    carry, cache = scan_tapped(block, (prefix.tokens, latents), layers, selected, range(before))
-    (_, latents), end = scan_tapped(last, carry, layers, selected, range(before, before + 1))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *([cache, end] if before else [end])), latents
+    x = sites("embedding", prefix.tokens)
+    x, cache = sites.scan("layers", block, x, layers, within=range(before), remat=remat)
+    x, end = sites.scan("layers", last, x, layers, within=range(before, before + 1), remat=remat)
+    if "final_hidden" in sites.names:
+        sites("final_hidden", gemma.rms_norm(under(params, "PaliGemma/llm"), "final_norm", x)[0])
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *([cache, end] if before else [end]))
 
 
 def _velocity(
@@ -270,39 +270,25 @@ def _velocity(
     context: Context,
     x_t: Float[Array, "B A a"],
     condition: Condition,
-    latents: Latents,
-    step: jax.Array | int | None,
+    sites: ExpertSites,
     remat: bool = False,
-) -> tuple[Float[Array, "B A a"], Latents]:
-    """Runs the action expert once: the velocity at x_t, and the selected taps written at denoise slot `step`.
+) -> Float[Array, "B A a"]:
+    """Runs the action expert once: the velocity at x_t."""
+    params = context.params
+    x_t = sites("x_t", x_t)
+    x = sites("embedding", embed_suffix(params, config, context.state, x_t, condition.embedding))
 
-    Nothing is written where `step` is None.
-    """
-    params, plan = context.params, context.plan
-    valid = jnp.ones(context.bias.shape[:2], bool)
-    select = None if step is None else TapSelector.of(plan, "action", valid)
-    x = embed_suffix(params, config, context.state, x_t, condition.embedding)
-
-    def block(carry, entry, slot: jax.Array | None):
-        x, latents = carry
+    def block(x, entry, site: Site):
         layer, cached, modulation = entry
-        projected = gemma.project(layer, config.action, x, context.rotation, modulation)
-        x, taps = gemma.finish(
-            layer, config.action, x, projected, cached.append(projected.kv), context.bias, modulation
-        )
-        if select and step is not None and slot is not None:
-            latents = select.record(latents, taps, (step, slot))
-        return (x, latents), None
+        projected = gemma.project(layer, config.action, x, context.rotation, site, modulation)
+        kv = cached.append(projected.kv)
+        return gemma.finish(layer, config.action, x, projected, kv, context.bias, site, modulation), None
 
-    block = jax.checkpoint(block) if remat else block
     stacked = (context.layers, context.cache, condition.blocks)
-    (x, latents), _ = scan_tapped(block, (x, latents), stacked, select.plan.layers if select else ())
-    out, _, _ = gemma.rms_norm(under(params, "PaliGemma/llm"), "final_norm_1", x, condition.final)
-    v_t = linear(params, "action_out_proj", out[:, -config.action_horizon :])
-    if plan and step is not None:
-        flow = {name: value for name, value in (("x_t", x_t), ("v_t", v_t)) if name in plan.flow}
-        latents = record(latents, "action", flow, (step,))
-    return v_t, latents
+    x, _ = sites.scan("layers", block, x, stacked, remat=remat)
+    out = gemma.rms_norm(under(params, "PaliGemma/llm"), "final_norm_1", x, condition.final)[0]
+    out = sites("final_hidden", out)[:, -config.action_horizon :]
+    return sites("v_t", linear(params, "action_out_proj", out))
 
 
 def _condition(params: Params, config: Pi0Config, time: Float[Array, "Q b"]) -> Condition:

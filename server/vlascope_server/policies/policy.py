@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from vlascope_latents import LatentLayout
+from vlascope_latents import ModelLayout
 
 from vlascope_server.checkpoints import Checkpoint, CheckpointError, load_checkpoint
 from vlascope_server.model import ModelInputs, fuse_for_inference
@@ -100,7 +100,7 @@ class Policy:
         return cls(name, checkpoint, options)
 
     @property
-    def layout(self) -> LatentLayout:
+    def layout(self) -> ModelLayout:
         """What there is to capture."""
         return self.config.layout(self.num_steps)
 

@@ -1,4 +1,4 @@
-"""Compiled sampling programs, one a capture spec and batch size, made on a thread of their own when first wanted.
+"""Compiled sampling programs, one a request shape and batch size, made on a thread of their own when first wanted.
 
 Compiling takes seconds to minutes; whoever has a program that is ready goes on meanwhile. `compile_queue.py` says which
 program comes next.
@@ -21,18 +21,36 @@ from vlascope_latents import CapturePlan, CaptureSpec, plan_capture
 
 from vlascope_server.compile_cache import heed_free_space
 from vlascope_server.model import ModelInputs, sample_actions
-from vlascope_server.model.taps import Latents
+from vlascope_server.model.sites import Latents
 from vlascope_server.policies.compile_queue import Asker, CompileQueue, Job
 from vlascope_server.policies.policy import Policy
 
 _log = logging.getLogger(__name__)
 
-KEPT_SPECS = 8
-"""Specs, besides none, whose programs stay: each costs memory, and a client may name any number of them."""
+KEPT_SHAPES = 8
+"""Shapes, besides the plain one, whose programs stay: each costs memory, and a client may name any number of them."""
 
 
 class ProgramsClosedError(RuntimeError):
     """The server ends, and compiles nothing more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RequestShape:
+    """What a request asks of a program, but for the numbers that it runs on: the key of programs, batches and queues.
+
+    Attributes:
+        capture: what is kept; None keeps nothing. Specs that select the same have equal plans, in whichever form they came.
+    """
+
+    capture: CapturePlan | None = None
+
+    def __str__(self) -> str:
+        return "without capture" if self.capture is None else f"capturing {self.capture.spec}"
+
+
+PLAIN = RequestShape()
+"""Actions alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +74,7 @@ class Programs:
         on_done: called after each attempt to compile.
     """
 
-    def __init__(self, policy: Policy, max_batch: int, *, pad: bool, kept_specs: int = KEPT_SPECS):
+    def __init__(self, policy: Policy, max_batch: int, *, pad: bool, kept_shapes: int = KEPT_SHAPES):
         """Compiles nothing yet.
 
         Args:
@@ -64,24 +82,24 @@ class Programs:
             max_batch: the greatest size; the others are the powers of two below.
             pad: run a batch in the next greater size rather than in smaller ones: right where a larger batch costs little
                 more, as on a GPU, and wrong where it costs its size, as on a CPU.
-            kept_specs: specs, besides none, whose programs stay; those that were asked for longest ago go first.
+            kept_shapes: shapes, besides the plain one, whose programs stay; those that were asked for longest ago go first.
         """
         self.on_done: Callable[[], None] = lambda: None
         self.sizes = tuple(
             dict.fromkeys([*(2**k for k in range(max_batch.bit_length()) if 2**k < max_batch), max_batch])
         )
-        self._policy, self._pad, self._kept_specs = policy, pad, kept_specs
+        self._policy, self._pad, self._kept_shapes = policy, pad, kept_shapes
         self._changed = threading.Condition()
         self._closed = False
         self._queue = CompileQueue()
         self._running: Job | None = None
         # a daemon: compiling cannot be interrupted, and nobody waits for it at the end
         self._compiler: threading.Thread | None = None
-        self._programs: OrderedDict[CaptureSpec | None, dict[int, Future[Program]]] = OrderedDict()
+        self._programs: OrderedDict[RequestShape, dict[int, Future[Program]]] = OrderedDict()
         self._plan = functools.lru_cache(256)(lambda spec: plan_capture(spec, policy.layout))
 
     def plan(self, spec: CaptureSpec) -> CapturePlan:
-        """What a spec captures of this policy.
+        """What a spec captures of this policy; the `capture` of a `RequestShape`.
 
         Raises:
             CaptureSpecError: it cannot be honoured.
@@ -94,39 +112,37 @@ class Programs:
             return next((size for size in self.sizes if size >= count), self.sizes[-1])
         return max(size for size in self.sizes if size <= count)
 
-    def want(self, spec: CaptureSpec | None, size: int, asker: Asker | None = None) -> Future[Program]:
+    def want(self, shape: RequestShape, size: int, asker: Asker | None = None) -> Future[Program]:
         """Has a program compiled, once; the future fails where it cannot be, and is cancelled where every asker has gone.
 
         Args:
-            spec: of the program.
+            shape: of the program.
             size: of its batches.
             asker: the client that waits; None for the server itself.
 
         Raises:
             TooManyJobsError: the asker waits for as many programs as a client may.
         """
-        future = self._ask(spec, size, asker, optional=False)
+        future = self._ask(shape, size, asker, optional=False)
         assert future is not None, "only optional programs may be left out"  # noqa: S101 (the queue's own rule)
         return future
 
-    def _ask(
-        self, spec: CaptureSpec | None, size: int, asker: Asker | None, *, optional: bool
-    ) -> Future[Program] | None:
+    def _ask(self, shape: RequestShape, size: int, asker: Asker | None, *, optional: bool) -> Future[Program] | None:
         with self._changed:
-            known = self._programs.get(spec, {}).get(size)
+            known = self._programs.get(shape, {}).get(size)
             if known is None or known.cancelled() or not known.done():
                 if self._closed:
                     future: Future[Program] = Future()
                     future.set_exception(ProgramsClosedError("the server is shutting down"))
                     return future
-                asked = self._queue.ask((spec, size), asker, optional=optional)
+                asked = self._queue.ask((shape, size), asker, optional=optional)
                 if asked is None:
                     return None
                 future = asked
             else:
                 future = known
-            self._programs.setdefault(spec, {})[size] = future
-            self._programs.move_to_end(spec)
+            self._programs.setdefault(shape, {})[size] = future
+            self._programs.move_to_end(shape)
             if future is known:
                 return future
             self._forget()
@@ -143,14 +159,14 @@ class Programs:
         with self._changed:
             dropped = self._queue.gone(asker)
             for job in dropped:
-                spec, size = job.key
-                self._programs[spec].pop(size, None)
-                if not self._programs[spec]:
-                    del self._programs[spec]
+                shape, size = job.key
+                self._programs[shape].pop(size, None)
+                if not self._programs[shape]:
+                    del self._programs[shape]
         for job in dropped:
             job.future.cancel()
 
-    def ready(self, spec: CaptureSpec | None, count: int, askers: Collection[Asker | None] = (None,)) -> Program | None:
+    def ready(self, shape: RequestShape, count: int, askers: Collection[Asker | None] = (None,)) -> Program | None:
         """The program to run `count` observations with now: the best size where it is ready, else the largest below.
 
         None where nothing is ready. What is missing is being compiled after this call, for `askers`.
@@ -159,24 +175,24 @@ class Programs:
         with self._changed:
             done = {
                 size: future
-                for size, future in self._programs.get(spec, {}).items()
+                for size, future in self._programs.get(shape, {}).items()
                 if future.done() and not future.cancelled() and future.exception() is None
             }
             if done:
-                self._programs.move_to_end(spec)
+                self._programs.move_to_end(shape)
         if best in done:
             return done[best].result()
         for asker in askers:
-            self._ask(spec, best, asker, optional=best != self.sizes[0])
+            self._ask(shape, best, asker, optional=best != self.sizes[0])
             if not done and best != self.sizes[0]:
-                self.want(spec, self.sizes[0], asker)
+                self.want(shape, self.sizes[0], asker)
         below = [size for size in done if size < best]
         return done[max(below)].result() if below else None
 
-    def failure(self, spec: CaptureSpec | None) -> BaseException | None:
-        """Why a spec has no program at all; None where one may still come."""
+    def failure(self, shape: RequestShape) -> BaseException | None:
+        """Why a shape has no program at all; None where one may still come."""
         with self._changed:
-            first = self._programs.get(spec, {}).get(self.sizes[0])
+            first = self._programs.get(shape, {}).get(self.sizes[0])
         return first.exception() if first is not None and first.done() and not first.cancelled() else None
 
     @property
@@ -195,11 +211,11 @@ class Programs:
             _fail(job.future, ProgramsClosedError("the server is shutting down"))
 
     def _forget(self) -> None:
-        """Lets the specs go that were asked for longest ago; never one that somebody waits for, who would only ask again."""
-        specs = {spec: made for spec, made in self._programs.items() if spec is not None}
-        compiled = [spec for spec, made in specs.items() if all(future.done() for future in made.values())]
-        for spec in compiled[: max(0, len(specs) - self._kept_specs)]:
-            del self._programs[spec]
+        """Lets the shapes go that were asked for longest ago; never one that somebody waits for, who would only ask again."""
+        shapes = {shape: made for shape, made in self._programs.items() if shape != PLAIN}
+        compiled = [shape for shape, made in shapes.items() if all(future.done() for future in made.values())]
+        for shape in compiled[: max(0, len(shapes) - self._kept_shapes)]:
+            del self._programs[shape]
 
     def _run(self) -> None:
         while True:
@@ -221,19 +237,23 @@ class Programs:
                 self._running = None
             outcome()
 
-    def _compile(self, spec: CaptureSpec | None, size: int) -> Program:
+    def _compile(self, shape: RequestShape, size: int) -> Program:
         policy = self._policy
         noise = jax.ShapeDtypeStruct((size, *policy.noise_shape), np.float32)
-        what = "without capture" if spec is None else f"capturing {spec}"
-        _log.info("compiling for a batch of %d, %s", size, what)
+        _log.info("compiling for a batch of %d, %s", size, shape)
         heed_free_space()
         try:
             lowered = sample_actions.lower(
-                policy.params, policy.config, policy.batch_shape(size), noise, num_steps=policy.num_steps, capture=spec
+                policy.params,
+                policy.config,
+                policy.batch_shape(size),
+                noise,
+                num_steps=policy.num_steps,
+                capture=shape.capture,
             )
             compiled = lowered.compile()
         except Exception:
-            _log.exception("compiling for a batch of %d, %s, failed", size, what)
+            _log.exception("compiling for a batch of %d, %s, failed", size, shape)
             raise
         finally:
             # JAX remembers every program that it has lowered, and those that we let go would stay in memory

@@ -25,7 +25,7 @@ from vlascope_latents.store.run_folder import ReadableBy, make_missing_folder
 
 from vlascope_server.compile_cache import use_compilation_cache
 from vlascope_server.policies.policy import Policy
-from vlascope_server.policies.programs import Programs
+from vlascope_server.policies.programs import PLAIN, Programs, RequestShape
 from vlascope_server.serving.access import Access, check_host, is_address, read_key, tls_context
 from vlascope_server.serving.batcher import Activity, Batcher
 from vlascope_server.serving.episodes import Episodes
@@ -196,9 +196,11 @@ async def _run(
 async def _compile(service: Service, warm_up: WarmUp) -> None:
     """Compiles what clients are likely to ask for, before they ask."""
     programs = service.programs
-    specs = [None] if service.episodes.run is None else [None, service.default_spec]
+    shapes = [PLAIN]
+    if service.episodes.run is not None:
+        shapes.append(RequestShape(service.plan(True)))
     sizes = {"none": (), "single": programs.sizes[:1], "all": programs.sizes}[warm_up]
-    await asyncio.gather(*[asyncio.wrap_future(programs.want(spec, n)) for n in sizes for spec in specs])
+    await asyncio.gather(*[asyncio.wrap_future(programs.want(shape, n)) for n in sizes for shape in shapes])
 
 
 @contextlib.contextmanager

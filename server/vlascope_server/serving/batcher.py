@@ -1,6 +1,6 @@
 """Runs observations of many clients in batches, on one thread that owns the device.
 
-1. `submit` puts an observation into the queue of its capture spec: different specs never share a batch.
+1. `submit` puts an observation into the queue of its request shape: different shapes never share a batch.
 2. The thread takes the queue whose head has waited longest, of those that have a compiled program.
 3. It waits for more until the batch is full, every client that is active has asked, or `max_wait` is over.
 4. Actions resolve the futures once the device is done; captured arrays follow on their way to the host.
@@ -18,12 +18,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, InvalidStateError
 
 import numpy as np
-from vlascope_latents import CaptureSpec
 
-from vlascope_server.model.taps import Latents
+from vlascope_server.model.sites import Latents
 from vlascope_server.policies.compile_queue import Asker
 from vlascope_server.policies.policy import Policy, PreparedObservation
-from vlascope_server.policies.programs import Program, Programs, ProgramsClosedError
+from vlascope_server.policies.programs import Program, Programs, ProgramsClosedError, RequestShape
 
 _log = logging.getLogger(__name__)
 
@@ -68,23 +67,23 @@ class _Item:
 
 
 class Activity:
-    """Which clients have asked lately, and with which spec. May be used from any thread."""
+    """Which clients have asked lately, and with which shape. May be used from any thread."""
 
     def __init__(self):
-        self._last: dict[int, tuple[CaptureSpec | None, float]] = {}
+        self._last: dict[int, tuple[RequestShape, float]] = {}
 
-    def asked(self, client: object, spec: CaptureSpec | None) -> None:
+    def asked(self, client: object, shape: RequestShape) -> None:
         """Notes an observation."""
-        self._last[id(client)] = (spec, time.monotonic())
+        self._last[id(client)] = (shape, time.monotonic())
 
     def gone(self, client: object) -> None:
         """Forgets a client."""
         self._last.pop(id(client), None)
 
-    def count(self, spec: CaptureSpec | None) -> int:
-        """Clients that asked with this spec within the last two seconds: they are expected to ask again."""
+    def count(self, shape: RequestShape) -> int:
+        """Clients that asked with this shape within the last two seconds: they are expected to ask again."""
         since = time.monotonic() - _ACTIVE_SECONDS
-        return sum(last > since and asked == spec for asked, last in list(self._last.values()))
+        return sum(last > since and asked == shape for asked, last in list(self._last.values()))
 
 
 class Batcher:
@@ -96,7 +95,7 @@ class Batcher:
         programs: Programs,
         *,
         max_wait: float,
-        active_clients: Callable[[CaptureSpec | None], int],
+        active_clients: Callable[[RequestShape], int],
         on_batch: Callable[[int, float], None] = lambda size, seconds: None,
     ):
         """Starts the thread.
@@ -105,12 +104,12 @@ class Batcher:
             policy: whose observations these are.
             programs: compiled for it.
             max_wait: seconds that an observation waits for others at most.
-            active_clients: how many are likely to ask with a spec; where all have, nobody waits.
+            active_clients: how many are likely to ask with a shape; where all have, nobody waits.
             on_batch: told of each batch: observations and seconds on the device.
         """
         self._policy, self._programs = policy, programs
         self._max_wait, self._active_clients, self._on_batch = max_wait, active_clients, on_batch
-        self._queues: dict[CaptureSpec | None, deque[_Item]] = {}
+        self._queues: dict[RequestShape, deque[_Item]] = {}
         self._changed = threading.Condition(threading.RLock())
         self._closed = False
         self._computing: list[_Item] = []
@@ -119,7 +118,7 @@ class Batcher:
         self._thread.start()
 
     def submit(
-        self, prepared: PreparedObservation, noise: np.ndarray, spec: CaptureSpec | None, asker: Asker | None = None
+        self, prepared: PreparedObservation, noise: np.ndarray, shape: RequestShape, asker: Asker | None = None
     ) -> Future[Sample]:
         """Queues one observation with its noise [action horizon, the model's action width].
 
@@ -130,11 +129,11 @@ class Batcher:
             TooManyJobsError: `asker`, the client that waits for it, waits for as many programs as a client may.
         """
         item = _Item(prepared, noise, Future(), time.perf_counter(), asker)
-        self._programs.want(spec, 1, asker)
+        self._programs.want(shape, 1, asker)
         with self._changed:
             if self._closed:
                 raise ProgramsClosedError("the server is shutting down")
-            self._queues.setdefault(spec, deque()).append(item)
+            self._queues.setdefault(shape, deque()).append(item)
             self._changed.notify_all()
         return item.future
 
@@ -171,11 +170,11 @@ class Batcher:
                 continue
             if work is None:
                 return
-            program, items, spec = work
+            program, items, shape = work
             try:
                 self._compute(program, items)
             except Exception as error:
-                _log.exception("a batch of %d failed, capturing %s", len(items), spec or "nothing")
+                _log.exception("a batch of %d failed, %s", len(items), shape)
                 _fail(items, error)
 
     def _fail_all(self, error: BaseException) -> None:
@@ -184,7 +183,7 @@ class Batcher:
                 _fail([item for item in queue if item.future.set_running_or_notify_cancel()], error)
             self._queues.clear()
 
-    def _next(self) -> tuple[Program, list[_Item], CaptureSpec | None] | None:
+    def _next(self) -> tuple[Program, list[_Item], RequestShape] | None:
         """Waits for the next batch; None once closed and nothing is left that could run."""
         with self._changed:
             while True:
@@ -195,37 +194,37 @@ class Batcher:
                         return None
                     self._changed.wait()
                     continue
-                spec, program, queue = chosen
+                shape, program, queue = chosen
                 wait = queue[0].since + self._max_wait - time.perf_counter()
-                enough = min(self._programs.sizes[-1], self._active_clients(spec))
+                enough = min(self._programs.sizes[-1], self._active_clients(shape))
                 if len(queue) < enough and wait > 0 and not self._closed:
                     self._changed.wait(wait)
                     continue
                 items = [queue.popleft() for _ in range(min(program.size, len(queue)))]
                 if not queue:
-                    del self._queues[spec]
+                    del self._queues[shape]
                 # from here on they cannot be cancelled
                 if items := [item for item in items if item.future.set_running_or_notify_cancel()]:
                     self._computing = items
-                    return program, items, spec
+                    return program, items, shape
 
-    def _oldest(self) -> tuple[CaptureSpec | None, Program, deque[_Item]] | None:
+    def _oldest(self) -> tuple[RequestShape, Program, deque[_Item]] | None:
         self._drop_cancelled()
-        for spec, queue in sorted(self._queues.items(), key=lambda entry: entry[1][0].since):
-            program = self._programs.ready(spec, len(queue), [item.asker for item in queue])
+        for shape, queue in sorted(self._queues.items(), key=lambda entry: entry[1][0].since):
+            program = self._programs.ready(shape, len(queue), [item.asker for item in queue])
             if program is not None:
-                return spec, program, queue
-            if (error := self._programs.failure(spec)) is not None:
-                _fail([item for item in self._queues.pop(spec) if item.future.set_running_or_notify_cancel()], error)
+                return shape, program, queue
+            if (error := self._programs.failure(shape)) is not None:
+                _fail([item for item in self._queues.pop(shape) if item.future.set_running_or_notify_cancel()], error)
         return None
 
     def _drop_cancelled(self) -> None:
         """Those whose clients have gone, before they are counted or anything is compiled for them."""
-        for spec, queue in list(self._queues.items()):
+        for shape, queue in list(self._queues.items()):
             if any(item.future.cancelled() for item in queue):
-                self._queues[spec] = queue = deque(item for item in queue if not item.future.cancelled())
+                self._queues[shape] = queue = deque(item for item in queue if not item.future.cancelled())
             if not queue:
-                del self._queues[spec]
+                del self._queues[shape]
 
     def _compute(self, program: Program, items: list[_Item]) -> None:
         begun = time.perf_counter()

@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 from vlascope_client.wording import short
-from vlascope_latents import CapturePlan, CaptureSpec
+from vlascope_latents import CapturePlan
 from vlascope_latents.store import EpisodeWriter, RunWriter, StoreError
 from vlascope_latents.store.frame_slot import FrameSlot
 
@@ -44,7 +44,7 @@ class OpenEpisode:
         owner: the connection that it belongs to.
         metadata: what the client said of it.
         implicit: it is the one of a connection that names none.
-        spec: of its frames, once there is one.
+        plan: of its frames, once there is one.
         instruction: what the policy was told for its frames, once there is one.
         writer: once there is a frame.
         accepted: some message of it was not refused.
@@ -56,7 +56,7 @@ class OpenEpisode:
     owner: object
     metadata: dict[str, object]
     implicit: bool
-    spec: CaptureSpec | None = None
+    plan: CapturePlan | None = None
     instruction: str | None = None
     writer: EpisodeWriter | None = None
     accepted: bool = False
@@ -192,10 +192,10 @@ class Episodes:
         if self.run is None:
             raise RequestError("no_store", _NO_STORE, "collect_latents")
         shapes = {name: array.shape for name, array in annotations.items()}
-        if episode.spec not in (None, plan.spec):
+        if episode.plan not in (None, plan):
             raise RequestError(
                 "spec_changed",
-                f"collect_latents: episode {episode.id} began with {episode.spec}, found {plan.spec}: end it first",
+                f"collect_latents: episode {episode.id} began with {episode.plan.spec}, found {plan.spec}: end it first",
                 "collect_latents",
             )
         if episode.annotations not in (None, shapes):
@@ -252,7 +252,7 @@ class Episodes:
                 if isinstance(error, StoreError):
                     raise RequestError("store_failed", str(error)) from None
                 raise
-            episode.spec = plan.spec
+            episode.plan = plan
         return episode.writer
 
     def check_disk(self, episode: OpenEpisode) -> None:

@@ -11,6 +11,7 @@ from vlascope_latents.store import StoreError
 from vlascope_latents.store.frame_slot import FrameSlot
 
 from vlascope_server.policies.policy import draw_noise
+from vlascope_server.policies.programs import RequestShape
 from vlascope_server.robots import RobotInputError
 from vlascope_server.serving.batcher import Sample
 from vlascope_server.serving.episodes import OpenEpisode
@@ -58,9 +59,9 @@ class Inference:
             raise RequestError("invalid_observation", str(error), error.field) from None
         self._noise, self._seed = self._draw_noise()
         self._transformed = time.perf_counter()
-        self._spec = service.default_spec if request.collect is True else request.collect or None
-        self._plan = None if self._spec is None else service.plan(self._spec)
-        service.activity.asked(waiter, self._spec)
+        self._plan = service.plan(request.collect) if request.collect else None
+        self._shape = RequestShape(self._plan)
+        service.activity.asked(waiter, self._shape)
 
     def run(self, episode: OpenEpisode) -> dict[str, object]:
         """Computes the actions, and sends what is captured on its way to the store; the reply, but for its warnings.
@@ -74,7 +75,7 @@ class Inference:
         capture = self._reserve(episode, timestep)
         try:
             reserved = time.perf_counter()
-            sample = self._waiter.computed(prepared, self._noise, self._spec)
+            sample = self._waiter.computed(prepared, self._noise, self._shape)
             actions = service.policy.robot_actions(sample.actions, prepared)
             latents = self._keep(capture, sample, actions) if capture else None
         except BaseException as error:
@@ -123,7 +124,7 @@ class Inference:
         if self._plan is None:
             return None
         # a program that is still to be compiled must not hold room that others could use
-        self._waiter.compiled(self._plan.spec)
+        self._waiter.compiled(self._shape)
         episodes, request = self._service.episodes, self._request
         if episodes.run is None and request.return_latents:
             return _Capture(self._plan, episode, timestep, None, stored=False)
@@ -136,7 +137,7 @@ class Inference:
         frame = None
         if capture.slot is not None:
             try:
-                frame = capture.slot.number(capture.timestep, self._values(capture.plan, actions))
+                frame = capture.slot.number(capture.timestep, self._values(actions))
             except StoreError as error:
                 raise RequestError("store_failed", str(error)) from None
             service.episodes.fill(capture.slot, sample.tensors, service.metrics.stages.labels("fill").observe)
@@ -154,14 +155,14 @@ class Inference:
             latents["tensors"] = _tensors(capture.plan, sample)
         return latents
 
-    def _values(self, plan: CapturePlan, actions: np.ndarray) -> dict[str, object]:
+    def _values(self, actions: np.ndarray) -> dict[str, object]:
         """What is stored beside the tensors of a frame."""
-        annotations = self._request.annotations
+        annotations, steps = self._request.annotations, self._service.policy.num_steps
         return {
             "actions": actions,
             "state": self.prepared.robot_state.astype(np.float32),
             "prompt_mask": self.prepared.mask,
-            "denoise_time": 1 - np.array(plan.denoise_steps, np.float32) / self._service.policy.num_steps,
+            "denoise_time": 1 - np.arange(steps, dtype=np.float32) / steps,
             "noise_seed": np.int64(-1 if self._seed is None else self._seed),
             **({"annotations": annotations} if annotations else {}),
         }

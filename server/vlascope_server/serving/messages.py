@@ -228,7 +228,7 @@ def _collect(message: Mapping[str, object]) -> CaptureSpec | bool:
     if not isinstance(value, Mapping):
         _refuse("collect_latents", f"expected a boolean or a capture spec as a map, found {type(value).__name__}")
     try:
-        return CaptureSpec.from_map({key: _list(item) for key, item in value.items()})
+        return CaptureSpec.from_map(_list(value))
     except CaptureSpecError as error:
         raise spec_error(error) from None
 
@@ -366,9 +366,11 @@ def _plain(value: object) -> Any:
 
 
 def _list(value: object) -> Any:
-    """A field of a capture spec with arrays as lists."""
+    """A capture spec, or a part of it, with arrays as lists."""
     if isinstance(value, list):
         return [_list(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _list(item) for key, item in value.items()}
     if isinstance(value, np.ndarray) and value.nbytes > _SPEC_ARRAY_BYTES:
         found = f"an array of {value.nbytes} bytes; expected at most {_SPEC_ARRAY_BYTES}"
         raise RequestError("invalid_spec", f"collect_latents: {found}", "collect_latents")

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.metadata
 
 from vlascope_client.protocol import PROMPT_CHARACTERS, VERSION
-from vlascope_latents import COMPONENTS, EXPERTS, CapturePlan
+from vlascope_latents import CapturePlan
 
 from vlascope_server.policies.policy import Policy
 from vlascope_server.serving.options import Limits
@@ -37,11 +37,12 @@ def server_metadata(
         "trained_on": dict(policy.checkpoint.record.trained_on or {}),
         "capture": {
             "run": run,
-            "experts": list(EXPERTS),
-            "components": list(COMPONENTS),
-            "layers": layout.vlm.depth,
-            "denoise_steps": layout.denoise_steps,
-            "spans": {name: [dataclasses.asdict(span) for span in layout.expert(name).spans] for name in EXPERTS},
+            "experts": list(layout.names),
+            "components": list(dict.fromkeys(c.name for expert in layout.experts for c in expert.components)),
+            "layers": max(expert.depth for expert in layout.experts),
+            "denoise_steps": policy.num_steps,
+            "spans": {expert.name: [dataclasses.asdict(span) for span in expert.spans] for expert in layout.experts},
+            "layout": layout.to_map(),
             "default_spec": default.spec.to_map(),
             "frame_bytes": default.nbytes,
         },

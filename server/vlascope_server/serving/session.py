@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 import traceback
@@ -152,9 +153,10 @@ class Session:
 
     def _plan(self, request: Plan) -> dict[str, object]:
         plan = self._service.plan(request.collect)
-        tensors = [
-            {"path": t.path, "dims": list(t.dims), "shape": list(t.shape), "dtype": t.dtype} for t in plan.tensors
-        ]
+        tensors = []
+        for site in plan.sites:
+            fields = dataclasses.asdict(site.tensor) | {"reaches_actions": site.reaches_actions}
+            tensors.append({name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()})
         return {"request": "plan", "bytes": plan.nbytes, "tensors": tensors}
 
     def _end(self, request: EndEpisode) -> dict[str, object]:

@@ -8,10 +8,10 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 import numpy as np
-from vlascope_latents import CaptureSpec
 
 from vlascope_server.policies.compile_queue import JOBS_OF_A_CLIENT, TooManyJobsError
 from vlascope_server.policies.policy import PreparedObservation
+from vlascope_server.policies.programs import RequestShape
 from vlascope_server.serving.batcher import Sample
 from vlascope_server.serving.errors import RequestError
 from vlascope_server.serving.service import Service
@@ -35,28 +35,28 @@ class Waiter:
         self._gone: Future[None] = Future()
         self._sample: Future[Sample] | None = None
 
-    def compiled(self, spec: CaptureSpec) -> None:
-        """Waits until observations with a capture can be computed.
+    def compiled(self, shape: RequestShape) -> None:
+        """Waits until observations of a shape can be computed.
 
         Raises:
             RequestError: too many programs are being compiled for this client.
             ClientGoneError: the client has hung up.
         """
-        program = self._wanted(lambda: self._service.programs.want(spec, 1, self))
+        program = self._wanted(lambda: self._service.programs.want(shape, 1, self))
         if not program.done():
             either: list[Future[Any]] = [program, self._gone]
             concurrent.futures.wait(either, return_when=concurrent.futures.FIRST_COMPLETED)
             self._check_not_gone()
         program.result()
 
-    def computed(self, prepared: PreparedObservation, noise: np.ndarray, spec: CaptureSpec | None) -> Sample:
+    def computed(self, prepared: PreparedObservation, noise: np.ndarray, shape: RequestShape) -> Sample:
         """Waits for the batch that the observation is part of.
 
         Raises:
             RequestError: too many programs are being compiled for this client.
             ClientGoneError: the client has hung up.
         """
-        self._sample = future = self._wanted(lambda: self._service.batcher.submit(prepared, noise, spec, self))
+        self._sample = future = self._wanted(lambda: self._service.batcher.submit(prepared, noise, shape, self))
         if self._gone.done():  # after it was kept: `hang_up` has seen it, or is seen here
             future.cancel()
         try:

@@ -71,7 +71,7 @@ def locate(
     side = config.vision.image_size // config.vision.patch_size
     B, Q, C = targets.shape[:3]
     hidden = latents[_PATH].reshape(B, C * side * side, -1)
-    normed, _, _ = rms_norm(under(params, "PaliGemma/llm"), "final_norm", hidden)
+    normed, _ = rms_norm(under(params, "PaliGemma/llm"), "final_norm", hidden)
     rows = params["PaliGemma/llm/embedder/input_embedding"][-Q * PARTS**2 :].astype(jnp.float32)
     # the first question's rows are the last
     rows = rows.reshape(Q, PARTS**2, -1)[::-1]

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float
 from vlascope_latents import CaptureSpec
 
 from vlascope_server.model import Draws, Params, Pi0Config, draw_noise_and_time, flow_errors
-from vlascope_server.model.taps import Latents
+from vlascope_server.model.sites import Latents
 from vlascope_server.training.augment import augment_images
 from vlascope_server.training.grounding import Places, capture_of, locate, seen
 from vlascope_server.training.loader import Batch

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from vlascope_latents import CaptureSpec
 from vlascope_server.policies.policy import Policy, draw_noise
-from vlascope_server.policies.programs import Programs
+from vlascope_server.policies.programs import PLAIN, Programs, RequestShape
 from vlascope_server.serving.batcher import Batcher
 
 from tests.server.serving.live_server import serve
@@ -27,17 +27,21 @@ def policy() -> Policy:
 @pytest.fixture(scope="module")
 def programs(policy):
     made = Programs(policy, max_batch=4, pad=True)
-    for future in [made.want(spec, size) for spec in (None, TEXT) for size in made.sizes]:
+    for future in [made.want(shape_of(made, spec), size) for spec in (None, TEXT) for size in made.sizes]:
         future.result()
     yield made
     made.close()
+
+
+def shape_of(programs: Programs, spec: CaptureSpec | None) -> RequestShape:
+    return PLAIN if spec is None else RequestShape(programs.plan(spec))
 
 
 class Recorder:
     """Runs a batcher and keeps what every batch was."""
 
     def __init__(self, policy, programs, *, active: int, max_wait: float = 5.0):
-        self.policy, self.sizes = policy, []
+        self.policy, self.programs, self.sizes = policy, programs, []
         self.batcher = Batcher(
             policy,
             programs,
@@ -48,7 +52,9 @@ class Recorder:
 
     def submit(self, seed: int, spec: CaptureSpec | None = None):
         message = observation(seed)
-        return self.batcher.submit(self.policy.prepare(message), draw_noise(seed, self.policy.noise_shape), spec)
+        return self.batcher.submit(
+            self.policy.prepare(message), draw_noise(seed, self.policy.noise_shape), shape_of(self.programs, spec)
+        )
 
     def __enter__(self):
         return self
@@ -108,10 +114,10 @@ def test_others_go_on_while_a_spec_compiles(policy, programs):
     release = threading.Event()
     original = programs._compile
 
-    def slow(spec, size):
+    def slow(shape, size):
         compiling.set()
         assert release.wait(60)
-        return original(spec, size)
+        return original(shape, size)
 
     programs._compile = slow
     try:
@@ -130,23 +136,23 @@ def test_others_go_on_while_a_spec_compiles(policy, programs):
 
 def test_more_specs_than_are_kept_are_all_answered(policy):
     programs = Programs(policy, max_batch=1, pad=False)
-    compiled = programs.want(None, 1).result()
-    programs._compile = lambda spec, size: compiled  # compiling itself is not what is tested
+    compiled = programs.want(PLAIN, 1).result()
+    programs._compile = lambda shape, size: compiled  # compiling itself is not what is tested
     specs = [CaptureSpec(experts=("vlm",), layers=(layer,), reduction="mean", dtype=dtype) for layer in range(8)
              for dtype in ("bfloat16", "float32")]  # fmt: skip
     with Recorder(policy, programs, active=1) as recorder:
         futures = [recorder.submit(0, spec) for spec in specs]
         assert {future.result(timeout=60).batch for future in futures} == {1}
-    programs.want(TEXT, 1).result()
+    programs.want(shape_of(programs, TEXT), 1).result()
     assert len(programs._programs) <= 10  # the plain one, those that are kept, and the one that came last
     programs.close()
 
 
 def test_what_cannot_be_compiled_is_said(policy):
     programs = Programs(policy, max_batch=1, pad=True)
-    programs.want(None, 1).result()
+    programs.want(PLAIN, 1).result()
 
-    def broken(spec, size):
+    def broken(shape, size):
         raise RuntimeError("out of memory")
 
     programs._compile = broken

@@ -15,7 +15,7 @@ from vlascope_latents import CaptureSpec
 from vlascope_latents.store import LatentStore
 from vlascope_server.policies.compile_queue import CompileQueue, TooManyJobsError
 from vlascope_server.policies.policy import Policy, draw_noise
-from vlascope_server.policies.programs import Programs
+from vlascope_server.policies.programs import PLAIN, Programs, RequestShape
 from vlascope_server.serving.batcher import Batcher
 
 from tests.server.serving.live_server import LiveServer, serve
@@ -101,15 +101,18 @@ class Held:
 
     def __init__(self, policy: Policy):
         self.programs = Programs(policy, max_batch=1, pad=False)
-        self.program = self.programs.want(None, 1).result()
-        self.compiled: list[CaptureSpec] = []
+        self.program = self.programs.want(PLAIN, 1).result()
+        self.compiled: list[CaptureSpec | None] = []
         self.go_on = threading.Event()
         self.programs._compile = self._compile
 
-    def _compile(self, spec, size):
-        self.compiled.append(spec)
+    def _compile(self, shape, size):
+        self.compiled.append(shape.capture and shape.capture.spec)
         assert self.go_on.wait(60)
         return self.program
+
+    def want(self, spec, client):
+        return self.programs.want(RequestShape(self.programs.plan(spec)), 1, client)
 
     def __enter__(self):
         return self
@@ -128,7 +131,7 @@ def test_what_nobody_waits_for_is_not_compiled(policy):
         clients = [Client() for _ in range(6)]
         futures = []
         for spec, client in zip(specs(6), clients, strict=True):
-            futures.append(held.programs.want(spec, 1, client))
+            futures.append(held.want(spec, client))
             while not held.programs.compiling:
                 time.sleep(0.01)
         for client in clients[:5]:
@@ -137,7 +140,7 @@ def test_what_nobody_waits_for_is_not_compiled(policy):
         assert futures[5].result(60) is held.program
         assert held.compiled == [specs(6)[0], specs(6)[5]]  # the first had begun
         assert [future.cancelled() for future in futures[1:5]] == [True] * 4
-        assert held.programs.want(specs(6)[2], 1, Client()).result(60) is held.program
+        assert held.want(specs(6)[2], Client()).result(60) is held.program
 
 
 def test_what_nobody_waits_for_is_not_computed(policy):
@@ -151,7 +154,9 @@ def test_what_nobody_waits_for_is_not_computed(policy):
             on_batch=lambda size, _: batches.append(size),
         )
         prepared, noise = policy.prepare(observation()), draw_noise(0, policy.noise_shape)
-        futures = [batcher.submit(prepared, noise, specs(1)[0], Client()) for _ in range(5)]
+        futures = [
+            batcher.submit(prepared, noise, RequestShape(held.programs.plan(specs(1)[0])), Client()) for _ in range(5)
+        ]
         assert all(future.cancel() for future in futures[:4])
         held.go_on.set()
         futures[4].result(60)
@@ -161,7 +166,7 @@ def test_what_nobody_waits_for_is_not_computed(policy):
 
 def test_who_waits_at_the_end_is_told(policy):
     with Held(policy) as held:
-        running, waiting = (held.programs.want(spec, 1, Client()) for spec in specs(2))
+        running, waiting = (held.want(spec, Client()) for spec in specs(2))
         while not held.programs.compiling:
             time.sleep(0.01)
         held.programs.close()
@@ -171,18 +176,18 @@ def test_who_waits_at_the_end_is_told(policy):
 
 
 def test_programs_that_are_let_go_leave_memory(policy):
-    programs = Programs(policy, max_batch=1, pad=False, kept_specs=2)
+    programs = Programs(policy, max_batch=1, pad=False, kept_shapes=2)
     client = jax.devices()[0].client
 
     def live() -> int:
         gc.collect()
         return len(client.live_executables())
 
-    programs.want(None, 1).result()
+    programs.want(PLAIN, 1).result()
     before = live()
     counts = []
     for spec in specs(5):
-        programs.want(spec, 1).result()
+        programs.want(RequestShape(programs.plan(spec)), 1).result()
         counts.append(live() - before)
     programs.close()
     # two that are kept, and the one that came last

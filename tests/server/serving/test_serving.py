@@ -20,6 +20,13 @@ from tests.server.serving.live_server import serve
 from tests.server.serving.wire import connect, observation
 
 SMALL = {"layers": [3], "spans": ["text", "action"], "reduction": "mean"}
+SITES = {
+    "sites": [
+        {"expert": expert, "component": "hidden_states", "layers": [3], "tokens": [span], "reduction": "mean"}
+        for expert, span in (("vlm", "text"), ("action", "action"))
+    ]
+}
+"""The same in the long form."""
 
 
 @pytest.fixture(scope="module")
@@ -151,15 +158,32 @@ def test_what_only_the_end_tells_is_kept_beside_what_the_beginning_told(server, 
 
 def test_a_plan_says_what_a_spec_weighs_and_captures_nothing(wire, policy):
     before = wire.ask({"request": "status"})["committed"]
-    for spec, expected in ((None, CaptureSpec()), (SMALL, CaptureSpec.from_map(SMALL))):
+    probe = {"profile": "probe", "layers": [3]}
+    for spec, expected in ((None, CaptureSpec()), *((s, CaptureSpec.from_map(s)) for s in (SMALL, SITES, probe))):
         plan = wire.ask({"request": "plan", **({} if spec is None else {"collect_latents": spec})})
         wanted = plan_capture(expected, policy.layout)
         assert plan["bytes"] == wanted.nbytes
         assert [tensor["path"] for tensor in plan["tensors"]] == [tensor.path for tensor in wanted.tensors]
         assert [tuple(tensor["shape"]) for tensor in plan["tensors"]] == [tensor.shape for tensor in wanted.tensors]
+        assert [tensor["reaches_actions"] for tensor in plan["tensors"]] == [s.reaches_actions for s in wanted.sites]
     error = wire.ask({"request": "plan", "collect_latents": {"layers": [8]}})
     assert (error["code"], error["field"]) == ("invalid_spec", "collect_latents.layers")
+    wrong = {"sites": [SITES["sites"][0], {"expert": "vlm", "component": "k", "tokens": ["state"]}]}
+    error = wire.ask({"request": "plan", "collect_latents": wrong})
+    assert (error["code"], error["field"]) == ("invalid_spec", "collect_latents.sites[1].tokens")
     assert wire.ask({"request": "status"})["committed"] == before
+
+
+def test_both_forms_of_a_spec_share_a_program_and_an_episode(wire, server):
+    short = wire.ask(observation(2, collect_latents=SMALL, return_latents=True, episode={"id": "forms"}))
+    compiled = server.output.count("compiling for")
+    long = wire.ask(observation(2, collect_latents=SITES, return_latents=True, episode={"id": "forms"}))
+    assert server.output.count("compiling for") == compiled
+    assert [reply["latents"]["frame"] for reply in (short, long)] == [0, 1]
+    for path, tensor in short["latents"]["tensors"].items():
+        np.testing.assert_array_equal(tensor["data"], long["latents"]["tensors"][path]["data"])
+    wire.ask({"request": "end_episode", "episode": "forms"})
+    assert LatentStore(server.run).episode("forms").capture_spec() == CaptureSpec.from_map(SMALL)
 
 
 def test_latents_that_come_back_are_those_that_are_kept(wire, server):
