@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ from vlascope_server.mixing.weighting import Groups
 from vlascope_server.model import Params
 from vlascope_server.training.loader import Batch, rows_of_step
 
-LossOf = Callable[[Params, Batch, Array], Float[Array, ""]]
+LossOf = Callable[[Params, Any, Array], Float[Array, ""]]
 _ORDER = 7
 """Tells the seed of the order of frames from others that are made of the same number."""
 
@@ -133,10 +134,10 @@ def logits_gradient(
     logits: Float[Array, "G K"],
     theirs: Theirs,
     shared: Params,
-    batch: Batch,
+    batch: PyTree,
     keys: Array,
 ) -> tuple[Float[Array, ""], Float[Array, "G K"]]:
-    """The loss of the mix, and its gradient in the logits of the weights."""
+    """The loss of the mix, and its gradient in the logits of the weights; `batch` and `keys` are what `loss_of` takes."""
     weights = jax.nn.softmax(logits, axis=-1)
     mixed = sums(theirs, spread_weights(groups, weights))
     loss, gradient = jax.value_and_grad(lambda differing: loss_of({**shared, **differing}, batch, keys))(mixed)

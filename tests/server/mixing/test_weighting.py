@@ -42,10 +42,9 @@ def test_bfloat16_is_summed_in_float32_and_rounded_once(arrays):
     low = [a.astype(ml_dtypes.bfloat16) for a in arrays]
     found = weighted_sum(low, np.array([0.2, 0.5, 0.3]))
     assert found.dtype == ml_dtypes.bfloat16
-    exact = sum(w * a.astype(np.float64) for w, a in zip((0.2, 0.5, 0.3), low, strict=True))
-    assert (
-        found.astype(np.float64) == exact.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
-    ).mean() > 0.999
+    exact = np.einsum("k,k...->...", np.array([0.2, 0.5, 0.3]), np.stack(low).astype(np.float64))
+    rounded = exact.astype(np.float32).astype(ml_dtypes.bfloat16)
+    assert (found.astype(np.float64) == rounded.astype(np.float64)).mean() > 0.999
 
 
 def test_scalars_and_empty_arrays():
