@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vlascope_server.mixing.judgement import Judged, interval
+from vlascope_server.mixing.judgement import Judged, best_of, compared, interval
 from vlascope_server.mixing.methods import Found
 from vlascope_server.mixing.mix import Mixed
 
@@ -23,17 +23,17 @@ _LINES = 12
 def curve(mixed: Mixed) -> Figure | None:
     """The loss and the weights along gradient descent, and the losses of every policy; None where there is neither."""
     descents = [found for found in mixed.found if found.steps]
-    if not (descents or mixed.judged_inputs):
+    rows = len(descents) + bool(mixed.judged_inputs)
+    if not rows:
         return None
-    panels = len(descents) * 2 + bool(mixed.judged_inputs)
-    figure = Figure(figsize=(5.6 * panels, 4.6), dpi=120, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(11, 4.2 * rows), dpi=120, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    axes = list(figure.subplots(1, panels, squeeze=False).flat)
-    for found, pair in zip(descents, zip(axes[0::2], axes[1::2], strict=False), strict=False):
-        _losses_along(pair[0], found)
-        _weights_along(pair[1], found, [_short(location) for location in mixed.inputs.locations])
+    panels = figure.subplots(rows, 2, squeeze=False)
+    for found, (left, right) in zip(descents, panels, strict=False):
+        _losses_along(left, found)
+        _weights_along(right, found, [_short(location) for location in mixed.inputs.locations])
     if mixed.judged_inputs:
-        _losses_of_all(axes[-1], mixed.judged_inputs, mixed.judged_mixes, mixed.method)
+        _losses_of_all(panels[-1], mixed.judged_inputs, mixed.judged_mixes, mixed.method)
     return figure
 
 
@@ -58,21 +58,28 @@ def _weights_along(axes: Axes, found: Found, names: Sequence[str]) -> None:
                 color=colour,
                 alpha=0.15,
             )
-    axes.set(xlabel="iteration", ylabel="weight", ylim=(0, 1), title=f"weights ({weights.shape[1]} groups)")
+    axes.set(
+        xlabel="iteration",
+        ylabel="weight",
+        ylim=(0, 1),
+        title="weights" if weights.shape[1] == 1 else f"weights: mean of {weights.shape[1]} groups",
+    )
     axes.legend(fontsize=8)
 
 
-def _losses_of_all(axes: Axes, inputs: Sequence[Judged], mixes: Sequence[Judged], method: str) -> None:
-    rows = [*inputs, *mixes][::-1]
+def _losses_of_all(panels: Sequence[Axes], inputs: Sequence[Judged], mixes: Sequence[Judged], method: str) -> None:
+    """Every policy's loss, and less that of the best checkpoint, which is paired by episode and far more certain."""
+    best, rows = best_of(inputs), [*inputs, *mixes][::-1]
     for place, row in enumerate(rows):
-        found = interval(row.validation.values)
-        colour = (
-            _COLOURS[5] if row.weights is None and row in inputs else _COLOURS[1] if row.name == method else _COLOURS[0]
-        )
-        half = [[found.mean - found.low], [found.high - found.mean]] if found.episodes > 1 else None
-        axes.errorbar([found.mean], [place], xerr=half, fmt="o", color=colour, capsize=3)
-    axes.set_yticks(range(len(rows)), [_short(row.name) for row in rows], fontsize=8)
-    axes.set(xlabel="loss on the validation episodes, 95% intervals", title="checkpoints (grey) and mixes")
+        colour = _COLOURS[5] if row in inputs else _COLOURS[1] if row.name == method else _COLOURS[0]
+        for axes, found in zip(panels, (interval(row.validation.values), compared(row, best)), strict=True):
+            half = [[found.mean - found.low], [found.high - found.mean]] if found.episodes > 1 else None
+            axes.errorbar([found.mean], [place], xerr=half, fmt="o", color=colour, capsize=3)
+    panels[0].set_yticks(range(len(rows)), [_short(row.name) for row in rows], fontsize=8)
+    panels[0].set(xlabel="loss on the validation episodes, 95% intervals", title="checkpoints (grey) and mixes")
+    panels[1].set_yticks(range(len(rows)), [""] * len(rows))
+    panels[1].axvline(0, color="0.7", linewidth=1)
+    panels[1].set(xlabel="less the best checkpoint's, episode by episode", title=f"difference to {_short(best.name)}")
 
 
 def _short(name: str) -> str:

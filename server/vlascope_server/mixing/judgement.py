@@ -85,5 +85,6 @@ def verdict(mix: Judged, inputs: Sequence[Judged]) -> str:
     if found.low > 0:
         return f"Mixing hurt: the mix has a higher loss {against} ({said})."
     return (
-        f"Whether mixing helped cannot be concluded: the mix has neither a lower nor a higher loss {against} ({said})."
+        f"Whether mixing helped cannot be concluded: the mix is neither better nor worse {against}, as far as these episodes can"
+        f" tell ({said})."
     )
