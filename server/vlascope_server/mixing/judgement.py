@@ -79,12 +79,13 @@ def verdict(mix: Judged, inputs: Sequence[Judged]) -> str:
     if not np.any(mix.validation.values != best.validation.values):
         return f"The mix is {best.name} itself on these data: no loss differs on any validation episode."
     if not (math.isfinite(found.low) and math.isfinite(found.high)):
-        return f"Whether mixing helped cannot be concluded: {counted(found.episodes, 'validation episode')} give no interval."
+        count = counted(found.episodes, "validation episode")
+        return f"Whether mixing helped cannot be concluded: {count} give no interval."
     if found.high < 0:
         return f"Mixing helped: the mix has a lower loss {against} ({said})."
     if found.low > 0:
         return f"Mixing hurt: the mix has a higher loss {against} ({said})."
     return (
-        f"Whether mixing helped cannot be concluded: the mix is neither better nor worse {against}, as far as these episodes can"
-        f" tell ({said})."
+        f"Whether mixing helped cannot be concluded: the mix is neither better nor worse {against}, as far as these episodes"
+        f" can tell ({said})."
     )
