@@ -103,8 +103,7 @@ class Site:
     def __str__(self) -> str:
         """What it keeps, in words: `vlm/k, layers 0-5, tokens of text, as bfloat16`."""
         said = [self.path if self.name is None else f"{self.path} ({self.component})"]
-        said += _numbered("layer", self.layers, whole=None) + _numbered("step", self.steps, whole=None)
-        said += _numbered("head", self.heads, whole=None)
+        said += _numbered("layer", self.layers) + _numbered("step", self.steps) + _numbered("head", self.heads)
         if self.tokens is not None:
             how = {"mean": "mean over each of", "last": "last token of each of"}.get(self.reduction or "", "tokens of")
             said.append(f"{how} {listed([str(token) for token in self.tokens])}")
@@ -177,10 +176,9 @@ def one_of(field: str, value: object, allowed: tuple[str, ...]) -> None:
         raise CaptureSpecError(field, f"unknown value {value!r}", allowed)
 
 
-def _numbered(axis: str, numbers: Indices, whole: str | None) -> list[str]:
-    if numbers == "all":
-        return [] if whole is None else [whole]
-    return [f"{axis}{'s' if len(numbers) > 1 else ''} {listed(numbers)}"]
+def _numbered(axis: str, numbers: Indices) -> list[str]:
+    """`layers 0-5`; nothing where it is all of them."""
+    return [] if numbers == "all" else [f"{axis}{'s' if len(numbers) > 1 else ''} {listed(numbers)}"]
 
 
 def _name(field: str, value: object) -> None:
