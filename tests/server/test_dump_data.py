@@ -220,6 +220,8 @@ def test_errors_are_one_line(dataset, tmp_path, capsys):  # noqa: F811
         return line
 
     assert "no episode 8; it has 0 to 7" in told("--episodes", "6-8")
+    (tmp_path / "file").touch()
+    assert "is no folder; choose a folder elsewhere" in told("--output", str(tmp_path / "file" / "a.zarr.zip"))
     line = told("--episodes", "0-2")
     assert (
         "3 episodes with frames to be held to, of which --validation-share 0.5 leaves 1 to choose weights on and 2"

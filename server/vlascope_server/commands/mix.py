@@ -26,22 +26,23 @@ class Mix(MixOptions):
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpu_ids
         try:
             from vlascope_server.mixing.files import write_mix
-            from vlascope_server.mixing.mix import mix, output_is_free
+            from vlascope_server.mixing.mix import mix
+            from vlascope_server.mixing.output import free_output
             from vlascope_server.mixing.report import conclusion
         except ModuleNotFoundError as error:
             package = (error.name or "a package").partition(".")[0]
             raise VlascopeError(f"mix needs {package}: install vlascope-server[train]") from error
         from vlascope_base.progress import shown
 
-        output_is_free(self.output, self.overwrite, (*self.checkpoints, *((self.base,) if self.base else ())))
+        output = free_output(self)
         self._say_devices()
         with shown() as progress:
             mixed = mix(self, progress)
-        checkpoint = write_mix(mixed, self.output)
+        checkpoint = write_mix(mixed, output)
         print(conclusion(mixed))
-        for file in sorted(self.output.iterdir()):
+        for file in sorted(output.iterdir()):
             print(file)
-        print(f"serve it: vlascope-server serve {checkpoint}")
+        print(f"serve it: vlascope-server serve --checkpoint {checkpoint}")
 
     def _say_devices(self) -> None:
         """Where the reference's options for GPUs mean nothing, a word says so."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -168,5 +169,9 @@ def _bytes(facts: ValidationFacts, frames: int) -> int:
 def _refuse_existing(options: DumpOptions) -> None:
     if options.output.is_dir():
         raise MixingError(f"{options.output}: is a folder; name a file with --output")
+    above = next(folder for folder in options.output.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        what = "no folder" if not above.is_dir() else "not writable"
+        raise MixingError(f"{options.output}: {above} is {what}; choose a folder elsewhere with --output")
     if options.output.exists() and not options.overwrite:
         raise MixingError(f"{options.output}: exists; replace it with --overwrite, or choose another --output")

@@ -13,21 +13,19 @@ from vlascope_base.options import record_of
 from vlascope_base.provenance import now, provenance
 
 from vlascope_server.checkpoints import Sidecars
-from vlascope_server.checkpoints.files import NORM_STATS_FILE, Kind
+from vlascope_server.checkpoints.files import NORM_STATS_FILE
 from vlascope_server.checkpoints.save import write_checkpoint
 from vlascope_server.checkpoints.unfinished import unfinished
 from vlascope_server.mixing.figures import curve
-from vlascope_server.mixing.inputs import record_of_mix
+from vlascope_server.mixing.inputs import kind_of, record_of_mix
 from vlascope_server.mixing.judgement import Interval, Judged, best_of, compared, interval
 from vlascope_server.mixing.methods import Found
-from vlascope_server.mixing.mix import JSON, Mixed, asset_id_of
+from vlascope_server.mixing.mix import Mixed, asset_id_of
+from vlascope_server.mixing.output import FIGURE, JSON, REPORT, STEP
 from vlascope_server.mixing.report import conclusion, report
 from vlascope_server.mixing.validation import ValidationData
 from vlascope_server.robots.norm_stats import save_norm_stats
 
-REPORT, FIGURE = "mix_report.txt", "mix_curve.png"
-STEP = "0"
-"""The folder of an Orbax mix, which the reference calls a step."""
 _PACKAGES = ("vlascope-server", "jax", "jaxlib", "ml-dtypes", "numpy", "optax", "orbax-checkpoint", "safetensors")
 
 
@@ -44,7 +42,7 @@ def write_mix(mixed: Mixed, output: Path) -> Path:
     Raises:
         CheckpointError: the parameters have no form in the format, or the output exists by now.
     """
-    kind: Kind = mixed.options.to or ("orbax" if mixed.inputs.sources[0].kind == "orbax" else "safetensors")
+    kind = kind_of(mixed.inputs, mixed.options.to)
     statistics = mixed.statistics
     sidecars = Sidecars(
         norm_stats=statistics.stats,
@@ -79,7 +77,7 @@ def as_json(mixed: Mixed) -> dict[str, Any]:
             for location, source in zip(mixed.inputs.locations, mixed.inputs.sources, strict=True)
         ],
         "parameters": {"all": len(mixed.params), "mixed": len(mixed.params) - mixed.passed_on},
-        "adapters": "factors mixed" if mixed.inputs.mixes_adapters else mixed.options.lora,
+        "adapters": mixed.options.lora if mixed.inputs.had_adapters else None,
         "tasks": None if mixed.tasks is None else dataclasses.asdict(mixed.tasks),
         "methods": {found.method: _found(found) for found in mixed.found},
         "losses": {

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from vlascope_base.text import listed
 
 from vlascope_server.checkpoints import CheckpointError, Record, Source
-from vlascope_server.checkpoints.load import check_lengths, warn_not_finite
+from vlascope_server.checkpoints.load import check_lengths
 from vlascope_server.checkpoints.merged import MergedWeights
 from vlascope_server.checkpoints.record import record_of
-from vlascope_server.checkpoints.weights import Weights, largest_first
+from vlascope_server.checkpoints.weights import Weights, count_not_finite, largest_first
 from vlascope_server.mixing.errors import MixingError
 from vlascope_server.model import Pi0Config
 
@@ -34,7 +34,7 @@ class Inputs:
         weights: their parameters; with adapters merged, effective ones.
         config: the architecture of the mix; activations in float32.
         record: what is known of all of them.
-        mixes_adapters: whether there are LoRA factors among the parameters.
+        had_adapters: whether a checkpoint has LoRA adapters.
     """
 
     locations: tuple[str, ...]
@@ -42,7 +42,7 @@ class Inputs:
     weights: tuple[Weights, ...]
     config: Pi0Config
     record: Record
-    mixes_adapters: bool
+    had_adapters: bool
 
     @property
     def names(self) -> list[str]:
@@ -63,13 +63,34 @@ class Inputs:
 
         Raises:
             CheckpointError: one of them is damaged.
+            MixingError: one holds a value that is NaN or infinite, which would spoil the mix.
         """
         arrays: list[np.ndarray] = []
-        for source, weights in zip(self.sources, self.weights, strict=True):
+        for location, weights in zip(self.locations, self.weights, strict=True):
             array = weights.read(name, self.dtype(name))
-            warn_not_finite(source.files, name, array)
+            check_finite(location, name, array)
             arrays.append(array)
         return arrays[:1] if all(_same(arrays[0], other) for other in arrays[1:]) else arrays
+
+
+def check_finite(where: str, name: str, array: np.ndarray) -> None:
+    """Raises `MixingError` where an array holds a value that is NaN or infinite."""
+    if bad := count_not_finite(array):
+        raise MixingError(f"{where}: parameter {name}: {bad} of {array.size} values are NaN or infinite; leave it out")
+
+
+def kind_of(inputs: Inputs, asked: Literal["orbax", "safetensors"] | None) -> Literal["orbax", "safetensors"]:
+    """The format of the mix: as asked, else that of the first checkpoint.
+
+    Raises:
+        MixingError: adapters have no form in it.
+    """
+    kind = asked or ("orbax" if inputs.sources[0].kind == "orbax" else "safetensors")
+    if kind != "orbax" and any("lora_" in name for name in inputs.shapes):
+        raise MixingError(
+            "to: LoRA adapters have no torch form; --lora delta adds them to the weights, or write --to orbax"
+        )
+    return kind
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:
@@ -110,7 +131,7 @@ def gather(locations: Sequence[str], sources: Sequence[Source], *, delta: bool) 
         if missing:
             raise MixingError(f"{pair}: expected the same parameters; one alone has {listed(missing, 3)}")
     record = _common(locations, [source.record for source in sources])
-    adapters = any("lora_" in name for name in weights[0].shapes)
+    adapters = any("lora_" in name for source in sources for name in source.weights.shapes)
     return Inputs(tuple(locations), tuple(sources), weights, configs[0], record, adapters)
 
 

@@ -44,6 +44,7 @@ class Losses:
     """Measures losses on validation data.
 
     Attributes:
+        path: of the data.
         config: the architecture with the text room of the data, in the dtype of activations.
         counted: which action dimensions are in the loss.
     """
@@ -62,6 +63,7 @@ class Losses:
             seed: of the draws.
         """
         self._data, self._draws, self._size = data, draws, batch_size
+        self.path = data.path
         self._key = jax.random.key(seed)
         self.config = dataclasses.replace(config, max_token_len=data.facts.max_token_len, dtype=policies.dtype)
         carrying = np.array(data.facts.carrying, bool)

@@ -46,6 +46,7 @@ def average(count: int) -> Float[np.ndarray, " K"]:
 def given(weights: Sequence[float], count: int) -> Float[np.ndarray, "G K"]:
     """Weights as they were given, those of each group divided by their sum."""
     rows = np.array(weights, np.float64).reshape(-1, count)
+    rows = rows / rows.max(axis=1, keepdims=True)  # so that the sum of large ones is finite
     return rows / rows.sum(axis=1, keepdims=True)
 
 

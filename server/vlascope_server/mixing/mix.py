@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from vlascope_server.checkpoints.record import asked_for
 from vlascope_server.checkpoints.weights import dtype_of
 from vlascope_server.mixing.device import OnDevice, load
 from vlascope_server.mixing.errors import MixingError
-from vlascope_server.mixing.inputs import Inputs, gather
+from vlascope_server.mixing.inputs import Inputs, check_finite, gather, kind_of
 from vlascope_server.mixing.judgement import Judged, best_of
 from vlascope_server.mixing.losses import Losses
 from vlascope_server.mixing.methods import Found, average, find_weights, given
@@ -32,10 +33,7 @@ from vlascope_server.mixing.validation import ValidationData
 from vlascope_server.mixing.weighting import Groups, weighted_sum
 from vlascope_server.model import Params
 from vlascope_server.policies.assembly import find_dtype
-from vlascope_server.robots.norm_stats import NormStats, NormStatsError, load_norm_stats
-
-JSON = "mix.json"
-"""The file by which a folder is known as a mix."""
+from vlascope_server.robots.norm_stats import QUANTITIES, NormStats, NormStatsError, load_norm_stats
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,11 +105,13 @@ def mix(options: MixOptions, progress: Progress = silent) -> Mixed:
             for location in locations
         ]
         inputs = gather(locations, sources, delta=options.lora == "delta")
+        kind_of(inputs, options.to)
         statistics = _statistics(inputs, options)
         data = None
         if options.data_path:
             data = ValidationData.open(options.data_path)
             data.check_fits(inputs.config, locations[0])
+            _check_presented(data, inputs)
         tasks = _tasks(inputs, options, progress) if options.base else None
         if data is None:
             found = () if tasks else (_without_data(inputs, options),)
@@ -120,7 +120,7 @@ def mix(options: MixOptions, progress: Progress = silent) -> Mixed:
             return Mixed(options, inputs, method, params, passed_on, statistics, found, tasks)
         policies = load(inputs, find_dtype(options.dtype), progress)
         if not policies.differing:
-            raise MixingError(f"checkpoints: {' and '.join(locations)} hold the same values; expected some that differ")
+            raise _nothing_differs(inputs)
         losses = Losses(
             data, inputs.config, policies,
             draws=options.flow_samples, batch_size=options.batch_size, seed=options.seed,
@@ -182,6 +182,10 @@ def _judged(name: str, weights: np.ndarray | None, losses: Losses, policy: Param
     """Losses of a policy on both parts."""
     selection = losses.of(policy, "selection", progress, f"{name}, selection episodes")
     validation = losses.of(policy, "validation", progress, f"{name}, validation episodes")
+    if not np.isfinite([selection.mean, validation.mean]).all():
+        raise MixingError(
+            f"{name}: its loss is not finite on {losses.path}; leave it out, or look at it with vlascope-server diff"
+        )
     return Judged(name, weights, selection, validation)
 
 
@@ -216,21 +220,45 @@ def _parameters(
             params[name] = arrays[0]
             passed_on += 1
         elif tasks:
-            params[name] = tasks.applied(name, arrays[0], arrays[1:])
+            with np.errstate(over="ignore"):  # what overflows is found below
+                params[name] = tasks.applied(name, arrays[0], arrays[1:])
         elif found:
             weights = found.groups.weights_of(name, found.weights)
             params[name] = weighted_sum(arrays, weights, dtype_of(inputs.dtype(name)))
+        check_finite("the mix", name, params[name])
     progress("mixing parameters", len(names), len(names))
+    if passed_on == len(names):
+        raise _nothing_differs(inputs)
     return params, passed_on
+
+
+def _nothing_differs(inputs: Inputs) -> MixingError:
+    return MixingError(f"checkpoints: {' and '.join(inputs.locations)} hold the same values; expected some that differ")
+
+
+def _check_presented(data: ValidationData, inputs: Inputs) -> None:
+    """Raises `MixingError` where the data present observations and actions otherwise than the checkpoints say they do."""
+    for field in ("robot", "normalisation", "delta_actions", "state_in_prompt"):
+        made, said = getattr(data.facts, field), getattr(inputs.record, field)
+        if said is not None and made != said:
+            raise MixingError(
+                f"{data.path}: {field}: it was made with {made}, and {inputs.locations[0]} has {said}; make it anew with"
+                f" vlascope-server dump-data --checkpoint {inputs.locations[0]}"
+            )
+    tokenizer = inputs.sources[0].files.tokenizer
+    if tokenizer and hashlib.sha256(tokenizer.read_bytes()).hexdigest() != data.facts.tokenizer:
+        raise MixingError(
+            f"{data.path}: its prompts are of another tokenizer than {tokenizer}; make it anew with vlascope-server dump-data"
+            f" --checkpoint {inputs.locations[0]}"
+        )
 
 
 def _statistics(inputs: Inputs, options: MixOptions) -> Statistics:
     """Those of a file, or pooled from the checkpoints. A base's are not looked at."""
     if options.norm_stats:
-        try:
-            return Statistics(load_norm_stats(options.norm_stats), None, f"Read from {options.norm_stats}.")
-        except NormStatsError as error:
-            raise MixingError(f"norm_stats: {error}") from None
+        return Statistics(
+            _stats_in(options.norm_stats, inputs), None, f"The statistics were read from {options.norm_stats}."
+        )
     first = 1 if options.base else 0
     sources, locations = inputs.sources[first:], inputs.locations[first:]
     loaded = [_stats_of(source, location, inputs) for source, location in zip(sources, locations, strict=True)]
@@ -248,6 +276,31 @@ def _statistics(inputs: Inputs, options: MixOptions) -> Statistics:
     )
 
 
+def _stats_in(path: Path, inputs: Inputs) -> Mapping[str, NormStats]:
+    """Statistics of a file, which must be of as many numbers as those that the checkpoints have."""
+    try:
+        stats = load_norm_stats(path)
+    except NormStatsError as error:
+        raise MixingError(f"norm_stats: {error}") from None
+    known = next((s for source in inputs.sources if (s := load_statistics(source, inputs.config.action_dim)[0])), {})
+    for quantity in QUANTITIES:
+        if quantity not in stats:
+            raise MixingError(
+                f"norm_stats: {path}: expected statistics of {' and '.join(QUANTITIES)}, found {', '.join(stats)}"
+            )
+        expected = known[quantity].width if quantity in known else None
+        if expected is not None and stats[quantity].width != expected:
+            raise MixingError(
+                f"norm_stats: {path}: {quantity}: expected {expected} numbers as in the checkpoints, found"
+                f" {stats[quantity].width}"
+            )
+        if stats[quantity].width > inputs.config.action_dim:
+            raise MixingError(
+                f"norm_stats: {path}: {quantity}: expected at most {inputs.config.action_dim} numbers, the model's width"
+            )
+    return stats
+
+
 def _stats_of(source: Source, location: str, inputs: Inputs) -> Mapping[str, NormStats]:
     stats, _ = load_statistics(source, inputs.config.action_dim)
     if stats is None:
@@ -262,18 +315,3 @@ def asset_id_of(inputs: Inputs) -> str:
     """The name of the mix's statistics: that of the first checkpoint, where it has a folder for them, else the robot's."""
     known = inputs.sources[0].chosen_asset_id()
     return known if known and known != BESIDE else inputs.record.robot or "mixed"
-
-
-def output_is_free(output: Path, overwrite: bool, inputs: tuple[str, ...]) -> None:
-    """Raises `MixingError` where the output may not be written: before any work is done."""
-    for location in inputs:
-        if Path(location).exists() and Path(location).resolve().is_relative_to(output.resolve()):
-            raise MixingError(f"output: {output} holds {location}, which is to be mixed; choose another folder")
-    if not output.exists():
-        return
-    if not overwrite:
-        raise MixingError(f"output: {output} exists; choose another folder, or replace an earlier mix with --overwrite")
-    if not (output / JSON).is_file():
-        raise MixingError(
-            f"output: {output} is no earlier mix, for it has no {JSON}; --overwrite replaces nothing else"
-        )

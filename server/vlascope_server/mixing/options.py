@@ -17,6 +17,7 @@ NEEDS_DATA: tuple[Method, ...] = ("inverse_loss", "gradient_descent", "adaptive_
 BY_GRADIENT: tuple[Method, ...] = ("gradient_descent", "adaptive_gradient_descent")
 METHODS: tuple[Method, ...] = ("average", *NEEDS_DATA)
 """What `all` tries, in this order."""
+_LARGEST_SCALE = 1e6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,8 @@ class MixOptions(CheckpointOptions, CommandOptions):
                 f"expected one of --optimize-method, --weights and --base, found {_options(given) or 'none'}: the first finds"
                 " weights, the second gives them, the third does task arithmetic"
             )
+        if self.base == "":
+            raise MixingError("base: expected a checkpoint, found an empty text")
         if count < (1 if self.base else 2):
             raise MixingError(f"checkpoints: expected at least {1 if self.base else 2}, found {count}")
         for name, least in (("num_iterations", 1), ("batch_size", 1), ("flow_samples", 1), ("seed", 0)):
@@ -134,10 +137,13 @@ class MixOptions(CheckpointOptions, CommandOptions):
                     raise MixingError(f"{name}: goes with --base, the checkpoint that the others were fine-tuned from")
             return
         if len(self.scale) not in ((1,) if self.combine == "ties" else (1, count)):
-            each = "one, since ties merges before it scales" if self.combine == "ties" else f"one, or {count}"
+            several = f" for all, or {count}, one for each checkpoint" if count > 1 else ""
+            each = "one, since ties merges before it scales" if self.combine == "ties" else f"one{several}"
             raise MixingError(f"scale: expected {each}; found {len(self.scale)}")
-        if not all(math.isfinite(scale) for scale in self.scale):
-            raise MixingError(f"scale: expected finite numbers, found {list(self.scale)}")
+        if not all(abs(scale) <= _LARGEST_SCALE for scale in self.scale):
+            raise MixingError(
+                f"scale: expected numbers of at most {_LARGEST_SCALE:g} in size, found {list(self.scale)}"
+            )
         if self.density is not None and self.combine == "sum":
             raise MixingError("density: goes with --combine ties or dare")
         if self.density is not None and not 0 < self.density <= 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -44,7 +43,7 @@ def _head(mixed: Mixed) -> Iterator[str]:
     yield f"method: {mixed.method}" + (" (lowest loss on the selection episodes of all methods)" if _all(mixed) else "")
     total = len(mixed.params)
     yield (
-        f"{counted(total - mixed.passed_on, 'parameter')} of {total} differ and were mixed, in float32 sums; the others were"
+        f"Of {counted(total, 'parameter')}, {total - mixed.passed_on} differ and were mixed, in float32 sums; the others were"
         " passed on as they are."
     )
 
@@ -57,11 +56,12 @@ def _weights(mixed: Mixed) -> Iterator[str]:
     if mixed.tasks:
         yield from _title("TASK ARITHMETIC")
         yield f"scales of the differences from the base: {', '.join(f'{scale:g}' for scale in mixed.tasks.scales)}"
+        share = f"a share of {mixed.tasks.kept:g} of its values"
         if mixed.tasks.combine == "ties":
             kept = ", ".join(f"{threshold:.4g}" for threshold in mixed.tasks.thresholds)
-            yield f"kept of each difference: the {mixed.tasks.kept:g} largest in magnitude, from {kept} on"
+            yield f"kept of each difference: {share}, the largest, from a magnitude of {kept} on"
         if mixed.tasks.combine == "dare":
-            yield f"kept of each difference: {mixed.tasks.kept:g}, drawn with seed {mixed.tasks.seed}, scaled up by its inverse"
+            yield f"kept of each difference: {share}, drawn with seed {mixed.tasks.seed}, scaled up by its inverse"
         yield f"source: {_SOURCES[mixed.method]}"
     elif (found := mixed.chosen) is not None:
         yield from _title("WEIGHTS")
@@ -80,12 +80,12 @@ def _table(found: Found) -> Iterator[str]:
 
 def _notes(mixed: Mixed) -> Iterator[str]:
     yield from _title("NOTES")
-    if mixed.inputs.mixes_adapters:
+    if mixed.inputs.had_adapters and mixed.options.lora == "factors":
         yield (
             "The factors of the LoRA adapters were mixed, as the reference does. The product of mixed factors is not the mix of"
             " the products; --lora delta mixes the products."
         )
-    elif mixed.options.lora == "delta":
+    elif mixed.inputs.had_adapters:
         yield (
             "The products of LoRA adapters were added to their weights before mixing; the mix has no adapters, and what they"
             " changed is in float32."
@@ -141,8 +141,6 @@ def _summary(mixed: Mixed) -> Iterator[str]:
     yield from _title("SUMMARY")
     yield conclusion(mixed)
     if mixed.judged is not None and mixed.data is not None:
-        if any(not math.isfinite(row.validation.mean) for row in (*mixed.judged_inputs, *mixed.judged_mixes)):
-            yield "A loss is not finite: look at the checkpoints with vlascope-server diff."
         yield "The loss is not success: how often the mix solves its tasks, only rollouts tell."
 
 

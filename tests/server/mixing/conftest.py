@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ STATS = {
     "state": NormStats(np.arange(8.0), np.ones(8)),
     "actions": NormStats(np.zeros(7), np.full(7, 2.0)),
 }
+TOKENIZER = hashlib.sha256(TOKENIZER_PATH.read_bytes()).hexdigest()
 EPISODES, FRAMES = 6, 4
 """Of the validation data: three episodes are of each part."""
 
@@ -83,7 +85,7 @@ def write_data(path: Path, config: Pi0Config = CONFIG, episodes: int = EPISODES)
     facts = ValidationFacts(
         pi05=config.pi05, action_horizon=config.action_horizon, max_token_len=config.max_token_len, cameras=config.cameras,
         image_size=config.vision.image_size, action_dim=config.action_dim, state_in_prompt=False, vocabulary=config.vocabulary,
-        tokenizer="0" * 64, robot="libero", normalisation="zscore", delta_actions=False, norm_stats=STATS,
+        tokenizer=TOKENIZER, robot="libero", normalisation="zscore", delta_actions=False, norm_stats=STATS,
         norm_stats_count=100, carrying=(True,) * 7 + (False,), dataset="noise",
         episodes={
             "selection": tuple(range(0, episodes, 2)),

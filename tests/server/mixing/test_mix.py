@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from vlascope_server.checkpoints import opened
+from vlascope_server.checkpoints.record import Record
 from vlascope_server.commands import main
 from vlascope_server.policies.policy import Policy
 from vlascope_server.robots import NormStats
@@ -58,7 +59,7 @@ def test_average_of_three(three, tmp_path, capsys):
     assert said["method"] == "average"
     assert said["parameters"]["mixed"] == sum("llm" in name for name in found)
     assert {"versions", "git_revision", "time", "options"} <= said.keys()
-    assert "parameters of" in (out / "mix_report.txt").read_text()
+    assert f"Of {len(found)} parameters, {said['parameters']['mixed']} differ" in (out / "mix_report.txt").read_text()
 
 
 def test_what_is_written_is_served(three, tmp_path):
@@ -227,7 +228,7 @@ def test_an_earlier_mix_is_replaced_and_nothing_else(three, tmp_path, capsys):
         capsys, "--checkpoints", *three, "--output", precious, *average, "--overwrite"
     )
     inside = Path(three[0])
-    assert "which is to be mixed" in refused(
+    assert "which is read" in refused(
         capsys, "--checkpoints", *three, "--output", inside.parent, *average, "--overwrite"
     )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mix", "precious"]
@@ -243,7 +244,7 @@ REFUSED = {
     "weights_by: layer goes with": ("--optimize_method", "average", "--weights-by", "layer"),
     "scale: goes with --base": ("--optimize_method", "average", "--scale", 2),
     "density: expected a share above 0": ("--base", "tiny", "--combine", "ties", "--density", 1.5),
-    "scale: expected one, or 3; found 2": ("--base", "tiny", "--scale", 1, 2),
+    "scale: expected one for all, or 3, one for each checkpoint; found 2": ("--base", "tiny", "--scale", 1, 2),
     "num_iterations: expected at least 1": ("--optimize_method", "average", "--num-iterations", 0),
     "no such file; make validation data": ("--optimize_method", "average", "--data-path", "missing.zarr.zip"),
     "norm_stats: ": ("--optimize_method", "average", "--norm-stats", "missing.json"),
@@ -278,6 +279,84 @@ def test_a_pickle_is_refused(three, tmp_path, capsys):
                    "--data-path", tmp_path / "val.pkl")  # fmt: skip
     assert "is a pickle" in line
     assert "dump-data" in line
+
+
+def test_values_that_are_no_numbers_are_refused(base, three, data_path, tmp_path, capsys):
+    spoilt = {name: value.copy() for name, value in base.items()}
+    spoilt[MIXED].flat[7] = np.nan
+    nan = save(tmp_path / "nan", spoilt)
+    for options in (
+        ("--weights", 1, 1),
+        ("--optimize_method", "greedy", "--data-path", data_path),
+        ("--base", three[1]),
+    ):
+        line = refused(capsys, "--checkpoints", three[0], nan, "--output", tmp_path / "mix", *options)
+        assert f"{nan}: parameter {MIXED}: 1 of " in line
+    huge = save(tmp_path / "huge", {name: value * np.float32(1e38) for name, value in base.items()})
+    line = refused(capsys, "--checkpoints", three[0], "--base", huge, "--scale", 1e3, "--output", tmp_path / "mix")
+    assert "the mix: parameter" in line
+
+
+def test_large_weights_do_not_overflow(three, tmp_path):
+    out = mix(tmp_path / "mix", three[:2], "--weights", 1e308, 1e308)
+    assert described(out)["methods"]["weights"]["weights"] == [[0.5, 0.5]]
+
+
+def test_what_lies_in_an_earlier_mix_is_not_lost(three, tmp_path, capsys, monkeypatch):
+    average = "--optimize_method", "average", "--overwrite"
+    out = mix(tmp_path / "mix", three, *average)
+    (out / "thesis.tex").write_text("years of work")
+    assert "holds thesis.tex, which no mix wrote" in refused(capsys, "--checkpoints", *three, "--output", out, *average)
+    (out / "thesis.tex").unlink()
+    line = refused(capsys, "--checkpoints", *three, "--output", out, *average, "--norm-stats", out / "norm_stats.json")
+    assert "which is read" in line
+    line = refused(capsys, "--checkpoints", *three, "--output", Path(three[0]) / "params" / "mixed", *average)
+    assert "lies inside" in line
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "mix.json").write_text('{"recipe": 1}')
+    assert "is no earlier mix" in refused(capsys, "--checkpoints", *three, "--output", project, *average)
+    (tmp_path / "file").touch()
+    assert "is no folder" in refused(capsys, "--checkpoints", *three, "--output", tmp_path / "file" / "mix", *average)
+    (tmp_path / "link").symlink_to(out)
+    monkeypatch.chdir(out)
+    for same in (tmp_path / "link", "."):
+        mix(same, three, *average)
+        assert (tmp_path / "link").is_symlink()
+        assert described(tmp_path / "mix")["method"] == "average"
+        monkeypatch.chdir(tmp_path / "mix")
+
+
+def test_statistics_that_do_not_fit(three, tmp_path, capsys):
+    options = "--output", tmp_path / "mix", "--optimize_method", "average", "--norm-stats", tmp_path / "own.json"
+    save_norm_stats(tmp_path / "own.json", {"state": STATS["state"]})
+    assert "expected statistics of state and actions, found state" in refused(capsys, "--checkpoints", *three, *options)
+    save_norm_stats(tmp_path / "own.json", {**STATS, "state": NormStats(np.zeros(3), np.ones(3))})
+    assert "state: expected 8 numbers as in the checkpoints, found 3" in refused(
+        capsys, "--checkpoints", *three, *options
+    )
+
+
+def test_data_that_present_actions_otherwise(base, data_path, tmp_path, capsys):
+    record = Record(robot="libero", normalisation="zscore", norm_stats_count=100, delta_actions=True)
+    delta = [save(tmp_path / str(k), moved(base, k), record=record) for k in range(2)]
+    options = "--output", tmp_path / "mix", "--optimize_method", "average", "--data-path", data_path
+    assert "delta_actions: it was made with False" in refused(capsys, "--checkpoints", *delta, *options)
+
+
+def test_adapters_have_no_torch_form(adapted, tmp_path, capsys):
+    line = refused(
+        capsys, "--checkpoints", *adapted[0], "--output", tmp_path / "m", "--weights", 1, 1, "--to", "safetensors"
+    )
+    assert "--lora delta adds them to the weights" in line
+
+
+def test_nothing_differs(three, tmp_path, capsys):
+    line = refused(capsys, "--checkpoints", three[0], three[0], "--output", tmp_path / "mix", "--weights", 1, 1)
+    assert "hold the same values" in line
+    assert "base: expected a checkpoint" in refused(
+        capsys, "--checkpoints", *three, "--output", tmp_path / "m", "--base", ""
+    )
 
 
 def test_killed_while_writing(three, tmp_path):
