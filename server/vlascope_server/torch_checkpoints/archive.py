@@ -229,22 +229,34 @@ def _read_pickles(mapped: mmap.mmap) -> Archive:
     first = _pickle_at(mapped, 0, len(mapped), add)
     if first.value != _LEGACY_MAGIC:
         return Archive("pickle", first.value, {}, first.names, first.calls)
-    at, parts = first.end, []
-    for _ in range(4):
-        part = _pickle_at(mapped, at, len(mapped) - at, add)
-        parts.append(part)
-        at += part.end
-    protocol, info, content, keys = parts
-    if protocol.value != _LEGACY_PROTOCOL:
-        raise TorchCheckpointError(
-            f"an older torch file of protocol {shown(protocol.value)}; expected {_LEGACY_PROTOCOL}"
-        )
-    names = {name: verdict for part in parts for name, verdict in part.names.items()}
-    calls = {name: call for part in parts for name, call in part.calls.items()}
-    little = not isinstance(info.value, dict) or info.value.get("little_endian") is not False
+    names, calls = dict(first.names), dict(first.calls)
+    try:
+        at, parts = first.end, []
+        for _ in range(4):
+            part = _pickle_at(mapped, at, len(mapped) - at, add)
+            parts.append(part.value)
+            names |= part.names
+            calls |= part.calls
+            at += part.end
+        protocol, info, content, keys = parts
+        if protocol != _LEGACY_PROTOCOL:
+            raise TorchCheckpointError(
+                f"an older torch file of protocol {shown(protocol)}; expected {_LEGACY_PROTOCOL}"
+            )
+        little = not isinstance(info, dict) or info.get("little_endian") is not False
+        offsets = _legacy_offsets(mapped, at, keys, sizes, little)
+    except TorchCheckpointError as error:
+        raise TorchCheckpointError(pickles.with_calls(str(error), calls)) from None
+    return Archive("torch legacy", content, offsets, names, calls, little)
+
+
+def _legacy_offsets(mapped: mmap.mmap, at: int, keys: Any, sizes: Mapping[str, int], little: bool) -> dict[str, int]:
+    """Key of a storage -> where its bytes begin, in a file of the older form whose storages begin at byte `at`."""
     offsets: dict[str, int] = {}
-    for key in keys.value if isinstance(keys.value, list) else ():
-        if key not in sizes:
+    if not isinstance(keys, list):
+        raise TorchCheckpointError(f"the keys of the storages: expected a list, found {shown(keys)}")
+    for key in keys:
+        if not isinstance(key, str) or key not in sizes:
             raise TorchCheckpointError(f"storage {shown(key)}: no tensor lies in it: the file is damaged")
         offsets[key] = at + 8
         elements = int.from_bytes(mapped[at : at + 8], "little" if little else "big")
@@ -260,7 +272,7 @@ def _read_pickles(mapped: mmap.mmap) -> Archive:
             )
     if missing := sizes.keys() - offsets.keys():
         raise TorchCheckpointError(f"storage {min(missing)[:80]}: missing from the file, of which a tensor is a part")
-    return Archive("torch legacy", content.value, offsets, names, calls, little)
+    return offsets
 
 
 def _pickle_at(mapped: mmap.mmap, start: int, length: int, add: Any) -> pickles.Read:

@@ -144,9 +144,11 @@ def open_torch_checkpoint(path: str | Path, *, trust: bool = False) -> TorchChec
 
 
 def _refusal(path: Path, archive: Archive) -> str:
-    made = [f"{name}{call}" for name, call in archive.calls.items()]
+    # what is called comes first; a name that is only handed on has no arguments here
+    made = [f"{name}{call}" for name, call in sorted(archive.calls.items(), key=lambda item: not item[1])]
     more = f" and {len(made) - 3} more" if len(made) > 3 else ""
-    does = "would call" if all(archive.calls.values()) else "names"
+    called = [bool(call) for call in archive.calls.values()]
+    does = "would call" if all(called) else "would call or names" if any(called) else "names"
     return (
         f"{path}: refused: its pickle {does} {', '.join(made[:3])}{more}, which no checkpoint needs, and which"
         " torch.load may run; nothing"

@@ -82,6 +82,9 @@ _HARMLESS = {
     "torch.nn.parameter": ("Parameter", "Buffer", "UninitializedParameter"),
     "torch.serialization": ("_get_layout",),
     "numpy": ("dtype", "ndarray", "bool_", "generic"),
+    "numpy.random": ("__RandomState_ctor",),
+    "numpy.random._pickle": ("__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor"),
+    "numpy.random.bit_generator": ("__pyx_unpickle_SeedSequence",),
     **dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), ("_reconstruct",)),
     **dict.fromkeys(("numpy.core.numeric", "numpy._core.numeric"), ("_frombuffer",)),
     "torch._utils": (
