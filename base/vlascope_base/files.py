@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlascope_base.errors import VlascopeError
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
@@ -128,6 +130,34 @@ def make_folders(path: Path) -> None:
     with contextlib.suppress(FileExistsError):
         path.mkdir()
     sync(path.parent)
+
+
+def refuse_file(folder: Path, option: str) -> None:
+    """Raises `VlascopeError` where `folder`, or a folder above it, is a file, so that no folder can be made there.
+
+    Args:
+        folder: that results are to go to.
+        option: that named it.
+    """
+    for part in (folder, *folder.parents):
+        if part.exists():
+            if not part.is_dir():
+                raise VlascopeError(
+                    f"{option} {folder}: expected a folder, and {part} is a file; choose another folder"
+                )
+            return
+
+
+def local(path: str | Path) -> Path:
+    """A path in which `~` stands for a user's home folder.
+
+    Raises:
+        VlascopeError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise VlascopeError(f"{path}: the home folder of this user is not known; write the whole path") from None
 
 
 def remove(path: Path) -> None:

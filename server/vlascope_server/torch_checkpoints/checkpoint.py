@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from vlascope_base.files import local
 
 from vlascope_server.torch_checkpoints.archive import PICKLE_MAGIC, ZIP_MAGIC, Archive, read_archive
 from vlascope_server.torch_checkpoints.downloads import refuse_unfinished
@@ -116,7 +117,7 @@ def open_torch_checkpoint(path: str | Path, *, trust: bool = False) -> TorchChec
         RefusedPickleError: the pickle would call such a function, and `trust` is false.
         TorchCheckpointError: nothing there, an unfinished download, damaged, or no checkpoint.
     """
-    path = Path(path).expanduser()
+    path = local(path)
     refuse_unfinished(path)
     if path.suffix == ".safetensors" or path.name.endswith(".safetensors.index.json"):
         return _open_safetensors(path)

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vlascope_base.files import local
+
 from vlascope_server.torch_checkpoints.downloads import (
     SUFFIXES,
     checkpoint_files,
@@ -40,7 +42,7 @@ def torch_file(location: str) -> Path | None:
     """
     if "://" in location:
         return None
-    path = Path(location).expanduser()
+    path = local(location)
     if path.is_dir():
         return _in_folder(path)
     if path.is_file():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from vlascope_server.commands import main
 from vlascope_server.torch_checkpoints import TorchCheckpointError, inspect_checkpoint, open_torch_checkpoint
 from vlascope_server.torch_checkpoints.recognise import torch_file
 from vlascope_server.torch_checkpoints.values import Global, Placeholder
@@ -156,3 +157,25 @@ def test_which_room_a_path_belongs_to(tmp_path):
     (tmp_path / "last.ckpt").write_bytes(file.read_bytes())
     with pytest.raises(TorchCheckpointError, match=r"name the file that is meant: last\.ckpt, one\.ckpt"):
         torch_file(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "~nobody-here/x.pt"],
+        ["diff", "~nobody-here/x", "y"],
+        ["convert", "~nobody-here/x", "y", "--to", "orbax"],
+    ],
+)
+def test_the_home_of_a_user_who_is_not_there(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"vlascope-server: {words[1]}: the home folder of this user is not known")
+
+
+def test_a_file_that_is_to_be_the_folder_of_a_report_is_refused_before_anything_is_read(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "further"):
+        assert main(["inspect", str(tmp_path / "missing.pt"), "--output-dir", str(out)]) == 2
+        assert f"--output-dir {out}: expected a folder, and {tmp_path / 'file'} is a file" in capsys.readouterr().err
