@@ -27,12 +27,26 @@ from vlascope_server.torch_checkpoints.values import shown
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
+_SAFETENSORS_HEADER = 100_000_000
+"""Bytes; the most that the safetensors package takes."""
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _LARGEST_DIRECTORY = 16 << 20
 """Bytes of a zip's directory; that of a checkpoint with 10,000 tensors is 1 MB."""
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _ENCRYPTED = 1
+
+
+def form_of(path: Path) -> str | None:
+    """What a file is by its first bytes, whatever its name ends in: `zip`, `pickle` or `safetensors`; None where it is none."""
+    with path.open("rb") as file:
+        begins = file.read(9)
+    if begins.startswith(ZIP_MAGIC):
+        return "zip"
+    # eight bytes with the length of the header, which may begin as a pickle does, then the header, which is JSON
+    if begins[8:] == b"{" and int.from_bytes(begins[:8], "little") <= _SAFETENSORS_HEADER:
+        return "safetensors"
+    return "pickle" if begins.startswith(PICKLE_MAGIC) else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from vlascope_base.files import local
 
-from vlascope_server.torch_checkpoints.archive import PICKLE_MAGIC, ZIP_MAGIC, Archive, read_archive
+from vlascope_server.torch_checkpoints.archive import ZIP_MAGIC, Archive, form_of, read_archive
 from vlascope_server.torch_checkpoints.downloads import refuse_unfinished
 from vlascope_server.torch_checkpoints.errors import RefusedPickleError, TorchCheckpointError
 from vlascope_server.torch_checkpoints.layout import find_weights
@@ -119,13 +119,17 @@ def open_torch_checkpoint(path: str | Path, *, trust: bool = False) -> TorchChec
     """
     path = local(path)
     refuse_unfinished(path)
-    if path.suffix == ".safetensors" or path.name.endswith(".safetensors.index.json"):
+    if path.name.endswith(".safetensors.index.json"):
         return _open_safetensors(path)
     if path.suffix == ".json":
         raise TorchCheckpointError(f"{path}: holds no weights; expected a file that does: name one that lies beside it")
-    with path.open("rb") as file:
-        begins = file.read(len(ZIP_MAGIC))
-    if begins != ZIP_MAGIC and not begins.startswith(PICKLE_MAGIC):
+    form = form_of(path)
+    # a damaged file is what its name says
+    if form == "safetensors" or (form is None and path.suffix == ".safetensors"):
+        return _open_safetensors(path)
+    if form is None:
+        with path.open("rb") as file:
+            begins = file.read(len(ZIP_MAGIC))
         raise TorchCheckpointError(
             f"{path}: expected a file that torch.save or safetensors wrote, found one that begins with {begins!r}"
         )
@@ -164,6 +168,11 @@ def _open_safetensors(path: Path) -> TorchCheckpoint:
     from vlascope_server.checkpoints.tensor_files import TensorFiles
 
     files = TensorFiles(path)
+    if not files.shapes:
+        raise TorchCheckpointError(
+            f"{path}: a safetensors file of {path.stat().st_size:,} bytes without tensors; expected a checkpoint: download or"
+            " save it again"
+        )
     tensors: dict[str, TorchTensor] = {}
     for name, shape in files.shapes.items():
         code = files.codes[name]

@@ -18,8 +18,10 @@ from vlascope_server.torch_checkpoints.tensors import TorchTensor
 
 COMPONENTS = ("vlm", "action_head", "action_token", "other")
 
-_WRAPPERS = ("module.", "model.", "_orig_mod.", "_forward_module.")
-"""What DistributedDataParallel, Lightning, torch.compile and DeepSpeed put before every name."""
+_WRAPPERS = ("module.", "model.", "policy.", "_orig_mod.", "_forward_module.")
+"""What DistributedDataParallel, Lightning, a trainer with a policy, torch.compile and DeepSpeed put before every name."""
+_PEFT = "base_model.model."
+"""What PEFT puts before the names of what it adapts: the backbone alone, or a whole policy."""
 _LONGEST_WRAPPER = 64
 """Letters: some wrappers inside of each other."""
 _HEADS = re.compile(r"(act(ion)?_(\w+_)?(head|decoder|expert)|action_\w*(proj|head)\w*|policy_head|lstm|rnn|gru)\b")
@@ -87,7 +89,9 @@ def wrapper_of(names: Iterable[str]) -> str:
     """What stands before every name and is no part of the model: `model.`, `module.` or several of these; may be empty."""
     rest, found = list(names), ""
     while rest and len(found) < _LONGEST_WRAPPER:
-        wrapper = next((w for w in _WRAPPERS if all(name.startswith(w) for name in rest)), None)
+        wrapper = next((w for w in (*_WRAPPERS, _PEFT) if all(name.startswith(w) for name in rest)), None)
+        if wrapper == _PEFT and all(component_of(name) == "vlm" for name in rest):
+            break  # an adapted backbone, whose names say so
         if wrapper is None:
             break
         found += wrapper
@@ -97,13 +101,26 @@ def wrapper_of(names: Iterable[str]) -> str:
 
 def component_of(name: str) -> str:
     """The component that a tensor belongs to, by its name without the wrapper."""
-    first = name.partition(".")[0]
-    if "action_token" in (first, name.rpartition(".")[2]):
-        return "action_token"
-    if _HEADS.match(first):
-        return "action_head"
+    inner = _unwrapped(name)
+    for known in dict.fromkeys((name, inner, inner.removeprefix(_PEFT))):
+        first = known.partition(".")[0]
+        if "action_token" in (first, known.rpartition(".")[2]):
+            return "action_token"
+        if _HEADS.match(first):
+            return "action_head"
     # a LoRA model's own attribute is `model.base_model.model`
-    return "vlm" if any(_VLM.match(part) for part in name.split(".", 3)[:3]) else "other"
+    return "vlm" if any(_VLM.match(part) for known in (name, inner) for part in known.split(".", 3)[:3]) else "other"
+
+
+def _unwrapped(name: str) -> str:
+    """A name behind the wrappers that it begins with; other names of the file may have others."""
+    found = 0
+    while found < _LONGEST_WRAPPER:
+        wrapper = next((w for w in _WRAPPERS if name.startswith(w, found)), None)
+        if wrapper is None:
+            break
+        found += len(wrapper)
+    return name[found:]
 
 
 def count(tensors: Mapping[str, TorchTensor], wrapper: str) -> Counts:

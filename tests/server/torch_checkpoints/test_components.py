@@ -155,6 +155,11 @@ def test_views_that_are_too_dear_to_count_are_refused(tmp_path):
         "vision_tower.blocks.0.attn.qkv.weight": "vlm",
         "fwd_head.pred.weight": "other",
         "logit_scale": "other",
+        "policy.act_head.rnn.weight_ih_l0": "action_head",
+        "policy.backbone.text_model.x": "vlm",
+        "base_model.model.act_head.rnn.weight_ih_l0": "action_head",
+        "module.base_model.model.action_token": "action_token",
+        "base_model.model.text_model.lm_head.weight": "vlm",
     }.items(),
 )
 def test_components_by_name(name, component):
@@ -164,6 +169,9 @@ def test_components_by_name(name, component):
 def test_wrappers():
     assert wrapper_of(["module.model.a", "module.model.b"]) == "module.model."
     assert wrapper_of(["model.a", "b"]) == ""
+    assert wrapper_of(["policy.model.a", "policy.model.b"]) == "policy.model."
+    assert wrapper_of(["base_model.model.act_head.x", "base_model.model.backbone.y"]) == "base_model.model."
+    assert wrapper_of(["base_model.model.text_model.x", "base_model.model.vision_model.y"]) == ""
     assert wrapper_of([]) == ""
 
 
