@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -146,6 +147,31 @@ def refuse_file(folder: Path, option: str) -> None:
                     f"{option} {folder}: expected a folder, and {part} is a file; choose another folder"
                 )
             return
+
+
+def below(folder: Path, *, deepest: int, most: int) -> Iterator[Path]:
+    """Files and folders below a folder, the nearest first and by name; links and what cannot be read are not entered.
+
+    Args:
+        folder: to search.
+        deepest: folders inside of each other that are entered.
+        most: paths that are yielded: below `/` there may be millions.
+    """
+    rest, seen = deque([(folder, 0)]), 0
+    while rest:
+        here, depth = rest.popleft()
+        try:
+            with os.scandir(here) as entries:
+                found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+        except OSError:
+            continue
+        for name, is_folder in found:
+            seen += 1
+            if seen > most:
+                return
+            if is_folder and depth < deepest:
+                rest.append((here / name, depth + 1))
+            yield here / name
 
 
 def local(path: str | Path) -> Path:

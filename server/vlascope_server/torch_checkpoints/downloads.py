@@ -10,13 +10,11 @@ What the Hugging Face hub's client leaves behind:
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 
+from vlascope_base.files import below
 from vlascope_base.text import counted, readable_bytes
 
 from vlascope_server.torch_checkpoints.archive import ZIP_MAGIC, bytes_expected
@@ -102,7 +100,8 @@ def unfinished_in(folder: Path) -> str | None:
     That is a file `.incomplete`, or one of the hub's locks whose own file never came. A lock alone proves nothing: other
     programs have such files too, and the hub's stay behind.
     """
-    left = [path for path in _files_below(folder) if path.name.endswith(INCOMPLETE) or _is_lock_of_none(path)]
+    found = below(folder, deepest=_DEEPEST, most=_MOST_SEEN)
+    left = [p for p in found if (p.name.endswith(INCOMPLETE) or _is_lock_of_none(p)) and p.is_file()]
     if not left:
         return None
     parts = [path for path in left if path.name.endswith(INCOMPLETE)]
@@ -115,26 +114,6 @@ def unfinished_in(folder: Path) -> str | None:
         return f"a download{of} by the Hugging Face hub was begun, and no byte of it is here, only {only}: {again}"
     came = readable_bytes(sum(path.stat().st_size for path in parts))
     return f"a download{of} by the Hugging Face hub never finished: {len(parts)} unfinished ({came} so far): {again}"
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Files below a folder, the nearest first, in the order of their names; bounded, and links are not followed."""
-    rest, seen = deque([(folder, 0)]), 0
-    while rest:
-        here, depth = rest.popleft()
-        try:
-            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
-        except OSError:
-            continue
-        for entry in entries:
-            seen += 1
-            if seen > _MOST_SEEN:
-                return
-            if entry.is_dir(follow_symlinks=False):
-                if depth < _DEEPEST:
-                    rest.append((here / entry.name, depth + 1))
-            elif entry.is_file(follow_symlinks=False):
-                yield here / entry.name
 
 
 def _is_lock_of_none(path: Path) -> bool:
