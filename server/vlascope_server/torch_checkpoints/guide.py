@@ -4,6 +4,7 @@ download another.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from vlascope_server.torch_checkpoints.classes import taken_by_torch
 from vlascope_server.torch_checkpoints.downloads import PRETRAINED
 from vlascope_server.torch_checkpoints.inspection import Inspection
 from vlascope_server.torch_checkpoints.names import ROBOKOSMOS, HookPoint
+
+LONGEST_NAME = 200
+"""Letters of a tensor's or a class's name that are shown; an example needs a name that is whole, and takes a shorter one."""
 
 _HOOKS = """```python
 import torch
@@ -64,7 +68,8 @@ def guide(found: Inspection, of: str) -> Iterator[str]:
             width = "not known" if hook.width is None else str(hook.width)
             last = (hook.layers or 0) - 1
             layers = "" if last < 0 else f", N from 0 to {last}" if last else ", N is 0"
-            yield f"| `{_code(hook.module)}`{layers} | {hook.read} | {width} | {hook.what} |"
+            module = _span(hook.module).replace("|", "\\|")  # a table's cell ends at a bar, in code too
+            yield f"| {module}{layers} | {hook.read} | {width} | {hook.what} |"
         yield from ("", "With PyTorch, where `policy` is the loaded model:", "")
         yield from _HOOKS.format(handles="\n".join(_handle(hook) for hook in _chosen(found.hooks))).split("\n")
         yield ""
@@ -87,13 +92,13 @@ def _loading(found: Inspection) -> Iterator[str]:
     trust = ", trust=True" if checkpoint.calls else ""
     yield f"checkpoint = open_torch_checkpoint({_code(repr(str(checkpoint.path)))}{trust})"
     yield "shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}"
-    if name := next(iter(checkpoint.tensors), None):
+    if name := next((name for name in checkpoint.tensors if len(name) <= LONGEST_NAME), None):
         yield f"array = checkpoint.array({_code(repr(name))})"
     yield from ("```", "")
     if checkpoint.kind == "safetensors":
         return
     if checkpoint.calls:
-        made = ", ".join(f"`{_code(f'{name}{call}')}`" for name, call in list(checkpoint.calls.items())[:5])
+        made = ", ".join(_span(f"{name}{call}") for name, call in list(checkpoint.calls.items())[:5])
         yield (
             f"**Do not load this file with torch.** `torch.load` with `weights_only=True` refuses it; with `weights_only=False`"
             f" it would run what the file names: {made}."
@@ -121,7 +126,7 @@ def _with_torch(found: Inspection) -> Iterator[str]:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         yield (
             "With torch, this file needs care: `weights_only=True` refuses it, because it names what is not on torch's list"
-            f" ({', '.join(f'`{_code(name)}`' for name in others[:5])}{more}). Allow these with"
+            f" ({', '.join(map(_span, others[:5]))}{more}). Allow these with"
             " `torch.serialization.add_safe_globals`, where they are installed, or save the weights alone."
             " `weights_only=False` runs whatever the file says: only for a file whose author you trust."
         )
@@ -138,7 +143,7 @@ def _with_torch(found: Inspection) -> Iterator[str]:
 
 def _chosen(hooks: list[HookPoint]) -> list[HookPoint]:
     """One module whose input is read, and one whose output is."""
-    found = {hook.read: hook for hook in reversed(hooks)}
+    found = {hook.read: hook for hook in reversed(hooks) if len(hook.module) <= LONGEST_NAME}
     return [found[read] for read in ("input", "output") if read in found]
 
 
@@ -149,5 +154,15 @@ def _handle(hook: HookPoint) -> str:
 
 
 def _code(text: str) -> str:
-    """A text that a code block or a code span shows and that does not end either."""
-    return printable(text).replace("`", "'")
+    """A text for a line of a code block: it cannot end the block, whose end has a line of its own."""
+    return printable(text)
+
+
+def _span(text: str) -> str:
+    """A text as a code span of Markdown, whatever backticks it holds."""
+    shown = printable(text)
+    shown = shown if len(shown) <= LONGEST_NAME else f"{shown[:LONGEST_NAME]}…"
+    if "`" not in shown:
+        return f"`{shown}`"
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown))))
+    return f"{fence} {shown} {fence}"

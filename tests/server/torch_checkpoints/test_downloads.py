@@ -100,3 +100,12 @@ def test_no_recipe_for_a_file_that_calls_something(tmp_path):
     assert "`os.system('touch CANARY')`" in text
     assert "torch.load(" not in text
     assert "bad.pt', trust=True)" in text
+
+
+def test_names_in_a_report_are_whole_words_of_markdown(tmp_path):
+    weights = {"x" * 1000: Tensor("0", (4,)), "a`b.layers.0.weight": Tensor("1", (4,)), "tied": Tensor("1", (4,))}
+    text = report(tmp_path / "odd.pt", weights)
+    assert "`` a`b.layers.N ``, N is 0 |" in text
+    assert "checkpoint.array('a`b.layers.0.weight')" in text
+    assert "1 name has the values of an earlier name." in text
+    assert "x" * 201 not in text

@@ -362,7 +362,7 @@ def test_names_of_a_file_do_nothing_to_a_terminal_or_to_markdown(tmp_path, capsy
     assert (tmp_path / "out" / "CHECKPOINT_STRUCTURE.md").read_text() == text
     assert "\x1b" not in text
     assert "\n# title" not in text
-    shown = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+    shown = re.sub(r"^```.*?^```|(?<!`)(`+)(?!`)[^\n]*?(?<!`)\1(?!`)", "", text, flags=re.DOTALL | re.MULTILINE)
     assert r"\<script\>" in shown
     assert "<script>" not in shown.replace(r"\<script\>", "")
 
@@ -382,7 +382,7 @@ def test_names_of_megabytes(tmp_path, capsys):
         assert main(["inspect", str(path), "--output-dir", str(tmp_path / "out")]) == 0
         assert time.monotonic() - start < 30
         assert len(capsys.readouterr().out) < 100_000
-        assert (tmp_path / "out" / "CHECKPOINT_STRUCTURE.md").stat().st_size < 10_000_000
+        assert (tmp_path / "out" / "CHECKPOINT_STRUCTURE.md").stat().st_size < 100_000
 
 
 def test_numbers_of_layers_in_names_are_only_names(tmp_path):
