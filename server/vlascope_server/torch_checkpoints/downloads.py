@@ -42,8 +42,8 @@ def refuse_unfinished(path: Path) -> None:
         raise TorchCheckpointError(f"{path}: a folder; {what_is_in(path)}")
     if path.name.endswith(LOCK):
         raise TorchCheckpointError(
-            f"{path}: a lock file of a download, which holds no weights and may stay behind; name the file itself, or"
-            " download it"
+            f"{path}: a lock file{' of a download' * _is_of_hub(path)}, which holds no weights and may stay behind; name the"
+            " file itself, or download it"
         )
     if path.name.endswith(_PARTS):
         raise TorchCheckpointError(f"{path}: an unfinished download ({_size(path)} so far): {_again(path)}")
@@ -126,6 +126,10 @@ def _is_lock_of_none(path: Path) -> bool:
     if len(parents) > 2 and parents[1].name == ".locks":
         return not (parents[2] / parents[0].name / "blobs" / name).exists()
     return False
+
+
+def _is_of_hub(lock: Path) -> bool:
+    return _local_root(lock) is not None or ".locks" in lock.parts
 
 
 def _local_root(path: Path) -> Path | None:

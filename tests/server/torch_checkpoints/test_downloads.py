@@ -27,7 +27,8 @@ def touch(path, content=b""):
 
 
 def test_a_lock_alone_proves_nothing(tmp_path):
-    touch(tmp_path / "uv.lock")
+    with pytest.raises(TorchCheckpointError, match="a lock file, which holds no weights"):
+        open_torch_checkpoint(touch(tmp_path / "uv.lock"))
     touch(tmp_path / "poetry" / "model.pt.lock")
     assert unfinished_in(tmp_path) is None
     # the hub's, of files that came
