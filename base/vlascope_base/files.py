@@ -7,9 +7,12 @@ import json
 import os
 import shutil
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from vlascope_base.errors import VlascopeError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -128,6 +131,59 @@ def make_folders(path: Path) -> None:
     with contextlib.suppress(FileExistsError):
         path.mkdir()
     sync(path.parent)
+
+
+def refuse_file(folder: Path, option: str) -> None:
+    """Raises `VlascopeError` where `folder`, or a folder above it, is a file, so that no folder can be made there.
+
+    Args:
+        folder: that results are to go to.
+        option: that named it.
+    """
+    for part in (folder, *folder.parents):
+        if part.exists():
+            if not part.is_dir():
+                raise VlascopeError(
+                    f"{option} {folder}: expected a folder, and {part} is a file; choose another folder"
+                )
+            return
+
+
+def below(folder: Path, *, deepest: int, most: int) -> Iterator[Path]:
+    """Files and folders below a folder, the nearest first and by name; links and what cannot be read are not entered.
+
+    Args:
+        folder: to search.
+        deepest: folders inside of each other that are entered.
+        most: paths that are yielded: below `/` there may be millions.
+    """
+    rest, seen = deque([(folder, 0)]), 0
+    while rest:
+        here, depth = rest.popleft()
+        try:
+            with os.scandir(here) as entries:
+                found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+        except OSError:
+            continue
+        for name, is_folder in found:
+            seen += 1
+            if seen > most:
+                return
+            if is_folder and depth < deepest:
+                rest.append((here / name, depth + 1))
+            yield here / name
+
+
+def local(path: str | Path) -> Path:
+    """A path in which `~` stands for a user's home folder.
+
+    Raises:
+        VlascopeError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise VlascopeError(f"{path}: the home folder of this user is not known; write the whole path") from None
 
 
 def remove(path: Path) -> None:

@@ -108,3 +108,13 @@ def test_names_of_files_that_are_no_text_are_kept_in_json(tmp_path):
     for file in ("lines", "file"):
         assert json.loads((tmp_path / file).read_text()) == {"name": name}
         assert "ü" in (tmp_path / file).read_text()
+
+
+def test_below_is_breadth_first_and_bounded(tmp_path):
+    for name in ("b/c/d", "a"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    names = [path.relative_to(tmp_path).as_posix() for path in files.below(tmp_path, deepest=9, most=99)]
+    assert names == ["a", "b", "b/c", "b/loop", "b/c/d"]
+    assert len(list(files.below(tmp_path, deepest=9, most=3))) == 3
+    assert [path.name for path in files.below(tmp_path, deepest=0, most=99)] == ["a", "b"]

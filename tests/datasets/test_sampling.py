@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import h5py
 import numpy as np
@@ -112,12 +113,10 @@ def test_too_few_of_a_stratum_are_refused_with_the_numbers():
     facts.episodes[35].report("unreadable", "x")
     with pytest.raises(DatasetError) as error:
         plan_of(facts, 30)
-    one_line(
-        error, "30 episodes are 10 of each task", "'b' has 7 that can be sampled, of 8", "at most 21", "proportional"
-    )
+    one_line(error, "30 episodes are 10 of each task", "'b' has 7 that can be sampled, of 8", "use 21", "proportional")
     with pytest.raises(DatasetError) as error:
         plan_of(facts, 31)
-    one_line(error, "31", "3 tasks", "30 or 33")
+    one_line(error, "31", "3 tasks", "use 21", "or --share proportional")
     with pytest.raises(DatasetError) as error:
         plan_of(facts, 58, share="proportional")
     one_line(error, "58 episodes", "57 of its 58", "at most 57")
@@ -145,6 +144,41 @@ def test_places_that_are_none(frames, parts):
     with pytest.raises(DatasetError) as error:
         parse_places(frames)
     one_line(error, repr(frames), *parts)
+
+
+def test_a_file_that_cannot_be_read_makes_no_task_of_its_own(tmp_path):
+    folder = npz(tmp_path / "it", 4)
+    (folder / "turn_down_9.npz").write_bytes(b"PK nothing")
+    assert main(["sample", str(folder), "--episodes", "2", "--out", str(tmp_path)]) == 0
+    plan = read_plan(tmp_path)
+    assert len(plan.strata) == 2
+    assert [(each.name, each.reason) for each in plan.left_out] == [("turn_down_9.npz", "cannot be read")]
+
+
+@pytest.mark.parametrize("share", ["equal", "proportional"])
+def test_numbers_that_errors_advise_are_possible(share):
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        facts = facts_of({str(n): int(rng.integers(1, 12)) for n in range(int(rng.integers(1, 6)))})
+        try:
+            plan_of(facts, int(rng.integers(1, 40)), share=share)
+        except DatasetError as error:
+            advice = str(error).rpartition("; ")[2]
+            assert "no number is possible" not in advice
+            for part in advice.split(", or "):
+                other = part.startswith("--share equal")
+                for number in re.findall(r"\d+", part):
+                    plan_of(facts, int(number), share="equal" if other else share)
+
+
+def test_where_no_number_is_possible_none_is_advised():
+    facts = facts_of({"a": 3, "b": 1}, [6, 6, 6, 0])
+    facts.episodes[3].report("empty", "x")
+    for share in ("equal", "proportional"):
+        for number in (1, 2, 3, 9):
+            with pytest.raises(DatasetError) as error:
+                plan_of(facts, number, share=share)
+            one_line(error, "no number is possible")
 
 
 def test_places_are_taken_in_ascending_order():
@@ -216,9 +250,9 @@ def test_equal_seeds_write_equal_plans_but_for_provenance(tmp_path):
         text, words = (tmp_path / out / PLAN).read_text(), (tmp_path / out / "SAMPLING_PLAN.md").read_text()
         written.append((text[: text.index('"provenance"')], words[: words.index("## Made with")]))
     assert written[0] == written[1]
-    assert json.loads((tmp_path / "one" / PLAN).read_text())["provenance"]["configuration"]["out"] == str(
-        tmp_path / "one"
-    )
+    assert json.loads((tmp_path / "one" / PLAN).read_text())["provenance"]["configuration"].items() >= {
+        "out": str(tmp_path / "one"), "seed": 7, "width": None, "overwrite": False
+    }.items()  # fmt: skip
     assert all(one != other for one, other in zip(written[0], written[2], strict=True))
 
 
@@ -253,9 +287,14 @@ def test_a_plan_is_not_replaced_unless_told(tmp_path, capsys):
         ["it", "--frames", "6"],
         ["it", "--width", "0"],
         ["it", "--seed", "-1"],
+        ["it", "--seed", str(2**53 + 1)],
+        ["it", "--width", "9" * 20],
+        ["it", "--out", "it/episode_000_go_right.npz"],
+        ["it", "--out", "it/episode_000_go_right.npz/further"],
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(args, tmp_path, capsys):
+def test_bad_input_is_one_line_and_leaves_nothing(args, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     npz(tmp_path / "it", 4)
     path, *further = args

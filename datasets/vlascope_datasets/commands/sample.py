@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from vlascope_base.files import make_folders, replace_file, replace_json
+from vlascope_base.files import make_folders, refuse_file, replace_file, replace_json
 from vlascope_base.options import CommandOptions, record_of
 from vlascope_base.progress import shown
 from vlascope_base.provenance import provenance
@@ -59,20 +59,22 @@ class Sample(CommandOptions):
     def run(self) -> int:
         """Surveys, draws, writes both files, prints the strata and the cost."""
         # h5py takes a second to load, which `--help` does not wait for
-        from vlascope_datasets.sampling.choosing import choose
+        from vlascope_datasets.sampling.choosing import check_numbers, choose
         from vlascope_datasets.sampling.places import parse_places
         from vlascope_datasets.sampling.plan import PLAN, WORDS
         from vlascope_datasets.sampling.words import in_words
         from vlascope_datasets.survey import gather
 
         places = parse_places(self.frames)
+        check_numbers(self.episodes, self.seed, self.width)
+        refuse_file(self.out, "--out")
         words, plan_file = self.out / WORDS, self.out / PLAN
         for file in () if self.overwrite else (plan_file, words):
             if file.exists():
                 raise DatasetError(f"{file}: exists; choose another folder with --out, or give --overwrite")
         with shown() as progress:
             facts = gather(self.path, progress, images=False)
-        configuration = {key: str(value) for key, value in record_of(self).items()}
+        configuration = {key: str(v) if isinstance(v, Path) else v for key, v in record_of(self).items()}
         plan = choose(
             facts, self.episodes, places, seed=self.seed, by=self.by, share=self.share, width=self.width, dtype=self.dtype,
             provenance={"configuration": configuration, **provenance(*PACKAGES)},

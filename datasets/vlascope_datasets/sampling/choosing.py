@@ -30,6 +30,10 @@ from vlascope_datasets.survey import EpisodeFacts, Facts
 
 _UNUSABLE = {"unreadable": "cannot be read", "missing_file": "a file of it is missing", "empty": "no frames"}
 """Anomalies after which there is nothing to take a frame of, and why."""
+_LARGEST = 1 << 53
+"""Up to it, every reader of JSON reads whole numbers exactly."""
+_WIDEST = 10_000_000
+"""Numbers in a context vector; those of models have thousands."""
 _SAID = 3
 """Strata that an error names one by one."""
 
@@ -65,10 +69,9 @@ def choose(
     Raises:
         DatasetError: a number is out of range, no episode can be chosen, or a stratum has too few; the message has the numbers.
     """
-    for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("width", width, 1)):
-        if value is not None and value < least:
-            raise DatasetError(f"{name}: expected at least {least}, found {value}")
+    check_numbers(episodes, seed, width)
     strata: dict[str, list[int]] = {}
+    known: set[str] = set()  # a file that cannot be read says nothing but its name, and that makes no stratum
     members, left_out = Counter[str](), []
     for number, episode in enumerate(facts.episodes):
         if stratum := _stratum(episode, by):
@@ -76,7 +79,11 @@ def choose(
         if reason := _why_not(episode, stratum, by, places):
             left_out.append(LeftOut(name=episode.name, file=episode.file, reason=reason))
         if stratum:
-            strata.setdefault(stratum, []).extend([] if reason else [number])
+            numbers = strata.setdefault(stratum, [])
+            numbers.extend([] if reason else [number])
+        if stratum and reason != _UNUSABLE["unreadable"]:
+            known.add(stratum)
+    strata = {name: numbers for name, numbers in strata.items() if name in known}
     if not any(strata.values()):
         raise DatasetError(f"{facts.root}: {_nothing(facts, left_out)}")
     eligible = {name: len(strata[name]) for name in sorted(strata)}
@@ -114,11 +121,19 @@ def choose(
             frames=total,
             vector_width=width,
             vector_dtype=dtype,
-            vector_bytes=None if width is None else total * width * BYTES[dtype],
+            vector_bytes=None if width is None else _vector_bytes(total, width, dtype),
             read_bytes=sum(facts.episodes[number].nbytes for number, _ in drawn),
         ),
         provenance=dict(provenance),
     )
+
+
+def check_numbers(episodes: int, seed: int, width: int | None) -> None:
+    """Raises `DatasetError` where one of the numbers that `choose` takes is out of range."""
+    ranges = (("episodes", episodes, 1, _LARGEST), ("seed", seed, 0, _LARGEST), ("width", width, 1, _WIDEST))
+    for name, value, least, most in ranges:
+        if value is not None and not least <= value <= most:
+            raise DatasetError(f"{name}: expected a number from {least} to {most}, found {value}")
 
 
 def fingerprint(facts: Facts) -> str:
@@ -129,6 +144,15 @@ def fingerprint(facts: Facts) -> str:
             "\0".join((episode.name, episode.task, str(episode.length), episode.digest, "")).encode(errors="replace")
         )
     return digest.hexdigest()
+
+
+def _vector_bytes(vectors: int, width: int, dtype: Dtype) -> int:
+    found = vectors * width * BYTES[dtype]
+    if found > _LARGEST:
+        raise DatasetError(
+            f"width: {vectors} vectors of {width} numbers are {found} bytes; expected at most {_LARGEST}"
+        )
+    return found
 
 
 def _stratum(episode: EpisodeFacts, by: Kind) -> str:
@@ -158,44 +182,70 @@ def _equal(
     facts: Facts, episodes: int, by: Kind, eligible: Mapping[str, int], members: Mapping[str, int]
 ) -> dict[str, int]:
     each, over = divmod(episodes, len(eligible))
+    short = [name for name, count in eligible.items() if count < max(1, each)]
+    if not over and not short:
+        return dict.fromkeys(eligible, each)
+    remedy = _remedy([_use(_equal_numbers(episodes, eligible)), "--share proportional" * _fits(episodes, eligible)])
     if over:
-        near = [str(n) for n in (episodes - over, episodes - over + len(eligible)) if n]
         raise DatasetError(
-            f"episodes: {episodes} cannot be shared out equally among {counted(len(eligible), by)}; use {' or '.join(near)}"
-            + (", or --share proportional" if episodes > len(eligible) else "")
+            f"{facts.root}: {episodes} episodes cannot be shared out equally among {counted(len(eligible), by)}; {remedy}"
         )
-    if short := [name for name, count in eligible.items() if count < each]:
-        said = "; ".join(
-            f"{by} {_quoted(name)} has {eligible[name]} that can be sampled, of {members[name]}"
-            for name in short[:_SAID]
-        )
-        more = f"; {len(short) - _SAID} more have too few" if len(short) > _SAID else ""
-        most = min(eligible.values()) * len(eligible)
-        remedy = f"use at most {most}" if most else "mend these episodes, or take them out"
-        remedy += ", or --share proportional" if most and episodes <= sum(eligible.values()) else ""
-        raise DatasetError(f"{facts.root}: {episodes} episodes are {each} of each {by}: {said}{more}; {remedy}")
-    return dict.fromkeys(eligible, each)
+    said = "; ".join(
+        f"{by} {_quoted(name)} has {eligible[name]} that can be sampled, of {members[name]}" for name in short[:_SAID]
+    )
+    more = f"; {len(short) - _SAID} more have too few" if len(short) > _SAID else ""
+    raise DatasetError(f"{facts.root}: {episodes} episodes are {each} of each {by}: {said}{more}; {remedy}")
 
 
 def _proportional(facts: Facts, episodes: int, by: Kind, eligible: Mapping[str, int]) -> dict[str, int]:
     """Largest remainders (Hamilton's method): no share is off its quota by one or more, and they add up exactly."""
-    total = sum(eligible.values())
+    total, fewest = sum(eligible.values()), min(eligible.values())
     if episodes > total:
         raise DatasetError(
             f"{facts.root}: {episodes} episodes are wanted, {total} of its {len(facts.episodes)} can be sampled;"
-            f" use at most {total}"
+            f" {_remedy([f'use at most {total}' * bool(fewest)])}"
         )
+    shares = _by_size(episodes, eligible)
+    if without := [name for name, count in shares.items() if not count]:
+        first = without[0]
+        # from this number on, the whole part of every quota is 1 or more
+        enough = f"use {-(-total // fewest)} or more" if fewest else ""
+        equal = _equal_numbers(episodes, eligible)
+        remedy = _remedy([enough, f"--share equal with {' or '.join(map(str, equal))}" * bool(equal)])
+        raise DatasetError(
+            f"{facts.root}: shared out by size, {counted(episodes, 'episode')} leave {len(without)} of {len(eligible)} {by}s"
+            f" without any, such as {_quoted(first)}, which has {eligible[first]} of {total}; {remedy}"
+        )
+    return shares
+
+
+def _by_size(episodes: int, eligible: Mapping[str, int]) -> dict[str, int]:
+    total = sum(eligible.values())
     shares = {name: episodes * count // total for name, count in eligible.items()}
     rest = sorted(eligible, key=lambda name: (-(episodes * eligible[name] % total), name))
     for name in rest[: episodes - sum(shares.values())]:
         shares[name] += 1
-    if without := [name for name, count in shares.items() if not count]:
-        first = without[0]
-        raise DatasetError(
-            f"{facts.root}: shared out by size, {counted(episodes, 'episode')} leave {len(without)} of {len(eligible)} {by}s"
-            f" without any, such as {_quoted(first)}, which has {eligible[first]} of {total}; use more, or --share equal"
-        )
     return shares
+
+
+def _fits(episodes: int, eligible: Mapping[str, int]) -> bool:
+    """Whether so many episodes can be shared out by size."""
+    return episodes <= sum(eligible.values()) and all(_by_size(episodes, eligible).values())
+
+
+def _equal_numbers(episodes: int, eligible: Mapping[str, int]) -> list[int]:
+    """The numbers nearest to `episodes`, below and above, that can be shared out equally; none where a stratum is empty."""
+    each, most = episodes // len(eligible), min(eligible.values())
+    return sorted({n * len(eligible) for n in (min(each, most), min(each + 1, most)) if n})
+
+
+def _use(numbers: Sequence[int]) -> str:
+    return f"use {' or '.join(map(str, numbers))}" if numbers else ""
+
+
+def _remedy(ways: Sequence[str]) -> str:
+    """What can be done, of ways that are empty where they are none."""
+    return ", or ".join(way for way in ways if way) or "no number is possible: mend these episodes, or take them out"
 
 
 def _quoted(name: str) -> str:

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from vlascope_base.files import below
+
 from vlascope_server.checkpoints.errors import CheckpointError
 from vlascope_server.presets import PRESETS, SEEDED
 
@@ -29,6 +31,8 @@ _LEROBOT_FOLDER = "pretrained_model"
 _ADAPTERS = "adapter_model.safetensors"
 """What PEFT saves: adapters without the model."""
 _ORBAX_UNFINISHED = ".orbax-checkpoint-tmp"
+_DEEPEST, _MOST_SEEN = 12, 200_000
+"""Folders inside of each other, and files, that are searched for what downloads left; a checkpoint has fewer."""
 _UNFINISHED = (".partial", ".incomplete", ".part", ".gstmp", ".crdownload", ".aria2")
 """Endings of files that a download left behind: ours, openpi's, Hugging Face's, gsutil's, browsers', aria2's."""
 
@@ -136,7 +140,7 @@ def _refuse_unfinished(path: Path) -> None:
             )
         meant = f", or name a preset: {', '.join([*PRESETS, *SEEDED])}" if path.name == str(path) else ""
         raise CheckpointError(f"{path}: no such file or folder; expected a checkpoint: check the path{meant}")
-    for file in sorted(path.rglob("*")) if path.is_dir() else ():
+    for file in below(path, deepest=_DEEPEST, most=_MOST_SEEN) if path.is_dir() else ():
         if file.name.endswith(_UNFINISHED):
             raise CheckpointError(f"{file}: left by a download that never finished; repeat the download, or remove it")
         if _ORBAX_UNFINISHED in file.name and file.is_dir() and file.parent == path:

@@ -12,6 +12,8 @@ import logging
 import urllib.parse
 from pathlib import Path
 
+from vlascope_base.files import local
+
 from vlascope_server.checkpoints.config_file import ConfigFile, Features, read_config
 from vlascope_server.checkpoints.errors import CheckpointError
 from vlascope_server.checkpoints.files import BESIDE, CheckpointFiles, Kind, find_files
@@ -211,12 +213,12 @@ def find_preset(name: str) -> Preset:
 
 
 def local_path(location: str) -> Path:
-    """Where a location is on this machine; downloads a remote one."""
+    """Where a location is on this machine; downloads a remote one. Raises `VlascopeError` for `~` of a user who is unknown."""
     if is_remote(location):
         return fetch(location)
     if location.startswith("file://"):
         return Path(urllib.parse.unquote(urllib.parse.urlsplit(location).path))
-    return Path(location).expanduser()
+    return local(location)
 
 
 def _open_weights(files: CheckpointFiles, record: Record, config: ConfigFile | None) -> tuple[Weights, Processors]:

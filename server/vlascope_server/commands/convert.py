@@ -22,7 +22,7 @@ class Convert(CheckpointOptions, CommandOptions):
     Without --dtype the values stay exact.
     """
 
-    source: Annotated[str, tyro.conf.Positional]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """A step folder, its params/, a safetensors file, a URL (downloaded to the cache first), or a preset's name."""
     destination: Annotated[Path, tyro.conf.Positional]
     """A folder that does not exist yet."""

@@ -29,9 +29,9 @@ class Diff(DifferenceOptions, CommandOptions):
     Writes a report in words, tables (Parquet and JSON) and three figures.
     """
 
-    a: Annotated[str, tyro.conf.Positional]
+    a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")]
     """A step folder, its params/, a safetensors file, a URL (downloaded to the cache first), or a preset's name."""
-    b: Annotated[str, tyro.conf.Positional]
+    b: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="B")]
     """The other one; differences are A - B."""
     output_dir: Path = Path("model_difference")
     """Folder to write to; the files of an earlier comparison in it are replaced."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from vlascope_base import VlascopeError
+from vlascope_base.files import refuse_file
 from vlascope_base.options import CommandOptions
 
 from vlascope_server.options import PresetOptions
@@ -26,7 +27,7 @@ class Inspect(PresetOptions, CommandOptions):
     pickle is read and never run.
     """
 
-    checkpoint: Annotated[str, tyro.conf.Positional]
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """A step folder, its params/, a safetensors or PyTorch file, a URL (downloaded to the cache first), or a preset's name."""
     other: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[OTHER]")] = None
     """A second PyTorch checkpoint: are the action heads of the two compatible?"""
@@ -41,6 +42,8 @@ class Inspect(PresetOptions, CommandOptions):
         """Prints to stdout."""
         from vlascope_server.torch_checkpoints.recognise import torch_file
 
+        if self.output_dir is not None:
+            refuse_file(self.output_dir, "--output-dir")
         locations = [self.checkpoint] if self.other is None else [self.checkpoint, self.other]
         paths = [torch_file(location) for location in locations]
         if all(path is not None for path in paths):

@@ -27,12 +27,26 @@ from vlascope_server.torch_checkpoints.values import shown
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
+_SAFETENSORS_HEADER = 100_000_000
+"""Bytes; the most that the safetensors package takes."""
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _LARGEST_DIRECTORY = 16 << 20
 """Bytes of a zip's directory; that of a checkpoint with 10,000 tensors is 1 MB."""
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _ENCRYPTED = 1
+
+
+def form_of(path: Path) -> str | None:
+    """What a file is by its first bytes, whatever its name ends in: `zip`, `pickle` or `safetensors`; None where it is none."""
+    with path.open("rb") as file:
+        begins = file.read(9)
+    if begins.startswith(ZIP_MAGIC):
+        return "zip"
+    # eight bytes with the length of the header, which may begin as a pickle does, then the header, which is JSON
+    if begins[8:] == b"{" and int.from_bytes(begins[:8], "little") <= _SAFETENSORS_HEADER:
+        return "safetensors"
+    return "pickle" if begins.startswith(PICKLE_MAGIC) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,22 +243,34 @@ def _read_pickles(mapped: mmap.mmap) -> Archive:
     first = _pickle_at(mapped, 0, len(mapped), add)
     if first.value != _LEGACY_MAGIC:
         return Archive("pickle", first.value, {}, first.names, first.calls)
-    at, parts = first.end, []
-    for _ in range(4):
-        part = _pickle_at(mapped, at, len(mapped) - at, add)
-        parts.append(part)
-        at += part.end
-    protocol, info, content, keys = parts
-    if protocol.value != _LEGACY_PROTOCOL:
-        raise TorchCheckpointError(
-            f"an older torch file of protocol {shown(protocol.value)}; expected {_LEGACY_PROTOCOL}"
-        )
-    names = {name: verdict for part in parts for name, verdict in part.names.items()}
-    calls = {name: call for part in parts for name, call in part.calls.items()}
-    little = not isinstance(info.value, dict) or info.value.get("little_endian") is not False
+    names, calls = dict(first.names), dict(first.calls)
+    try:
+        at, parts = first.end, []
+        for _ in range(4):
+            part = _pickle_at(mapped, at, len(mapped) - at, add)
+            parts.append(part.value)
+            names |= part.names
+            calls |= part.calls
+            at += part.end
+        protocol, info, content, keys = parts
+        if protocol != _LEGACY_PROTOCOL:
+            raise TorchCheckpointError(
+                f"an older torch file of protocol {shown(protocol)}; expected {_LEGACY_PROTOCOL}"
+            )
+        little = not isinstance(info, dict) or info.get("little_endian") is not False
+        offsets = _legacy_offsets(mapped, at, keys, sizes, little)
+    except TorchCheckpointError as error:
+        raise TorchCheckpointError(pickles.with_calls(str(error), calls)) from None
+    return Archive("torch legacy", content, offsets, names, calls, little)
+
+
+def _legacy_offsets(mapped: mmap.mmap, at: int, keys: Any, sizes: Mapping[str, int], little: bool) -> dict[str, int]:
+    """Key of a storage -> where its bytes begin, in a file of the older form whose storages begin at byte `at`."""
     offsets: dict[str, int] = {}
-    for key in keys.value if isinstance(keys.value, list) else ():
-        if key not in sizes:
+    if not isinstance(keys, list):
+        raise TorchCheckpointError(f"the keys of the storages: expected a list, found {shown(keys)}")
+    for key in keys:
+        if not isinstance(key, str) or key not in sizes:
             raise TorchCheckpointError(f"storage {shown(key)}: no tensor lies in it: the file is damaged")
         offsets[key] = at + 8
         elements = int.from_bytes(mapped[at : at + 8], "little" if little else "big")
@@ -260,7 +286,7 @@ def _read_pickles(mapped: mmap.mmap) -> Archive:
             )
     if missing := sizes.keys() - offsets.keys():
         raise TorchCheckpointError(f"storage {min(missing)[:80]}: missing from the file, of which a tensor is a part")
-    return Archive("torch legacy", content.value, offsets, names, calls, little)
+    return offsets
 
 
 def _pickle_at(mapped: mmap.mmap, start: int, length: int, add: Any) -> pickles.Read:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from vlascope_base.files import local
 
-from vlascope_server.torch_checkpoints.archive import PICKLE_MAGIC, ZIP_MAGIC, Archive, read_archive
+from vlascope_server.torch_checkpoints.archive import ZIP_MAGIC, Archive, form_of, read_archive
 from vlascope_server.torch_checkpoints.downloads import refuse_unfinished
 from vlascope_server.torch_checkpoints.errors import RefusedPickleError, TorchCheckpointError
 from vlascope_server.torch_checkpoints.layout import find_weights
@@ -116,15 +117,19 @@ def open_torch_checkpoint(path: str | Path, *, trust: bool = False) -> TorchChec
         RefusedPickleError: the pickle would call such a function, and `trust` is false.
         TorchCheckpointError: nothing there, an unfinished download, damaged, or no checkpoint.
     """
-    path = Path(path).expanduser()
+    path = local(path)
     refuse_unfinished(path)
-    if path.suffix == ".safetensors" or path.name.endswith(".safetensors.index.json"):
+    if path.name.endswith(".safetensors.index.json"):
         return _open_safetensors(path)
     if path.suffix == ".json":
         raise TorchCheckpointError(f"{path}: holds no weights; expected a file that does: name one that lies beside it")
-    with path.open("rb") as file:
-        begins = file.read(len(ZIP_MAGIC))
-    if begins != ZIP_MAGIC and not begins.startswith(PICKLE_MAGIC):
+    form = form_of(path)
+    # a damaged file is what its name says
+    if form == "safetensors" or (form is None and path.suffix == ".safetensors"):
+        return _open_safetensors(path)
+    if form is None:
+        with path.open("rb") as file:
+            begins = file.read(len(ZIP_MAGIC))
         raise TorchCheckpointError(
             f"{path}: expected a file that torch.save or safetensors wrote, found one that begins with {begins!r}"
         )
@@ -144,9 +149,11 @@ def open_torch_checkpoint(path: str | Path, *, trust: bool = False) -> TorchChec
 
 
 def _refusal(path: Path, archive: Archive) -> str:
-    made = [f"{name}{call}" for name, call in archive.calls.items()]
+    # what is called comes first; a name that is only handed on has no arguments here
+    made = [f"{name}{call}" for name, call in sorted(archive.calls.items(), key=lambda item: not item[1])]
     more = f" and {len(made) - 3} more" if len(made) > 3 else ""
-    does = "would call" if all(archive.calls.values()) else "names"
+    called = [bool(call) for call in archive.calls.values()]
+    does = "would call" if all(called) else "would call or names" if any(called) else "names"
     return (
         f"{path}: refused: its pickle {does} {', '.join(made[:3])}{more}, which no checkpoint needs, and which"
         " torch.load may run; nothing"
@@ -161,6 +168,11 @@ def _open_safetensors(path: Path) -> TorchCheckpoint:
     from vlascope_server.checkpoints.tensor_files import TensorFiles
 
     files = TensorFiles(path)
+    if not files.shapes:
+        raise TorchCheckpointError(
+            f"{path}: a safetensors file of {path.stat().st_size:,} bytes without tensors; expected a checkpoint: download or"
+            " save it again"
+        )
     tensors: dict[str, TorchTensor] = {}
     for name, shape in files.shapes.items():
         code = files.codes[name]

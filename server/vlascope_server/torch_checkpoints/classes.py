@@ -82,6 +82,9 @@ _HARMLESS = {
     "torch.nn.parameter": ("Parameter", "Buffer", "UninitializedParameter"),
     "torch.serialization": ("_get_layout",),
     "numpy": ("dtype", "ndarray", "bool_", "generic"),
+    "numpy.random": ("__RandomState_ctor",),
+    "numpy.random._pickle": ("__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor"),
+    "numpy.random.bit_generator": ("__pyx_unpickle_SeedSequence",),
     **dict.fromkeys(("numpy.core.multiarray", "numpy._core.multiarray"), ("_reconstruct",)),
     **dict.fromkeys(("numpy.core.numeric", "numpy._core.numeric"), ("_frombuffer",)),
     "torch._utils": (
@@ -91,6 +94,13 @@ _HARMLESS = {
     ),
 }  # fmt: skip
 """Python's, torch's and numpy's names that hold values and do nothing; tensors of a kind that is not read are among them."""
+
+_TAKEN_BY_TORCH = {
+    "collections.OrderedDict", "collections.Counter", "_codecs.encode", "builtins.set", "builtins.bytearray",
+    "builtins.complex", "torch.Size", "torch.Tensor", "torch.device", "torch.nn.parameter.Parameter",
+    "torch.serialization._get_layout",
+}  # fmt: skip
+"""What `torch.load(weights_only=True)` takes beside tensors, storages and dtypes; see `torch/_weights_only_unpickler.py`."""
 
 _LIBRARY = sys.stdlib_module_names | {"nt", "distutils", "imp", "commands", "popen2", "asyncore", "pip", "setuptools"}
 """Python's own modules, those of other systems and versions too, and what is installed with it."""
@@ -116,6 +126,13 @@ def dtype_of_name(name: str) -> str | None:
     """The dtype that a full name such as `torch.float32` stands for; None where it stands for none."""
     package, _, last = name.rpartition(".")
     return DTYPES.get(last) if package == "torch" else None
+
+
+def taken_by_torch(name: str) -> bool:
+    """Whether `torch.load(weights_only=True)` takes a pickle that holds this full name."""
+    if name in _TAKEN_BY_TORCH or name in REBUILDS or dtype_of_storage(name) or dtype_of_name(name):
+        return True
+    return name.startswith("torch._utils._rebuild_") and judge(name) == "harmless"
 
 
 def judge(name: str) -> Verdict:

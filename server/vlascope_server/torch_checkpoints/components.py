@@ -4,22 +4,24 @@ A state dict may list the same values under two names: a LoRA model that is an a
 everything is counted in two ways:
 
 - *named*: every name in the file for itself, which is what a loop over the state dict adds up;
-- *unique*: every value once, at the first name whose storage holds it, which is what memory has to hold.
+- *unique*: every value once, at the first name that holds it, which is what memory has to hold.
 """
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 
+from vlascope_server.torch_checkpoints.coverage import Region, new_bytes, region
 from vlascope_server.torch_checkpoints.tensors import TorchTensor
 
 COMPONENTS = ("vlm", "action_head", "action_token", "other")
 
-_WRAPPERS = ("module.", "model.", "_orig_mod.", "_forward_module.")
-"""What DistributedDataParallel, Lightning, torch.compile and DeepSpeed put before every name."""
+_WRAPPERS = ("module.", "model.", "policy.", "_orig_mod.", "_forward_module.")
+"""What DistributedDataParallel, Lightning, a trainer with a policy, torch.compile and DeepSpeed put before every name."""
+_PEFT = "base_model.model."
+"""What PEFT puts before the names of what it adapts: the backbone alone, or a whole policy."""
 _LONGEST_WRAPPER = 64
 """Letters: some wrappers inside of each other."""
 _HEADS = re.compile(r"(act(ion)?_(\w+_)?(head|decoder|expert)|action_\w*(proj|head)\w*|policy_head|lstm|rnn|gru)\b")
@@ -87,7 +89,9 @@ def wrapper_of(names: Iterable[str]) -> str:
     """What stands before every name and is no part of the model: `model.`, `module.` or several of these; may be empty."""
     rest, found = list(names), ""
     while rest and len(found) < _LONGEST_WRAPPER:
-        wrapper = next((w for w in _WRAPPERS if all(name.startswith(w) for name in rest)), None)
+        wrapper = next((w for w in (*_WRAPPERS, _PEFT) if all(name.startswith(w) for name in rest)), None)
+        if wrapper == _PEFT and all(component_of(name) == "vlm" for name in rest):
+            break  # an adapted backbone, whose names say so
         if wrapper is None:
             break
         found += wrapper
@@ -97,31 +101,45 @@ def wrapper_of(names: Iterable[str]) -> str:
 
 def component_of(name: str) -> str:
     """The component that a tensor belongs to, by its name without the wrapper."""
-    first = name.partition(".")[0]
-    if "action_token" in (first, name.rpartition(".")[2]):
-        return "action_token"
-    if _HEADS.match(first):
-        return "action_head"
+    inner = _unwrapped(name)
+    for known in dict.fromkeys((name, inner, inner.removeprefix(_PEFT))):
+        first = known.partition(".")[0]
+        if "action_token" in (first, known.rpartition(".")[2]):
+            return "action_token"
+        if _HEADS.match(first):
+            return "action_head"
     # a LoRA model's own attribute is `model.base_model.model`
-    return "vlm" if any(_VLM.match(part) for part in name.split(".", 3)[:3]) else "other"
+    return "vlm" if any(_VLM.match(part) for known in (name, inner) for part in known.split(".", 3)[:3]) else "other"
+
+
+def _unwrapped(name: str) -> str:
+    """A name behind the wrappers that it begins with; other names of the file may have others."""
+    found = 0
+    while found < _LONGEST_WRAPPER:
+        wrapper = next((w for w in _WRAPPERS if name.startswith(w, found)), None)
+        if wrapper is None:
+            break
+        found += len(wrapper)
+    return name[found:]
 
 
 def count(tensors: Mapping[str, TorchTensor], wrapper: str) -> Counts:
-    """Counts tensors; `wrapper` is what `wrapper_of` found."""
+    """Counts tensors; `wrapper` is what `wrapper_of` found.
+
+    Raises:
+        TorchCheckpointError: tensors overlap in a way that would take very long to count.
+    """
     total, dtypes = Count(), {}
     components = {name: Count() for name in COMPONENTS}
-    covered: dict[str, Covered] = {}
-    views: dict[tuple[object, ...], str] = {}
+    regions = {name: (tensor.storage.key, region(tensor)) for name, tensor in tensors.items() if tensor.elements}
+    new = new_bytes(regions)
+    views: dict[tuple[str, Region], str] = {}
     shared: dict[str, str] = {}
     for name, tensor in tensors.items():
         own = components[component_of(name.removeprefix(wrapper))]
-        view = (tensor.storage.key, tensor.span, tensor.elements)
-        first = views.setdefault(view, name)
-        if first != name and tensor.elements:
+        if name in regions and (first := views.setdefault(regions[name], name)) != name:
             shared[name] = first
-        new = covered.setdefault(tensor.storage.key, Covered()).add(*tensor.span) if tensor.elements else 0
-        # a tensor with gaps between its values covers more than it has
-        elements = min(new // tensor.itemsize, tensor.elements)
+        elements = new.get(name, 0) // tensor.itemsize
         for entry in (total, own, dtypes.setdefault(tensor.dtype, Count())):
             entry.tensors_named += 1
             entry.elements_named += tensor.elements
@@ -130,28 +148,6 @@ def count(tensors: Mapping[str, TorchTensor], wrapper: str) -> Counts:
             entry.elements_unique += elements
             entry.bytes_unique += elements * tensor.itemsize
     return Counts(total, components, dtypes, shared)
-
-
-class Covered:
-    """Which bytes of a storage some tensor has had already: runs in order, none of which touch."""
-
-    def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._stops: list[int] = []
-
-    def add(self, start: int, stop: int) -> int:
-        """Adds a run; returns how many of its bytes are new."""
-        first = bisect.bisect_left(self._stops, start)
-        last = bisect.bisect_right(self._starts, stop)
-        before = sum(
-            min(stop, b) - max(start, a) for a, b in zip(self._starts[first:last], self._stops[first:last], strict=True)
-        )
-        if first < last:
-            low, high = min(start, self._starts[first]), max(stop, self._stops[last - 1])
-        else:
-            low, high = start, stop
-        self._starts[first:last], self._stops[first:last] = [low], [high]
-        return stop - start - before
 
 
 def recurrent_networks(tensors: Mapping[str, TorchTensor], wrapper: str) -> list[Recurrent]:

@@ -2,8 +2,8 @@
 
 What the Hugging Face hub's client leaves behind:
 
-- in a folder of one's own (`local_dir`): `.cache/huggingface/download/PATH/FILE.lock`, which stays for ever, and
-  `....ETAG.incomplete`, which holds the bytes that came so far;
+- in a folder of one's own (`local_dir`): `.cache/huggingface/download/PATH/FILE.lock`, which stays for ever, after a download
+  that went well too, and `....ETAG.incomplete`, which holds the bytes that came so far;
 - in its cache: `models--OWNER--NAME/blobs/ETAG.incomplete`, `.locks/models--OWNER--NAME/ETAG.lock`, and below
   `snapshots/` links to blobs.
 """
@@ -11,9 +11,11 @@ What the Hugging Face hub's client leaves behind:
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
-from vlascope_base.text import readable_bytes
+from vlascope_base.files import below
+from vlascope_base.text import counted, readable_bytes
 
 from vlascope_server.torch_checkpoints.archive import ZIP_MAGIC, bytes_expected
 from vlascope_server.torch_checkpoints.errors import TorchCheckpointError
@@ -26,6 +28,11 @@ _LFS = b"version https://git-lfs.github.com/spec/v1"
 _ZIP_END = b"PK\x05\x06"
 _LONGEST_ZIP_END = 22 + (1 << 16)
 """Bytes of a zip's last record, with the longest comment."""
+PRETRAINED = ("robovlms/RoboVLMs", "checkpoints/kosmos_ph_oxe-pretrain.pt")
+"""Repository on the hub of RoboVLMs' pretrained checkpoint, and the file: the repository holds others of as many gigabytes."""
+_HUB = (".cache", "huggingface", "download")
+_DEEPEST, _MOST_SEEN = 8, 20_000
+"""Folders inside of each other, and files, that are looked at for what downloads left: below `/` there may be millions."""
 _TAR = (257, b"ustar")
 
 
@@ -35,8 +42,8 @@ def refuse_unfinished(path: Path) -> None:
         raise TorchCheckpointError(f"{path}: a folder; {what_is_in(path)}")
     if path.name.endswith(LOCK):
         raise TorchCheckpointError(
-            f"{path}: a lock file of a download, which holds no weights and may stay behind; name the file itself, or"
-            " download it"
+            f"{path}: a lock file{' of a download' * _is_of_hub(path)}, which holds no weights and may stay behind; name the"
+            " file itself, or download it"
         )
     if path.name.endswith(_PARTS):
         raise TorchCheckpointError(f"{path}: an unfinished download ({_size(path)} so far): {_again(path)}")
@@ -88,25 +95,56 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def unfinished_in(folder: Path) -> str | None:
-    """A clause about what unfinished downloads left in a folder; None where they left nothing."""
-    left = [path for path in sorted(folder.rglob("*")) if path.name.endswith((LOCK, INCOMPLETE)) and path.is_file()]
+    """A clause about what unfinished downloads left in a folder; None where they left nothing.
+
+    That is a file `.incomplete`, or one of the hub's locks whose own file never came. A lock alone proves nothing: other
+    programs have such files too, and the hub's stay behind.
+    """
+    found = below(folder, deepest=_DEEPEST, most=_MOST_SEEN)
+    left = [p for p in found if (p.name.endswith(INCOMPLETE) or _is_lock_of_none(p)) and p.is_file()]
     if not left:
         return None
     parts = [path for path in left if path.name.endswith(INCOMPLETE)]
-    locks = [path.name for path in left if path.name.endswith(LOCK)]
+    locks = [path for path in left if path.name.endswith(LOCK)]
+    named = [path for path in locks if path.name.removesuffix(LOCK).endswith(SUFFIXES)]
+    of = f" of {', '.join(path.name.removesuffix(LOCK) for path in named[:3])}" if named else ""
+    again = _again((named or left)[0])
+    if not parts:
+        only = counted(len(locks), "lock file")
+        return f"a download{of} by the Hugging Face hub was begun, and no byte of it is here, only {only}: {again}"
     came = readable_bytes(sum(path.stat().st_size for path in parts))
-    said = f"{len(parts)} unfinished ({came} so far)" if parts else "none begun"
-    names = [name.removesuffix(LOCK) for name in locks if name.removesuffix(LOCK).endswith(SUFFIXES)]
-    of = f" of {', '.join(names[:3])}" if names else ""
-    return f"a download{of} by the Hugging Face hub never finished: {said}, lock files {len(locks)}: {_again(left[0])}"
+    return f"a download{of} by the Hugging Face hub never finished: {len(parts)} unfinished ({came} so far): {again}"
+
+
+def _is_lock_of_none(path: Path) -> bool:
+    """Whether a file is a lock of the hub's client, in one of its own folders, whose download is not there."""
+    if not path.name.endswith(LOCK):
+        return False
+    name, parents = path.name.removesuffix(LOCK), path.parents
+    if (root := _local_root(path)) is not None:
+        return not (root / path.relative_to(root.joinpath(*_HUB)).with_name(name)).exists()
+    if len(parents) > 2 and parents[1].name == ".locks":
+        return not (parents[2] / parents[0].name / "blobs" / name).exists()
+    return False
+
+
+def _is_of_hub(lock: Path) -> bool:
+    return _local_root(lock) is not None or ".locks" in lock.parts
+
+
+def _local_root(path: Path) -> Path | None:
+    """The `--local-dir` of a download among whose leavings a file is; None where it is among none."""
+    for folder in path.parents:
+        if folder.parts[-3:] == _HUB:
+            return folder.parents[2]
+    return None
 
 
 def _missing(path: Path) -> str:
     if path.is_symlink():
         return (
             f"{path}: a link to {path.readlink()}, which is not there: the hub's cache was cleared, or the download"
-            " never finished:"
-            f" {_again(path)}"
+            f" never finished: {_again(path)}"
         )
     for folder in path.parents:
         begun = folder / ".cache" / "huggingface" / "download"
@@ -137,12 +175,21 @@ def _has_end(path: Path) -> bool:
 
 
 def _again(path: Path) -> str:
-    repository = next(
-        (found for part in path.parts[::-1] if (found := re.fullmatch(r"models--(.+?)--(.+)", part))), None
-    )
-    if repository:
-        return f"repeat it with `hf download {repository[1]}/{repository[2]}`, which goes on where it stopped"
-    return "repeat the download, which goes on where it stopped if it is the hub's"
+    """What to do about an unfinished download that left `path`, or was to end there."""
+    parts, (repository, pretrained) = path.parts, PRETRAINED
+    goes_on = "which goes on where it stopped"
+    for index in range(len(parts) - 1, -1, -1):
+        if found := re.fullmatch(r"models--(.+?)--(.+)", parts[index]):
+            name, inside = f"{found[1]}/{found[2]}", parts[index + 1 :]
+            file = "/".join(inside[2:]) if inside[:1] == ("snapshots",) else ""
+            file = file or (pretrained if name == repository else "")
+            which = "" if file else ", with FILE the one that is meant"
+            return f"repeat it with `hf download {name} {shlex.quote(file) if file else 'FILE'}`{which}, {goes_on}"
+    ours = Path(pretrained)
+    if path.name.removesuffix(LOCK) == ours.name:
+        root = _local_root(path) or (path.parent.parent if path.parent.name == ours.parent.name else path.parent)
+        return f"repeat it with `hf download {repository} {pretrained} --local-dir {shlex.quote(str(root))}`, {goes_on}"
+    return f"repeat the download, {goes_on} if it is the hub's"
 
 
 def _size(path: Path) -> str:

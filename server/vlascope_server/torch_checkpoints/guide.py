@@ -4,12 +4,19 @@ download another.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from vlascope_base.text import printable
 
+from vlascope_server.torch_checkpoints.classes import taken_by_torch
+from vlascope_server.torch_checkpoints.downloads import PRETRAINED
 from vlascope_server.torch_checkpoints.inspection import Inspection
 from vlascope_server.torch_checkpoints.names import ROBOKOSMOS, HookPoint
+
+LONGEST_NAME = 200
+"""Letters of a tensor's or a class's name that are shown; an example needs a name that is whole, and takes a shorter one."""
 
 _HOOKS = """```python
 import torch
@@ -32,18 +39,17 @@ for handle in handles:
     handle.remove()
 ```"""
 
-_DOWNLOAD = """The pretrained checkpoint of RoboVLMs (`kosmos_ph_oxe-pretrain.pt`) lies on the Hugging Face hub, in the
-repository `robovlms/RoboVLMs`:
+_DOWNLOAD = f"""The pretrained checkpoint of RoboVLMs (`{Path(PRETRAINED[1]).name}`) lies on the Hugging Face hub, in the
+repository `{PRETRAINED[0]}`:
 
 ```
-hf download robovlms/RoboVLMs --include "checkpoints/*.pt" --local-dir checkpoints/RoboVLMs
-vlascope-server inspect checkpoints/RoboVLMs/checkpoints/kosmos_ph_oxe-pretrain.pt
+hf download {PRETRAINED[0]} {PRETRAINED[1]} --local-dir checkpoints/RoboVLMs
+vlascope-server inspect checkpoints/RoboVLMs/{PRETRAINED[1]}
 ```
 
 `hf` comes with the package `huggingface_hub`. A download that breaks off goes on where it stopped when the command is
 repeated. What it leaves in `.cache/huggingface/download` meanwhile is no checkpoint: a `.lock` file holds nothing, and stays
-behind; an `.incomplete` file holds the
-bytes that came so far. `vlascope-server inspect` names each as what it is."""
+behind; an `.incomplete` file holds the bytes that came so far. `vlascope-server inspect` names each as what it is."""
 
 
 def guide(found: Inspection, of: str) -> Iterator[str]:
@@ -60,8 +66,10 @@ def guide(found: Inspection, of: str) -> Iterator[str]:
         yield from ("", "| module | read | width | what it is |", "| --- | --- | ---: | --- |")
         for hook in found.hooks:
             width = "not known" if hook.width is None else str(hook.width)
-            layers = f", N from 0 to {hook.layers - 1}" if hook.layers else ""
-            yield f"| `{_code(hook.module)}`{layers} | {hook.read} | {width} | {hook.what} |"
+            last = (hook.layers or 0) - 1
+            layers = "" if last < 0 else f", N from 0 to {last}" if last else ", N is 0"
+            module = _span(hook.module).replace("|", "\\|")  # a table's cell ends at a bar, in code too
+            yield f"| {module}{layers} | {hook.read} | {width} | {hook.what} |"
         yield from ("", "With PyTorch, where `policy` is the loaded model:", "")
         yield from _HOOKS.format(handles="\n".join(_handle(hook) for hook in _chosen(found.hooks))).split("\n")
         yield ""
@@ -79,39 +87,63 @@ def guide(found: Inspection, of: str) -> Iterator[str]:
 
 def _loading(found: Inspection) -> Iterator[str]:
     checkpoint = found.checkpoint
-    lead = "".join(f"[{_code(repr(key))}]" for key in checkpoint.place)
-    strip = f".removeprefix({found.wrapper!r})" if found.wrapper else ""
     yield "Without torch, each tensor as a read-only view of the file:"
     yield from ("", "```python", "from vlascope_server.torch_checkpoints import open_torch_checkpoint", "")
-    yield f"checkpoint = open_torch_checkpoint({_code(repr(str(checkpoint.path)))})"
+    trust = ", trust=True" if checkpoint.calls else ""
+    yield f"checkpoint = open_torch_checkpoint({_code(repr(str(checkpoint.path)))}{trust})"
     yield "shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}"
-    if name := next(iter(checkpoint.tensors), None):
+    if name := next((name for name in checkpoint.tensors if len(name) <= LONGEST_NAME), None):
         yield f"array = checkpoint.array({_code(repr(name))})"
     yield from ("```", "")
     if checkpoint.kind == "safetensors":
         return
-    yield "With torch:"
+    if checkpoint.calls:
+        made = ", ".join(_span(f"{name}{call}") for name, call in list(checkpoint.calls.items())[:5])
+        yield (
+            f"**Do not load this file with torch.** `torch.load` with `weights_only=True` refuses it; with `weights_only=False`"
+            f" it would run what the file names: {made}."
+        )
+    else:
+        yield from _with_torch(found)
+    if shared := len(found.counts.shared):
+        yield ""
+        yield (
+            "1 name has the values of an earlier name. The two are one parameter, which counts once; a sum over all names"
+            " counts it twice."
+            if shared == 1
+            else f"{shared:,} names have the values of an earlier name. Each such pair is one parameter, which counts once; a"
+            " sum over all names counts it twice."
+        )
+
+
+def _with_torch(found: Inspection) -> Iterator[str]:
+    """How torch loads a file that calls nothing; with a warning where it names classes that torch refuses."""
+    checkpoint = found.checkpoint
+    lead = "".join(f"[{_code(repr(key))}]" for key in checkpoint.place)
+    strip = f".removeprefix({_code(repr(found.wrapper))})" if found.wrapper else ""
+    others = [name for name in checkpoint.names if not taken_by_torch(name)]
+    if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        yield (
+            "With torch, this file needs care: `weights_only=True` refuses it, because it names what is not on torch's list"
+            f" ({', '.join(map(_span, others[:5]))}{more}). Allow these with"
+            " `torch.serialization.add_safe_globals`, where they are installed, or save the weights alone."
+            " `weights_only=False` runs whatever the file says: only for a file whose author you trust."
+        )
+    else:
+        yield "With torch:"
     yield from ("", "```python", "import torch", "")
+    if others:
+        yield "# raises an error unless the names above are allowed first"
     mapped = "mmap=True, " if checkpoint.kind == "torch zip" else ""
     yield f'content = torch.load({_code(repr(str(checkpoint.path)))}, map_location="cpu", {mapped}weights_only=True)'
     yield f"weights = {{name{strip}: tensor for name, tensor in content{lead}.items()}}"
-    yield from ("```", "")
-    if checkpoint.unknown:
-        yield (
-            "`weights_only=True` refuses this file, because it names classes that are not torch's"
-            f" ({', '.join(f'`{_code(name)}`' for name in checkpoint.unknown[:5])}). `weights_only=False` runs"
-            " whatever the file says: only for a file whose author you trust."
-        )
-    if found.counts.shared:
-        yield (
-            f"{len(found.counts.shared):,} names share their values with an earlier name. They are one parameter each,"
-            " and count once; a sum over all names counts them twice."
-        )
+    yield "```"
 
 
 def _chosen(hooks: list[HookPoint]) -> list[HookPoint]:
     """One module whose input is read, and one whose output is."""
-    found = {hook.read: hook for hook in reversed(hooks)}
+    found = {hook.read: hook for hook in reversed(hooks) if len(hook.module) <= LONGEST_NAME}
     return [found[read] for read in ("input", "output") if read in found]
 
 
@@ -122,5 +154,15 @@ def _handle(hook: HookPoint) -> str:
 
 
 def _code(text: str) -> str:
-    """A text that a code block or a code span shows and that does not end either."""
-    return printable(text).replace("`", "'")
+    """A text for a line of a code block: it cannot end the block, whose end has a line of its own."""
+    return printable(text)
+
+
+def _span(text: str) -> str:
+    """A text as a code span of Markdown, whatever backticks it holds."""
+    shown = printable(text)
+    shown = shown if len(shown) <= LONGEST_NAME else f"{shown[:LONGEST_NAME]}…"
+    if "`" not in shown:
+        return f"`{shown}`"
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown))))
+    return f"{fence} {shown} {fence}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from vlascope_server.torch_checkpoints.checkpoint import TorchCheckpoint
@@ -16,6 +16,7 @@ from vlascope_server.torch_checkpoints.components import (
     recurrent_networks,
     wrapper_of,
 )
+from vlascope_server.torch_checkpoints.errors import TorchCheckpointError
 from vlascope_server.torch_checkpoints.layout import LIGHTNING_VERSION, all_tensors, type_of
 from vlascope_server.torch_checkpoints.lora import Lora, find_lora
 from vlascope_server.torch_checkpoints.names import HookPoint, Judged, head_outputs, hook_points, judge_names
@@ -70,11 +71,18 @@ class Inspection:
 
 
 def inspect_checkpoint(checkpoint: TorchCheckpoint) -> Inspection:
-    """Counts and names what an opened checkpoint holds; reads no tensor."""
+    """Counts and names what an opened checkpoint holds; reads no tensor.
+
+    Raises:
+        TorchCheckpointError: tensors overlap in a way that would take very long to count.
+    """
     content, tensors = checkpoint.content, checkpoint.tensors
     top = content if isinstance(content, dict) and checkpoint.place else {}
     wrapper = wrapper_of(tensors)
-    counts = count(tensors, wrapper)
+    try:
+        counts = count(tensors, wrapper)
+    except TorchCheckpointError as error:
+        raise TorchCheckpointError(f"{checkpoint.path}: {error}") from None
     recurrent = recurrent_networks(tensors, wrapper)
     configuration = _configuration(top)
     forward_head = bool(configuration.get("fwd_head"))
@@ -102,12 +110,16 @@ def inspect_checkpoint(checkpoint: TorchCheckpoint) -> Inspection:
 
 
 def _beside(checkpoint: TorchCheckpoint, top: Mapping[Any, Any]):
-    """Tensors below each key that is not the weights', and the bytes of storages that were not counted before."""
+    """Tensors below each key that is not the weights', and the bytes of storages that were not counted before.
+
+    What lies below two keys counts below the first: a list that every key holds is looked through once.
+    """
+    seen: set[int] = set()
     counted = {tensor.storage.key for tensor in checkpoint.tensors.values()}
     for key, value in top.items():
         if key == checkpoint.place[0]:
             continue
-        tensors = list(all_tensors(value))
+        tensors = list(all_tensors(value, seen))
         new = {tensor.storage.key: tensor.storage.bytes for tensor in tensors if tensor.storage.key not in counted}
         counted |= new.keys()
         if tensors:
@@ -137,15 +149,21 @@ def _plain(value: dict[Any, Any]) -> dict[str, Any]:
     """The numbers and short texts of a map, and of the maps in it; bounded in depth and number."""
     left = _MOST_VALUES
 
+    def within_bound(values: Iterable[Any]) -> Iterator[Any]:
+        for value in values:
+            if left <= 0:  # one long list may be held by many others
+                return
+            yield value
+
     def taken(value: Any, depth: int) -> Any:
         nonlocal left
         left -= 1
         if isinstance(value, Placeholder) and isinstance(value.state, dict) and depth < _DEEPEST:
             return {"<class>": value.name, **taken(value.state, depth)}
         if isinstance(value, dict) and depth < _DEEPEST:
-            return {_text(key): taken(inner, depth + 1) for key, inner in value.items() if left > 0}
+            return {_text(key): taken(inner, depth + 1) for key, inner in within_bound(value.items())}
         if isinstance(value, list | tuple) and depth < _DEEPEST:
-            return [taken(inner, depth + 1) for inner in value if left > 0]
+            return [taken(inner, depth + 1) for inner in within_bound(value)]
         if value is None or _is_number(value) or isinstance(value, bool):
             return value
         return _text(value) if isinstance(value, str) else f"<{type_of(value)}>"

@@ -70,9 +70,14 @@ def tensor_maps(content: Any) -> Iterator[tuple[tuple[str, ...], Mapping[str, To
             rest += [((*place, key), inner) for key, inner in value.items() if isinstance(key, str)]
 
 
-def all_tensors(value: Any) -> Iterator[TorchTensor]:
-    """Every tensor below a value, each object once; the value may hold itself."""
-    rest, seen = [value], set()
+def all_tensors(value: Any, seen: set[int] | None = None) -> Iterator[TorchTensor]:
+    """Every tensor below a value; the value may hold itself.
+
+    Args:
+        value: to look through.
+        seen: `id` of the containers that were looked through before and are passed over; those below `value` are added.
+    """
+    rest, seen = [value], set() if seen is None else seen
     while rest:
         part = rest.pop()
         if isinstance(part, TorchTensor):

@@ -15,8 +15,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import pickletools
-from collections import deque
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 from vlascope_server.torch_checkpoints.classes import CONTAINERS, REBUILDS, judge, spelt
@@ -63,6 +62,12 @@ def read_pickle(data: bytes, persistent: Callable[[Any], Any], rebuild: Rebuild)
     return _Machine(persistent, rebuild).run(data)
 
 
+def with_calls(what: str, calls: Mapping[str, str]) -> str:
+    """A message that also tells what was refused before: Python's own reader would have called it by then."""
+    said = [f"{name}{call}" for name, call in calls.items()][:3]
+    return f"{what}; before that it calls or names {', '.join(said)}" if said else what
+
+
 class _Machine:
     """The stack machine. A mark is a stack that was put aside."""
 
@@ -104,9 +109,7 @@ class _Machine:
         return Read(self._stack[0], end, self._names, self._calls)
 
     def _damaged(self, what: str) -> TorchCheckpointError:
-        """An error, which also tells what was refused before: Python's own reader would have called it by then."""
-        calls = [f"{name}{call}" for name, call in self._calls.items()][:3]
-        return TorchCheckpointError(f"{what}; before that it calls or names {', '.join(calls)}" if calls else what)
+        return TorchCheckpointError(with_calls(what, self._calls))
 
     def name(self, module: str, name: str) -> Global:
         """A name that the pickle holds; it is looked up and remembered."""
@@ -119,8 +122,17 @@ class _Machine:
                 self._calls[full] = ""
         return Global(full)
 
+    def _object_called(self, called: Placeholder) -> Global:
+        """An object that is called itself, such as `functools.partial(print, 'x')()`: refused, under the text of its making."""
+        made = f"{called.name}({', '.join(shown(arg) for arg in called.args[:3])})"
+        if made not in self._names:
+            self._names[made], self._calls[made] = "refused", ""
+        return Global(made)
+
     def call(self, called: Any, args: Any) -> None:
         """Puts on the stack what a call stands for; nothing is called."""
+        if isinstance(called, Placeholder):
+            called = self._object_called(called)
         if not isinstance(called, Global):
             raise TorchCheckpointError(f"a damaged pickle: it calls {shown(called)}, which is no class")
         if not isinstance(args, tuple):
@@ -226,7 +238,7 @@ class _Machine:
         target = self._stack[-1]
         if isinstance(target, Placeholder):
             target.items.extend(values)
-        elif isinstance(target, list | deque | bytearray):
+        elif isinstance(target, list | bytearray):
             target.extend(values)
         else:
             raise TorchCheckpointError(f"a damaged pickle: it appends to {shown(target)}")

@@ -16,7 +16,7 @@ from vlascope_base.text import counted, printable, readable_binary_bytes
 
 from vlascope_server.torch_checkpoints.compatibility import Compatibility
 from vlascope_server.torch_checkpoints.components import Count, Recurrent
-from vlascope_server.torch_checkpoints.guide import guide
+from vlascope_server.torch_checkpoints.guide import LONGEST_NAME, guide
 from vlascope_server.torch_checkpoints.inspection import Inspection
 from vlascope_server.torch_checkpoints.lora import Lora
 
@@ -204,7 +204,8 @@ def _components(found: Inspection) -> Iterator[str]:
 
 
 def _listed(values: list[str], limit: int = 10) -> str:
-    return ", ".join(values[:limit]) + (f" and {len(values) - limit} more" if len(values) > limit else "")
+    short = [value if len(value) <= LONGEST_NAME else f"{value[:LONGEST_NAME]}…" for value in values[:limit]]
+    return ", ".join(short) + (f" and {len(values) - limit} more" if len(values) > limit else "")
 
 
 def _plain(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from typing import Any
 
 import numpy as np
@@ -65,12 +65,11 @@ def container(name: str, args: tuple[Any, ...]) -> Any:
             return Counter({key_of_map(k): v for k, v in first.items()}) if isinstance(first, dict) else Counter()
         case "dict":
             return dict(first) if isinstance(first, dict) else {key_of_map(key): value for key, value in values or ()}
-        case "deque":
-            return deque(values or ())
         case "set" | "frozenset" as kind:
             members = (key_of_map(value) for value in values or ())
             return set(members) if kind == "set" else frozenset(members)
-        case "list":
+        case "list" | "deque":
+            # a deque is a list here: Python crashes where it frees many deques that hold each other
             return list(values or ())
         case "tuple" | "Size":
             return tuple(values or ())

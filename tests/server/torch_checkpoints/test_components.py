@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from vlascope_base.text import readable_binary_bytes
 from vlascope_server.commands import main
-from vlascope_server.torch_checkpoints import inspect_checkpoint, open_torch_checkpoint
-from vlascope_server.torch_checkpoints.components import Covered, component_of, wrapper_of
+from vlascope_server.torch_checkpoints import TorchCheckpointError, inspect_checkpoint, open_torch_checkpoint
+from vlascope_server.torch_checkpoints.components import component_of, wrapper_of
+from vlascope_server.torch_checkpoints.coverage import Covered
 from vlascope_server.torch_checkpoints.report import one_as_json
 
 from tests.server.robovlms import CHECKPOINTS, FOLDER, INDEX
@@ -102,6 +103,47 @@ def test_runs_of_bytes_against_a_set():
             there |= new
 
 
+def test_chunks_of_columns_count_whole(tmp_path):
+    """The three parts of one (64, 192) matrix: each is 64 runs of 64 values, and none shares a value with another."""
+    chunks = {n: Tensor("0", (64, 64), strides=(192, 1), offset=64 * i, stored=64 * 192) for i, n in enumerate("qkv")}
+    content = {
+        **chunks,
+        "again": chunks["q"],
+        "whole": Tensor("0", (64, 192)),
+        "one": Tensor("1", (5, 2), strides=(7, 1), stored=40),
+    }
+    counts = inspect_checkpoint(open_torch_checkpoint(write_checkpoint(tmp_path / "qkv.pt", content))).counts
+    assert (counts.total.elements_unique, counts.total.bytes_unique) == (64 * 192 + 10, 4 * (64 * 192 + 10))
+    assert counts.shared == {"again": "q"}
+
+
+def test_views_against_a_set_of_their_elements(tmp_path):
+    """Random views of one storage, overlapping each other and themselves: every element once, at its first name."""
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        views, there, expected = {}, set(), 0
+        for number in range(6):
+            shape = tuple(int(n) for n in random.integers(1, 5, size=random.integers(1, 4)))
+            strides = tuple(int(n) for n in random.integers(0, 12, size=len(shape)))
+            offset = int(random.integers(0, 20))
+            views[f"w{number}"] = Tensor("0", shape, strides=strides, offset=offset, stored=200)
+            mine = {offset + int(np.dot(index, strides)) for index in np.ndindex(*shape)}
+            expected += len(mine - there)
+            there |= mine
+        path = write_checkpoint(tmp_path / "views.pt", views)
+        assert inspect_checkpoint(open_torch_checkpoint(path)).counts.total.elements_unique == expected
+
+
+def test_views_that_are_too_dear_to_count_are_refused(tmp_path):
+    odd = {f"w{n}": Tensor("0", (30_000, 20_000), strides=(60_000, 3), offset=n, stored=1 << 31) for n in range(2)}
+    path = write_checkpoint(tmp_path / "dear.pt", odd)
+    start = time.monotonic()
+    with pytest.raises(TorchCheckpointError, match="too dear to count") as error:
+        inspect_checkpoint(open_torch_checkpoint(path))
+    assert str(error.value).startswith(f"{path}: ")
+    assert time.monotonic() - start < 10
+
+
 @pytest.mark.parametrize(
     ("name", "component"),
     {
@@ -113,6 +155,11 @@ def test_runs_of_bytes_against_a_set():
         "vision_tower.blocks.0.attn.qkv.weight": "vlm",
         "fwd_head.pred.weight": "other",
         "logit_scale": "other",
+        "policy.act_head.rnn.weight_ih_l0": "action_head",
+        "policy.backbone.text_model.x": "vlm",
+        "base_model.model.act_head.rnn.weight_ih_l0": "action_head",
+        "module.base_model.model.action_token": "action_token",
+        "base_model.model.text_model.lm_head.weight": "vlm",
     }.items(),
 )
 def test_components_by_name(name, component):
@@ -122,6 +169,9 @@ def test_components_by_name(name, component):
 def test_wrappers():
     assert wrapper_of(["module.model.a", "module.model.b"]) == "module.model."
     assert wrapper_of(["model.a", "b"]) == ""
+    assert wrapper_of(["policy.model.a", "policy.model.b"]) == "policy.model."
+    assert wrapper_of(["base_model.model.act_head.x", "base_model.model.backbone.y"]) == "base_model.model."
+    assert wrapper_of(["base_model.model.text_model.x", "base_model.model.vision_model.y"]) == ""
     assert wrapper_of([]) == ""
 
 

@@ -160,7 +160,7 @@ UNFINISHED = {
         f"not there: a download of {LOCK.stem} by the Hugging Face hub never finished: 1 unfinished ({size_of(LOCAL_PART)}",
     ),
     "folder": (LOCAL, f"a folder; a download of {LOCK.stem} by the Hugging Face hub never finished"),
-    "cache": (CACHE, "repeat it with `hf download robovlms/RoboVLMs`"),
+    "cache": (CACHE, "repeat it with `hf download robovlms/RoboVLMs checkpoints/kosmos_ph_oxe-pretrain.pt`"),
     "lock": (CACHE_LOCK, "a lock file of a download, which holds no weights"),
     "part": (CACHE_PART, f"an unfinished download ({size_of(CACHE_PART)} so far)"),
 }

@@ -6,10 +6,13 @@ import pickle
 import pickletools
 import re
 import struct
+import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from vlascope_server.torch_checkpoints import (
     RefusedPickleError,
@@ -116,6 +119,46 @@ def test_every_way_to_make_an_object_is_inert(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"bad.ckpt"}
 
 
+def legacy(content: object, keys: bytes) -> bytes:
+    """A file of the older form without storages; `keys` is the pickle of their keys."""
+    head = pickled(0x1950A86A20F9469CFC6C) + pickled(1001) + pickled({"little_endian": True})
+    return head + pickled(content) + keys
+
+
+def test_the_keys_of_an_older_file_are_names_in_a_list(tmp_path):
+    path = tmp_path / "old.pt"
+    said = {
+        "storage a list: no tensor lies in it": pickled([[1]]),
+        "the keys of the storages: expected a list, found a dict": pickled({}),
+        r"expected a list, found <os\.system>; before that it calls or names os\.system\('touch CANARY'\)": pickled(
+            called("os", "system", "touch CANARY")
+        ),
+    }
+    for message, keys in said.items():
+        path.write_bytes(legacy({"w": Tensor("0", (4,))}, keys))
+        with pytest.raises(TorchCheckpointError, match=message) as error:
+            open_torch_checkpoint(path)
+        assert str(error.value).startswith(f"{path}: ")
+
+
+def test_an_object_that_is_called_itself_is_refused_by_name(tmp_path):
+    partial = named("functools", "partial") + b"(" + named("os", "system") + pickled("touch CANARY")[2:-1] + b"tR)R"
+    path = write_checkpoint(tmp_path / "bad.ckpt", {**GOOD, "hook": Raw(partial)})
+    with pytest.raises(RefusedPickleError, match=r"functools\.partial\(os\.system, 'touch CANARY'\)\(\)"):
+        open_torch_checkpoint(path)
+    assert open_torch_checkpoint(path, trust=True).content["epoch"] == 1
+
+
+def test_the_state_of_numpys_random_numbers_is_inert(tmp_path):
+    """As numpy pickles it: training code keeps it so that a run can go on."""
+    states = {"old": np.random.RandomState(0), "new": np.random.default_rng(0), "bits": np.random.PCG64(0)}
+    code = {name: Raw(pickle.dumps(state, protocol=2)[2:-1]) for name, state in states.items()}
+    for name, raw in code.items():
+        found = open_torch_checkpoint(write_checkpoint(tmp_path / "rng.ckpt", {**GOOD, "rng": raw}))
+        assert isinstance(found.content["rng"], Placeholder), name
+        assert not found.calls
+
+
 def test_python_itself_agrees_what_names_are(tmp_path):
     """Names of Python 2 are those that Python's own reader makes of them."""
     for module, name in (("__builtin__", "long"), ("copy_reg", "_reconstructor"), ("os", "system")):
@@ -199,6 +242,28 @@ def test_depth_and_loops_are_read(tmp_path):
         tmp_path / "odd.ckpt", {**GOOD, "configs": {key: content[key] for key in list(content)[2:]}}
     )
     assert len(str(inspect_checkpoint(open_torch_checkpoint(path)).configuration)) < 20_000
+
+
+_CHILD = "import sys; from vlascope_server.commands import main; sys.exit(main(['inspect', sys.argv[1]]))"
+
+
+def test_deques_in_each_other_do_not_crash_python(tmp_path):
+    deep = named("collections", "deque") + b")R"
+    deep = deep * 100_000 + b"a" * 99_999
+    path = write_checkpoint(tmp_path / "deep.pt", {**GOOD, "x": Raw(deep)})
+    done = subprocess.run([sys.executable, "-c", _CHILD, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_one_list_below_every_key_is_looked_through_once(tmp_path):
+    long = b"](" + b"N" * 200_000 + b"eq\x63"
+    shared = {"long": Raw(long), **{f"k{n}": Raw(b"]h\x63a") for n in range(4000)}}
+    start = time.monotonic()
+    inspect_checkpoint(open_torch_checkpoint(write_checkpoint(tmp_path / "beside.pt", {**GOOD, **shared})))
+    options = {"configs": {**shared, "self": Raw(b"](" + b"h\x63" * 400_000 + b"e")}}
+    found = inspect_checkpoint(open_torch_checkpoint(write_checkpoint(tmp_path / "options.pt", {**GOOD, **options})))
+    assert len(str(found.configuration)) < 20_000
+    assert time.monotonic() - start < 30  # what is not bounded takes minutes
 
 
 TENSORS = {
@@ -297,7 +362,7 @@ def test_names_of_a_file_do_nothing_to_a_terminal_or_to_markdown(tmp_path, capsy
     assert (tmp_path / "out" / "CHECKPOINT_STRUCTURE.md").read_text() == text
     assert "\x1b" not in text
     assert "\n# title" not in text
-    shown = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+    shown = re.sub(r"^```.*?^```|(?<!`)(`+)(?!`)[^\n]*?(?<!`)\1(?!`)", "", text, flags=re.DOTALL | re.MULTILINE)
     assert r"\<script\>" in shown
     assert "<script>" not in shown.replace(r"\<script\>", "")
 
@@ -317,7 +382,7 @@ def test_names_of_megabytes(tmp_path, capsys):
         assert main(["inspect", str(path), "--output-dir", str(tmp_path / "out")]) == 0
         assert time.monotonic() - start < 30
         assert len(capsys.readouterr().out) < 100_000
-        assert (tmp_path / "out" / "CHECKPOINT_STRUCTURE.md").stat().st_size < 10_000_000
+        assert (tmp_path / "out" / "CHECKPOINT_STRUCTURE.md").stat().st_size < 100_000
 
 
 def test_numbers_of_layers_in_names_are_only_names(tmp_path):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+from vlascope_server.commands import main
 from vlascope_server.torch_checkpoints import TorchCheckpointError, inspect_checkpoint, open_torch_checkpoint
 from vlascope_server.torch_checkpoints.recognise import torch_file
 from vlascope_server.torch_checkpoints.values import Global, Placeholder
@@ -156,3 +158,63 @@ def test_which_room_a_path_belongs_to(tmp_path):
     (tmp_path / "last.ckpt").write_bytes(file.read_bytes())
     with pytest.raises(TorchCheckpointError, match=r"name the file that is meant: last\.ckpt, one\.ckpt"):
         torch_file(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "~nobody-here/x.pt"],
+        ["diff", "~nobody-here/x", "y"],
+        ["convert", "~nobody-here/x", "y", "--to", "orbax"],
+    ],
+)
+def test_the_home_of_a_user_who_is_not_there(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"vlascope-server: {words[1]}: the home folder of this user is not known")
+
+
+def test_a_file_that_is_to_be_the_folder_of_a_report_is_refused_before_anything_is_read(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "further"):
+        assert main(["inspect", str(tmp_path / "missing.pt"), "--output-dir", str(out)]) == 2
+        assert f"--output-dir {out}: expected a folder, and {tmp_path / 'file'} is a file" in capsys.readouterr().err
+
+
+def test_a_file_is_what_its_bytes_say(tmp_path):
+    tensors = {"act_head.rnn.weight_hh_l0": np.zeros((8, 2), np.float32)}
+    save_file(tensors, tmp_path / "weights.ckpt")
+    found = open_torch_checkpoint(tmp_path / "weights.ckpt")
+    assert (found.kind, found.array("act_head.rnn.weight_hh_l0").shape) == ("safetensors", (8, 2))
+    for name in ("zip.pt", "legacy.pt"):
+        path = tmp_path / "weights.safetensors"
+        path.write_bytes((WRITTEN / name).read_bytes())
+        assert torch_file(str(path)) == path
+        assert open_torch_checkpoint(path).tensors.keys() == open_torch_checkpoint(WRITTEN / name).tensors.keys()
+    # a header whose length begins as a pickle does
+    save_file({"a" * n: np.zeros(1, np.float32) for n in range(1, 40)}, tmp_path / "long.safetensors")
+    data = (tmp_path / "long.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    padded = (0x80 - size) % 256
+    data = (size + padded).to_bytes(8, "little") + data[8 : 8 + size] + b" " * padded + data[8 + size :]
+    (tmp_path / "long.bin").write_bytes(data)
+    assert data[:1] == b"\x80"
+    assert open_torch_checkpoint(tmp_path / "long.bin").kind == "safetensors"
+
+
+def test_a_folder_with_one_safetensors_file_stands_for_it(tmp_path):
+    file = tmp_path / "policy.safetensors"
+    save_file({"w": np.zeros(2, np.float32)}, file)
+    assert torch_file(str(tmp_path)) == file
+    save_file({"paligemma_with_expert.w": np.zeros(2, np.float32)}, file)
+    assert torch_file(str(tmp_path)) is None
+
+
+def test_safetensors_without_tensors_are_refused(tmp_path):
+    file = tmp_path / "none.safetensors"
+    save_file({}, file)
+    with pytest.raises(
+        TorchCheckpointError, match=f"a safetensors file of {file.stat().st_size} bytes without tensors"
+    ):
+        open_torch_checkpoint(file)
