@@ -15,6 +15,13 @@ from vlascope_base.text import listed
 REDUCTIONS = ("none", "mean", "last")
 DTYPES = ("bfloat16", "float32")
 
+AXES = (
+    "frame", "timestep", "layer", "head", "denoise_step", "decode_step", "token", "token_span", "span", "key", "key_span",
+    "feature", "horizon", "action",
+)  # fmt: skip
+"""Names that stand for axes and their labels where arrays are read."""
+_LONGEST_NAME = 100
+
 Indices = tuple[int, ...] | Literal["all"]
 Token = str | int
 """A selector of a span, or a position: from 0 in the expert's sequence, or from -1 back from the end of the prompt."""
@@ -88,13 +95,17 @@ class Site:
             _name(field, getattr(self, field))
         if self.name is not None:
             _name("name", self.name)
+            if len(self.name) > _LONGEST_NAME:
+                raise CaptureSpecError("name", f"has {len(self.name)} letters; expected at most {_LONGEST_NAME}")
+            if any(self.name == axis or self.name.startswith(f"{axis}_") for axis in AXES):
+                raise CaptureSpecError("name", f"{self.name!r} is, or begins with, the name of an axis: choose another")
         if self.reduction is not None:
             one_of("reduction", self.reduction, REDUCTIONS)
         one_of("dtype", self.dtype, DTYPES)
         canonical = {
             **{field: indices(field, getattr(self, field)) for field in ("layers", "steps", "heads")},
             "tokens": None if self.tokens is None else _tokens("tokens", self.tokens),
-            "exclude": _tokens("exclude", self.exclude) if self.exclude != () else (),
+            "exclude": () if self.exclude in ((), []) else _tokens("exclude", self.exclude),
             "keys": None if self.keys is None else names("keys", self.keys),
         }
         for field, value in canonical.items():

@@ -79,7 +79,7 @@ class CaptureSpec:
     sites: tuple[Site, ...] = ()
 
     def __post_init__(self):
-        if self.sites:
+        if self.sites != () or not isinstance(self.sites, tuple):
             object.__setattr__(self, "sites", _sites(self.sites))
             flat = [f.name for f in dataclasses.fields(self) if f.name != "sites"]
             given = [f.name for f in dataclasses.fields(self) if f.name in flat and getattr(self, f.name) != f.default]
@@ -140,6 +140,13 @@ class CaptureSpec:
             return cls.profile(**{"name": value["profile"], **{k: v for k, v in value.items() if k != "profile"}})
         if "sites" not in value:
             return cls(**value)
+        # what a dataclass says of itself has every field: those that say nothing are as good as absent
+        said = {
+            f.name for f in dataclasses.fields(cls) if f.name in value and not _is_default(value[f.name], f.default)
+        }
+        if said and not value["sites"]:
+            return cls(**{field: value[field] for field in said})
+        value = {field: given for field, given in value.items() if field in said or field == "sites"}
         sites = value["sites"]
         if isinstance(sites, str | Mapping) or not hasattr(sites, "__iter__"):
             raise CaptureSpecError("sites", f"expected a list of maps, got {type(sites).__name__}")
@@ -230,6 +237,10 @@ class CaptureSpec:
         return found
 
 
+def _is_default(value: object, default: object) -> bool:
+    return (tuple(value) if isinstance(value, list) else value) == default
+
+
 def component_order(name: str) -> tuple[int, str]:
     """Sorts components: known ones as `COMPONENTS` has them, then others by name."""
     return (COMPONENTS.index(name) if name in COMPONENTS else len(COMPONENTS), name)
@@ -257,6 +268,8 @@ def _sites(sites: object) -> tuple[Site, ...]:
     for site in found:
         if not isinstance(site, Site):
             raise CaptureSpecError("sites", f"expected sites, got {type(site).__name__}")
+    if not found:
+        raise CaptureSpecError("sites", "selects nothing")
     paths: dict[str, int] = {}
     for number, site in enumerate(found):
         if site.path in paths:

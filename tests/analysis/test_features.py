@@ -11,7 +11,7 @@ from vlascope_analysis.data.episodes import choose_episodes
 from vlascope_analysis.data.features import Slice, fault, load_features
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import EpisodeQuery
-from vlascope_latents import CaptureSpec
+from vlascope_latents import CaptureSpec, Site
 from vlascope_latents.store import LatentStore, NotCapturedError
 
 from tests.analysis.stores import LAYOUT, SPEC, Moment, make_run, prompt_mask
@@ -181,3 +181,32 @@ def test_missing_steps_are_listed(store):
 
 def test_layout_is_what_the_tests_assume():
     assert [span.name for span in LAYOUT.expert("vlm").spans] == ["image/base", "image/wrist", "text"]
+
+
+def test_a_token_counted_from_the_prompts_end_is_taken_alone(tmp_path):
+    for number, reduction in enumerate((None, "mean", "last")):
+        spec = CaptureSpec(sites=(Site("vlm", "hidden_states", tokens=(-1,), reduction=reduction, dtype="float32"),))
+        store = make_run(tmp_path / str(number), spec=spec, **SMALL)
+        found = load(store, Slice("vlm", pool=reduction or "mean"))
+        stored = tensors(store)["vlm/hidden_states"]
+        np.testing.assert_array_equal(found.array[0], np.moveaxis(stored[:, :, 0], 0, 1))
+
+
+@pytest.mark.parametrize("reduction", [None, "mean"])
+def test_such_tokens_are_not_pooled_with_others(tmp_path, reduction):
+    spec = CaptureSpec(sites=(Site("vlm", "hidden_states", tokens=("image", -1, -3), reduction=reduction),))
+    store = make_run(tmp_path, spec=spec, **SMALL)
+    with pytest.raises(AnalysisError, match="-1.* were counted back from the prompt's end, and cannot be pooled"):
+        load(store, Slice("vlm"))
+
+
+def test_what_was_excluded_has_no_weight(tmp_path):
+    """Two of eight image tokens and of a prompt of two to five tokens those behind the first: weighed by what is left."""
+    exclude = (0, 1, 4, 5, 6, 7, 8)
+    site = Site("vlm", "hidden_states", tokens=("image", "text"), exclude=exclude, reduction="mean", dtype="float32")
+    store = make_run(tmp_path, spec=CaptureSpec(sites=(site,)), **SMALL)
+    found, stored = load(store, Slice("vlm")), tensors(store)["vlm/hidden_states"]
+    for n, task in enumerate(found.frames["task_id"]):
+        text = int(prompt_mask(task).sum()) - 1
+        expected = (2 * stored[n, :, 0] + text * stored[n, :, 1]) / (2 + text)
+        np.testing.assert_allclose(found.array[0, :, n], expected, rtol=1e-5)

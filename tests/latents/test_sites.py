@@ -373,3 +373,25 @@ def test_attention_is_stored_and_read(tmp_path, reduction):
         np.testing.assert_array_equal(x.array(), whole[:, :, :, :, 1:])
     np.testing.assert_array_equal(store.select("vlm", "final_hidden").array(), written["vlm/final_hidden"])
     assert list(verify(store.episodes())) == []
+
+
+@pytest.mark.parametrize("sites", [[], None, 0])
+def test_no_sites_are_not_everything(sites):
+    with pytest.raises(CaptureSpecError, match="sites"):
+        CaptureSpec(sites=sites)
+
+
+@pytest.mark.parametrize("name", ["layer", "token_span", "layer_k", "x" * 101])
+def test_names_that_no_reader_could_open_are_refused(name):
+    with pytest.raises(CaptureSpecError, match="name"):
+        Site("vlm", "k", name=name)
+
+
+@pytest.mark.parametrize("spec", [CaptureSpec.profile("probe"), CaptureSpec(sites=(Site("vlm", "k", layers=(0,)),))])
+def test_what_a_dataclass_prints_is_read_again(spec):
+    """As the options of a command are printed: every field, lists for tuples."""
+    assert CaptureSpec.from_map(json.loads(json.dumps(dataclasses.asdict(spec)))) == spec
+
+
+def test_an_empty_exclude_excludes_nothing():
+    assert Site("vlm", "k", exclude=[]) == Site("vlm", "k")

@@ -253,7 +253,10 @@ def _token_pool(store: LatentStore, selection: Selection, what: Slice) -> TokenP
     if not selection.frames:
         return TokenPool(store.spans()[what.stored_expert], what.pool, "none")
     frame = selection.frames[0]
-    return TokenPool(store.spans(frame.episode.run)[what.stored_expert], what.pool, frame.view.tensor.reduction)
+    tensor = frame.view.tensor
+    held = tensor.attributes.get("span_tokens")
+    captured = None if held is None else dict(zip(tensor.attributes["spans"], held, strict=True))
+    return TokenPool(store.spans(frame.episode.run)[what.stored_expert], what.pool, tensor.reduction, captured)
 
 
 def _pooled(batch: Selection, pool: TokenPool | None) -> np.ndarray:

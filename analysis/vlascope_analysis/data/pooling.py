@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from vlascope_base.text import listed
@@ -23,11 +24,19 @@ class TokenPool:
         warnings: what was found on the way; filled by `weights`.
     """
 
-    def __init__(self, spans: Sequence[Span], pool: Pool, reduction: str, missing_mask_matters: bool = True):
+    def __init__(
+        self,
+        spans: Sequence[Span],
+        pool: Pool,
+        reduction: str,
+        captured: Mapping[str, Mapping[str, Any]] | None = None,
+        missing_mask_matters: bool = True,
+    ):
         """Args:
         spans: the expert's token spans.
         pool: how to pool.
         reduction: of the capture: `none`, `mean` or `last`.
+        captured: of reduced spans, by name, the positions that each holds: `ranges`, and `ends` counted back from the prompt's.
         missing_mask_matters: warn where the prompt is pooled and `prompt_mask` was not stored.
         """
         if reduction not in ("none", pool):
@@ -36,6 +45,7 @@ class TokenPool:
             )
         self.warnings: list[str] = []
         self._spans, self._pool, self._reduction = spans, pool, reduction
+        self._captured = captured or {}
         self._warn = missing_mask_matters
 
     def weights(self, selection: Selection) -> np.ndarray:
@@ -49,15 +59,21 @@ class TokenPool:
             AnalysisError: a frame has no valid token here.
         """
         coordinates = selection.coordinates
+        entries = coordinates.get("span", coordinates.get("token", []))
+        if counted := [entry for entry in entries if self._is_counted_from_the_end(entry)]:
+            if len(entries) == 1:  # there is nothing to weigh
+                return np.ones((len(selection), 1), np.float32)
+            raise AnalysisError(
+                f"tokens {listed(counted)} were counted back from the prompt's end, and cannot be pooled with others: capture"
+                " them as a site of their own, or name another span with --span"
+            )
         masks = self._masks(selection)
+        everything = np.zeros((len(selection), max(s.stop for s in self._spans)), bool)
+        for span in self._spans:
+            everything[:, span.start : span.stop] = self._valid(span, masks, len(selection))
         if "span" in coordinates:
-            names = coordinates["span"]
-            counts = np.stack([sum(self._valid(s, masks, len(selection)).sum(1) for s in _named(self._spans, name))
-                               for name in names], axis=1)  # fmt: skip
+            counts = np.stack([everything[:, self._positions(name)].sum(axis=1) for name in entries], axis=1)
         else:
-            everything = np.zeros((len(selection), max(s.stop for s in self._spans)), bool)
-            for span in self._spans:
-                everything[:, span.start : span.stop] = self._valid(span, masks, len(selection))
             counts = everything[:, coordinates["token"]].astype(np.int64)
         if not counts.any(axis=1).all():
             frame = selection.frames[int(np.flatnonzero(~counts.any(axis=1))[0])]
@@ -69,6 +85,16 @@ class TokenPool:
             counts = np.zeros_like(counts)
             counts[np.arange(len(counts)), last] = 1
         return (counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def _is_counted_from_the_end(self, entry: str | int) -> bool:
+        return entry < 0 if isinstance(entry, int) else bool(self._captured.get(entry, {}).get("ends"))
+
+    def _positions(self, name: str) -> list[int]:
+        """The positions that a reduced span holds."""
+        ranges = self._captured[name]["ranges"] if name in self._captured else [
+            (span.start, span.stop) for span in _named(self._spans, name)
+        ]  # fmt: skip
+        return [position for start, stop in ranges for position in range(start, stop)]
 
     def _masks(self, selection: Selection) -> Mapping[str, np.ndarray]:
         """By span, the stored masks."""

@@ -44,7 +44,7 @@ class StoredTensor:
         dtype: `bfloat16`, `float32` or `int32`; what the numbers are.
         chunk: shape of an inner chunk.
         attributes: the array's attributes: axes (`dims`), component, reduction, dtype, layers, heads, denoise_steps,
-            decode_steps, spans, key_spans.
+            decode_steps, spans, key_spans; of reduced tokens also span_tokens, the positions behind each of spans.
         names: names of the axes as they stand in the array's metadata: those of `dims`, but for axes that are unlike an axis
             of the same name in another array of the group.
         compressed: whether inner chunks went through blosc.
@@ -161,6 +161,10 @@ def _stored(site: SitePlan, layout: ModelLayout, known: dict[tuple[str, str], ob
             attributes[field] = _captured(groups[0], spans, site.prompt)
         elif groups:
             attributes[field] = [group.name for group in groups]
+            if dim == "token":
+                attributes["span_tokens"] = [
+                    {"ranges": list(map(list, g.ranges)), "ends": list(g.ends)} for g in groups
+                ]
     if "token" in tensor.dims:
         axis = tensor.dims.index("token")
         tokens = math.gcd(*(span["stop"] - span["start"] for span in attributes["spans"]))

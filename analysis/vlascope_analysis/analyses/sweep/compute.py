@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 from vlascope_base.progress import Progress, silent
-from vlascope_latents import FLOW_COMPONENTS
 from vlascope_latents.store import LatentStore
 
 from vlascope_analysis.data.episodes import Numbered
@@ -227,10 +226,10 @@ def _blocks(
 ) -> Iterator[Features]:
     """Features of a few layers at a time."""
     timesteps = options.timesteps
-    if what.component in FLOW_COMPONENTS:
+    layers = captured_axes(store, episodes, what.stored_expert, what.component).get("layer")
+    if layers is None:  # the flow, the stream before block 0 and behind the last norm
         yield load_features(store, episodes, what, timesteps, progress, options.frames)
         return
-    layers = captured_axes(store, episodes, what.stored_expert, what.component)["layer"]
     # of one episode: the metadata of all of them is read once more for each block
     one, _ = select_frames(store, episodes[:1], dataclasses.replace(what, layers=(layers[0],)))
     frames = len(one) * len(episodes) if timesteps is None else len(timesteps) * len(episodes)
