@@ -196,7 +196,7 @@ def test_a_token_counted_from_the_prompts_end_is_taken_alone(tmp_path):
 def test_such_tokens_are_not_pooled_with_others(tmp_path, reduction):
     spec = CaptureSpec(sites=(Site("vlm", "hidden_states", tokens=("image", -1, -3), reduction=reduction),))
     store = make_run(tmp_path, spec=spec, **SMALL)
-    with pytest.raises(AnalysisError, match="-1.* were counted back from the prompt's end, and cannot be pooled"):
+    with pytest.raises(AnalysisError, match=r"-1.* were counted back from the prompt's end, and cannot be pooled"):
         load(store, Slice("vlm"))
 
 
