@@ -13,6 +13,9 @@ from vlascope_server.checkpoints import CheckpointError, load_checkpoint
 from vlascope_server.commands.cache import Cache
 from vlascope_server.commands.convert import Convert
 from vlascope_server.commands.diff import Diff
+from vlascope_server.commands.dump_data import DumpData
+from vlascope_server.commands.inspect import Inspect
+from vlascope_server.commands.mix import Mix
 from vlascope_server.commands.serve import Serve
 from vlascope_server.commands.train import Train
 from vlascope_server.options import CheckpointOptions
@@ -25,10 +28,13 @@ ARGUMENTS = {
     for path in ROOT.rglob("*.py")
     for name in re.findall(r"<([a-z]+_[a-z_]+|preset|robot)>", path.read_text("utf-8"))
 }
+OF_OTHERS = {"include", "local-dir"}
+"""Of the Hugging Face hub's own command."""
 OPTIONS = {
     (path.relative_to(ROOT).as_posix(), option)
     for path in ROOT.rglob("*.py")
     for option in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text("utf-8"))
+    if option not in OF_OTHERS
 }
 
 
@@ -63,7 +69,10 @@ def test_arguments_are_there():
 @pytest.mark.parametrize(("path", "option"), sorted(OPTIONS))
 def test_options_are_there(path, option):
     """A file of training speaks of `train`, one of serving of `serve`; the others of any command."""
-    commands = {"training": (Train,), "serving": (Serve,), "policies": (Serve, Train)}
-    known = commands.get(path.split("/")[0], (Serve, Train, Convert, Cache))
+    commands = {
+        "training": (Train,), "serving": (Serve,), "policies": (Serve, Train), "mixing": (Mix, DumpData),
+        "torch_checkpoints": (Inspect,),
+    }  # fmt: skip
+    known = commands.get(path.split("/")[0], (Serve, Train, Convert, Cache, Inspect, Mix, DumpData))
     name = option.replace("-", "_").removeprefix("no_")
     assert any(name in fields(command) for command in known), f"{path}: --{option}"

@@ -25,7 +25,7 @@ def test_sizes(config):
     assert config.vlm.width != config.action.width
     assert config.vlm.mlp_dim != config.action.mlp_dim
     assert config.vision.image_size == 112
-    assert all(len(range(span.start, span.stop)) % 8 == 0 for span in config.layout().vlm.spans)
+    assert all(len(range(span.start, span.stop)) % 8 == 0 for span in config.layout().expert("vlm").spans)
 
 
 @CONFIGS

@@ -63,7 +63,7 @@ def test_ready_means_compiled(tmp_path):
             assert wire.ask({"request": "status"})["ready"] is True
             logged = server.output.count("compiling for")
             assert logged == 2
-            assert ", capturing hidden_states of vlm and action, every layer, every denoise step" in server.output
+            assert ", capturing hidden_states of every expert, every layer, every denoise step" in server.output
             assert "CaptureSpec(" not in server.output
             wire.ask(observation(collect_latents=True))
             wire.ask(observation())

@@ -25,17 +25,18 @@ ARITHMETIC = json.loads((FOLDER / "seed_arithmetic.json").read_text())
 LIGHTNING = {"epoch": 9, "global_step": 250, "pytorch-lightning_version": "2.2.2"}
 
 _CHILD = """
-import resource, sys
+import sys, time
 from vlascope_server.commands import main
 code = main(["inspect", sys.argv[1], "--json"])
-# kilobytes on Linux, bytes on a Mac
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024), file=sys.stderr)
+# of this program alone: the maximum that getrusage tells is also that of the process it was started from
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(int(peak.split()[1]) * 1024, time.process_time(), file=sys.stderr)
 sys.exit(code)
 """
 
 
 def test_a_checkpoint_of_seven_gigabytes(tmp_path):
-    """Full Kosmos-2 with LoRA of rank 32, saved under two names, with Adam's moments: within 500 MB and 20 seconds."""
+    """Full Kosmos-2 with LoRA of rank 32, saved under two names, with Adam's moments: in 500 MB and 20 seconds of a core."""
     expected = ARITHMETIC["r32"]
     parts = kosmos.backbone(kosmos.FULL_TEXT, kosmos.FULL_VISION, latents=64)
     weights = kosmos.adapted(parts, kosmos.FULL_HEAD, 2048, 32, ARITHMETIC["targets"])
@@ -48,9 +49,7 @@ def test_a_checkpoint_of_seven_gigabytes(tmp_path):
     content = {**LIGHTNING, "state_dict": weights, "optimizer_states": [{"state": state}]}
     path = write_checkpoint(tmp_path / "epoch=9.ckpt", content)
     assert path.stat().st_size == pytest.approx(expected["gib_file_fp32_weights_plus_adam"] * 2**30, rel=1e-3)
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", _CHILD, str(path)], capture_output=True, text=True, check=True)
-    seconds = time.monotonic() - start
     found = json.loads(done.stdout)["checkpoints"][0]
     assert found["tensors_named"] == expected["total_named"]
     assert found["elements_named"] == expected["elements_named"]
@@ -67,8 +66,9 @@ def test_a_checkpoint_of_seven_gigabytes(tmp_path):
     assert sum(math.prod(tensor.shape) for tensor in trained.values()) == expected["trainable"]
     assert found["beside_the_weights"]["optimizer_states"]["bytes"] == 2 * 4 * expected["trainable"]
     assert (found["model"], found["missing"], found["unexpected"]) == ("RoboKosMos", [], [])
-    assert int(done.stderr) < 500e6
-    assert seconds < 20
+    peak, seconds = done.stderr.split()
+    assert int(peak) < 500e6
+    assert float(seconds) < 20
 
 
 def test_a_flat_policy_without_adapters(tmp_path):
