@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -162,3 +162,12 @@ def is_finite(value: object) -> bool:
         return type(value) in (int, float) and math.isfinite(cast(float, value))
     except OverflowError:  # a whole number beyond every float
         return False
+
+
+def without_nan(value: Any) -> Any:
+    """A value for JSON in which numbers that are NaN or infinite, for which JSON has no word, are null."""
+    if isinstance(value, Mapping):
+        return {name: without_nan(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

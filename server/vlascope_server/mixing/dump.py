@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from vlascope_server.checkpoints import load_checkpoint
 from vlascope_server.mixing.dump_options import EPISODES_OF_A_PART, DumpOptions
 from vlascope_server.mixing.errors import MixingError
 from vlascope_server.mixing.facts import PARTS, ValidationFacts
+from vlascope_server.mixing.output import why_unwritable
 from vlascope_server.mixing.validation import write_validation_data
 from vlascope_server.policies.assembly import find_cameras, find_robot
 from vlascope_server.training.columns import find_columns
@@ -169,9 +169,7 @@ def _bytes(facts: ValidationFacts, frames: int) -> int:
 def _refuse_existing(options: DumpOptions) -> None:
     if options.output.is_dir():
         raise MixingError(f"{options.output}: is a folder; name a file with --output")
-    above = next(folder for folder in options.output.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        what = "no folder" if not above.is_dir() else "not writable"
-        raise MixingError(f"{options.output}: {above} is {what}; choose a folder elsewhere with --output")
+    if why := why_unwritable(options.output.absolute()):
+        raise MixingError(f"{options.output}: {why}; choose a folder elsewhere with --output")
     if options.output.exists() and not options.overwrite:
         raise MixingError(f"{options.output}: exists; replace it with --overwrite, or choose another --output")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from vlascope_server.checkpoints import Sidecars
 from vlascope_server.checkpoints.files import NORM_STATS_FILE
 from vlascope_server.checkpoints.save import write_checkpoint
 from vlascope_server.checkpoints.unfinished import unfinished
+from vlascope_server.json_file import without_nan
 from vlascope_server.mixing.figures import curve
 from vlascope_server.mixing.inputs import kind_of, record_of_mix
 from vlascope_server.mixing.judgement import Interval, Judged, best_of, compared, interval
@@ -90,7 +89,7 @@ def as_json(mixed: Mixed) -> dict[str, Any]:
         "time": now(),
         **provenance(*_PACKAGES),
     }
-    return _without_nan(content)
+    return without_nan(content)
 
 
 def _found(found: Found) -> dict[str, Any]:
@@ -133,11 +132,3 @@ def _data(data: ValidationData) -> dict[str, Any]:
 
 def _plain(value: object) -> object:
     return str(value) if isinstance(value, Path) else value
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _without_nan(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -35,11 +35,17 @@ def free_output(options: MixOptions) -> Path:
             raise MixingError(f"output: {options.output} lies inside {path}, which is read; choose another folder")
     if output.exists():
         _check_replaceable(options, output)
-    above = next(folder for folder in output.parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        what = "no folder" if not above.is_dir() else "not writable"
-        raise MixingError(f"output: {options.output}: {above} is {what}; choose a folder elsewhere")
+    if why := why_unwritable(output):
+        raise MixingError(f"output: {options.output}: {why}; choose a folder elsewhere")
     return output
+
+
+def why_unwritable(path: Path) -> str | None:
+    """What keeps a file or folder from being made at an absolute path; None where nothing does."""
+    above = next(folder for folder in path.parents if folder.exists())
+    if not above.is_dir():
+        return f"{above} is no folder"
+    return None if os.access(above, os.W_OK | os.X_OK) else f"{above} is not writable"
 
 
 def _check_replaceable(options: MixOptions, output: Path) -> None:

@@ -19,6 +19,7 @@ from vlascope_server.checkpoints.difference.report import insights, report
 from vlascope_server.checkpoints.difference.result import Difference, ParameterDifference
 from vlascope_server.checkpoints.difference.spectral import Spectrum
 from vlascope_server.checkpoints.difference.sums import Sums, total
+from vlascope_server.json_file import without_nan
 
 REPORT, TABLE, JSON = "model_difference_report.txt", "differences.parquet", "differences.json"
 FIGURES = {
@@ -77,7 +78,7 @@ def as_json(difference: Difference, options: Mapping[str, object]) -> dict[str, 
         "time": now(),
         **provenance(*_PACKAGES),
     }
-    return _without_nan(content)
+    return without_nan(content)
 
 
 def _rows(p: ParameterDifference) -> Iterator[dict[str, Any]]:
@@ -122,14 +123,6 @@ def _schema() -> pa.Schema:
     counts = [(name, pa.int64()) for name in _COUNTS]
     metrics = [(name, pa.float64()) for name in (*Sums().metrics(), "spectral_norm", "effective_rank")]
     return pa.schema([*texts, *shape, *counts, *metrics])
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _without_nan(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _save(figure: Figure, path: Path) -> None:
