@@ -2,7 +2,7 @@
 attention reduced to spans.
 
 The captured arrays stay on the device, in the spec's bfloat16; copying and storing them is the server's and the store's
-benchmark. The programs take turns.
+benchmark. The programs take turns. Whether their actions are equal to the bit is said beside.
 
     python benchmarks/capture_overhead.py [--size mid|full] [--rounds 15] [--out FILE]
 """
@@ -13,10 +13,13 @@ import dataclasses
 import statistics
 from collections.abc import Callable
 
+import jax
+import numpy as np
 from common import options_of, report
 from models import MID, STEPS, device, interleaved, published, random_noise, random_observation, ratio, usual_size
 from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_server.model import fuse_for_inference, init_params, sample_actions
+from vlascope_server.model.sites import Latents
 
 
 def main() -> None:
@@ -31,15 +34,18 @@ def main() -> None:
     noise = random_noise(config)
     specs = {"capture": CaptureSpec(), "attention": CaptureSpec.profile("attention")}
 
-    def call(capture: CaptureSpec | None) -> Callable[[], object]:
+    def call(capture: CaptureSpec | None) -> Callable[[], tuple[jax.Array, Latents]]:
         return lambda: sample_actions(params, config, observation, noise, num_steps=STEPS, capture=capture)
 
+    actions, _ = call(None)()
+    same = {name: float(np.array_equal(actions, call(spec)()[0])) for name, spec in specs.items()}
     seconds = interleaved({"plain": call(None), **{name: call(spec) for name, spec in specs.items()}}, args.rounds)
     results = {
         **{f"seconds_{name}": statistics.median(times) for name, times in seconds.items()},
         "bytes_captured": plan_capture(specs["capture"], config.layout(STEPS)).nbytes,
         "bytes_attention": plan_capture(specs["attention"], config.layout(STEPS)).nbytes,
         **{f"{name}_over_plain": ratio(seconds[name], seconds["plain"]) for name in specs},
+        **{f"{name}_actions_equal": equal for name, equal in same.items()},
         "rounds": args.rounds,
     }
     for name, value in results.items():

@@ -188,29 +188,20 @@ def attend(
     K = kv.k.shape[1]
     # all of a kv head's queries in one matrix product, instead of one product a head
     queries = q.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4).reshape(B, K, N // K * T, H)
-    logits = _logits(queries, kv.k, bias)
+    products = jnp.einsum("BKMH,BKHS->BKMS", queries, kv.k, preferred_element_type=jnp.float32)
+    logits = products.reshape(B, N, T, -1) + bias[:, None]
     # softmax is blind to what is subtracted: no gradient is owed to the maximum, and its scatter is dear
     weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True)))
-    total = jnp.sum(weights, axis=-1).reshape(B, K, -1, 1)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
     if "attention" in site.names:
-        # from a product of its own behind a fence: what the actions are computed from is fused as in the plain program
-        seen = site("attention", jax.nn.softmax(_logits(fence(queries), fence(kv.k), bias), axis=-1))
+        seen = site("attention", weights / total)
         if "attention" in site.edits:
             weights, total = seen, jnp.ones_like(total)
     weights = weights.astype(q.dtype).reshape(B, K, N // K * T, -1)
     attended = jnp.einsum("BKMS,BKSH->BKMH", weights, kv.v, preferred_element_type=jnp.float32)
     # dividing the sum instead of every weight touches H numbers a row instead of S
-    attended = (attended / total).astype(q.dtype).reshape(B, N, T, H)
+    attended = (attended / total.reshape(B, K, -1, 1)).astype(q.dtype).reshape(B, N, T, H)
     return attended.transpose(0, 2, 1, 3)
-
-
-def _logits(
-    queries: Float[Array, "B K M H"], keys: Float[Array, "B K H S"], bias: Float[Array, "B T S"]
-) -> Float[Array, "B N T S"]:
-    """What softmax is taken of: the products of queries, all of a kv head's in M rows, with keys, and what masks them."""
-    B, T, S = bias.shape
-    products = jnp.einsum("BKMH,BKHS->BKMS", queries, keys, preferred_element_type=jnp.float32)
-    return products.reshape(B, -1, T, S) + bias[:, None]
 
 
 def _qkv(

@@ -112,8 +112,13 @@ class ExpertSites:
         return ()
 
     def __call__(self, name: str, value: jax.Array) -> jax.Array:
-        """Keeps [B, ...] where it is selected, and returns it with the compiler's fence around it."""
-        value = fence(value)
+        """Keeps [B, ...] where it is selected, and returns it with the compiler's fence around it.
+
+        Attention has no fence: writing all of its probabilities out would cost more than reducing them, and no action is
+        computed from what is kept of them.
+        """
+        if name != "attention":
+            value = fence(value)
         for path, plan in self._plans.items():
             if plan.component == name:
                 place = self._places.get(path, ())
