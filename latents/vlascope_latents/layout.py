@@ -243,6 +243,16 @@ def flow_components(horizon: int, action_dim: int) -> tuple[Component, ...]:
     return Component("x_t", axes, "float32"), Component("v_t", axes, "float32")
 
 
+@functools.cache
+def usual_component(name: str) -> Component | None:
+    """What `transformer` and `flow_components` give by a name, on an expert of one block, token and number; None for others.
+
+    Its axes and dtype are what can be said of a component before a model is known.
+    """
+    extra = flow_components(1, 1)
+    return transformer("any", Blocks(1, 1, 1, 1, 1, 1), (Span("any", 0, 1),), extra=extra).component(name)
+
+
 def _keys(experts: list[ExpertLayout]) -> Iterator[tuple[str, Span]]:
     offset = 0
     for expert in experts:
