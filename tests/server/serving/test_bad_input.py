@@ -401,8 +401,6 @@ def test_a_server_that_never_was_leaves_no_folder(tmp_path, options):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--capture", "{"], ("--capture", "expected JSON such as")),
-        (["--capture", '{"layer": [1]}'], ("--capture", "layer")),
         (["--queue-bytes", "a lot"], ("--queue-bytes", "expected bytes such as", "found 'a lot'")),
     ],
 )
@@ -414,3 +412,32 @@ def test_options_that_cannot_be_read(capsys, monkeypatch, options, says):
     error = capsys.readouterr().err
     for words in says:
         assert words in error
+
+
+RIGHT = """expected JSON such as '{"layers": [5], "spans": ["text"]}'"""
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", f"{RIGHT}, found '{{' (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
+        ("{layers:[5]}", f"{RIGHT}, found '{{layers:[5]}}' (Expecting property name"),
+        ("", f"{RIGHT}, found '' (Expecting value"),
+        ("[" * 10**5, f"{RIGHT}, found '[[["),
+        (f'{{"layers": [{"9" * 5000}]}}', f"{RIGHT}, found "),
+        ("[1]", f"capture spec, spec: expected a map of fields, got list; {RIGHT}"),
+        ("null", f"capture spec, spec: expected a map of fields, got NoneType; {RIGHT}"),
+        ('{"layer": [1]}', "capture spec, layer: unknown field; allowed: experts"),
+        ('{"layers": [-5]}', "capture spec, layers: -5 is no index: indices are whole numbers from 0; expected JSON"),
+        ('{"layers": [5], "layers": [6]}', f"layers: is given twice; {RIGHT}"),
+        ('{"sites": [{"expert": "vlm", "component": "k", "layers": [0], "layers": [1]}]}', "layers: is given twice"),
+        ('{"a\\nb": 1, "a\\nb": 2}', r"a\nb: is given twice"),
+    ],
+)
+def test_a_capture_that_cannot_be_read_is_one_line(capsys, text, says):
+    assert main(["serve", "--port", "0", "--capture", text]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"vlascope-server: --capture: {says}")
+    assert "function" not in line
+    assert 'such as \'{"layers": [5], "spans": ["text"]}\'' in line
+    assert len(line) < 400
