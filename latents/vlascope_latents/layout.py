@@ -38,6 +38,11 @@ class Span:
         return self.stop - self.start
 
 
+def selects(selector: str, span: str) -> bool:
+    """Whether a selector names a span: it is `all`, the span's name, or the part of it before or behind the slash."""
+    return selector in ("all", span, span.split("/")[0], span.split("/")[-1])
+
+
 @dataclasses.dataclass(frozen=True)
 class Component:
     """One thing that can be captured of an expert.
@@ -101,9 +106,7 @@ class ExpertLayout:
 
     def select(self, selector: str) -> tuple[Span, ...]:
         """The spans that a selector names: `all`, a span, the part of its name before or after the slash; empty for none."""
-        if selector == "all":
-            return self.spans
-        return tuple(s for s in self.spans if selector in (s.name, s.name.split("/")[0], s.name.split("/")[-1]))
+        return tuple(span for span in self.spans if selects(selector, span.name))
 
     @property
     def selectors(self) -> tuple[str, ...]:

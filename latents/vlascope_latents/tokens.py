@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from vlascope_base.text import counted, short
 
-from vlascope_latents.layout import ExpertLayout, ModelLayout
+from vlascope_latents.layout import ExpertLayout, ModelLayout, selects
 from vlascope_latents.site import CaptureSpecError, Site, Token
 
 PROMPT = "text"
@@ -86,12 +86,7 @@ def key_groups(site: Site, expert: ExpertLayout, layout: ModelLayout, *, reduced
     for selector in asked:
         name, colon, rest = selector.partition(":")
         rest = rest if colon else selector
-        found = [
-            span
-            for owner, span in seen
-            if (not colon or owner == name)
-            and rest in ("all", span.name, span.name.split("/")[0], span.name.split("/")[-1])
-        ]
+        found = [span for owner, span in seen if (not colon or owner == name) and selects(rest, span.name)]
         if not found:
             names = dict.fromkeys(
                 f"{owner}:{s}" for owner in dict.fromkeys(o for o, _ in seen) for s in layout.expert(owner).selectors

@@ -460,6 +460,37 @@ def test_attention_is_stored_and_read(tmp_path, reduction):
     assert list(verify(store.episodes())) == []
 
 
+def test_spans_of_reduced_attention_are_those_of_its_queries(tmp_path):
+    capture = plan(Site("vlm", "attention", layers=(1,)), Site("action", "attention", layers=(1,), steps=(0,)))
+    store, written = frames(tmp_path, PI0, capture)
+    whole = written["vlm/attention"]
+    for span, entries in (
+        (None, [0, 1]), ("all", [0, 1]), ("image", [0]), ("base", [0]), ("image/base", [0]), ("text", [1])
+    ):  # fmt: skip
+        x = store.select("vlm", "attention", span=span)
+        assert x.coordinates["span"] == [("image/base", "text")[k] for k in entries]
+        assert x.coordinates["key_span"] == ["image/base", "text"]
+        np.testing.assert_array_equal(x.array(), whole[:, :, :, entries])
+    with pytest.raises(
+        StoreError,
+        match=r"no queries of span 'text' were captured \(keys are the axis key_span\); captured queries: state, action$",
+    ):
+        store.select("action", "attention", span="text")
+
+
+def test_a_span_that_was_reduced_under_its_name_comes_before_its_parts(tmp_path):
+    cameras = transformer("vlm", Blocks(1, 4, 4), (Span("image/a", 0, 2), Span("image/b", 2, 4), Span("text", 4, 5)))
+    layout = ModelLayout((cameras,))
+    spans = ("image", "a", "image/b", "text")
+    store, written = frames(
+        tmp_path, layout, plan(Site("vlm", "hidden_states", tokens=spans, reduction="mean"), layout=layout)
+    )
+    for span, entries in (("image", [0]), ("a", [1]), ("b", [2]), ("image/b", [2]), ("all", [0, 1, 2, 3])):
+        x = store.select("vlm", span=span)
+        assert x.coordinates["span"] == [spans[k] for k in entries]
+        np.testing.assert_array_equal(x.array(), written["vlm/hidden_states"][:, :, entries])
+
+
 @pytest.mark.parametrize("sites", [[], None, 0])
 def test_no_sites_are_not_everything(sites):
     with pytest.raises(CaptureSpecError, match="sites"):
