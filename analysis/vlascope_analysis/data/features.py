@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from vlascope_base.progress import Progress, silent
-from vlascope_base.text import listed
+from vlascope_base.text import counted, listed
 from vlascope_latents.store import LatentStore, NotCapturedError, Selection
 from vlascope_latents.store.selection import FrameRef
 
@@ -252,7 +252,7 @@ def fault(x: np.ndarray, frames: pd.DataFrame) -> str | None:
     if not np.isfinite(x).all():
         bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
         first = frames.iloc[int(bad[0])]
-        others = f" and {len(bad) - 1} other frames" if len(bad) > 1 else ""
+        others = f" and {counted(len(bad) - 1, 'other frame')}" if len(bad) > 1 else ""
         return f"not finite in episode {first['episode']}, timestep {first['timestep']}{others}"
     # but for rounding: means of equal tokens differ in their last digits
     if (np.ptp(x, axis=0) <= 1e-6 * np.abs(x).max(axis=0)).all():

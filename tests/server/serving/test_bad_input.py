@@ -364,7 +364,7 @@ def test_frames_that_are_lost_before_the_prompt_changes_are_told(tmp_path):
         reply = wire.ask(observation(collect_latents=SPEC, prompt="bow"))
         (warning,) = reply["warnings"]
         assert warning.startswith(f"episode {name}: ended as interrupted where the prompt changed: ")
-        assert "1 frames are committed" in warning
+        assert "1 frame is committed" in warning
         assert "warnings" not in wire.ask(observation(collect_latents=SPEC, prompt="bow"))
 
 
