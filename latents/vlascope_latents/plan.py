@@ -191,10 +191,7 @@ def _resolved(site: Site, layout: ModelLayout) -> SitePlan:
     if component is None:
         known = [c.name for c in expert.components]
         raise CaptureSpecError("component", f"the {expert.name} expert has no component {site.component!r}", known)
-    if site.name not in (None, site.component) and expert.component(site.name) is not None:
-        raise CaptureSpecError(
-            "name", f"{site.name!r} is another component of the {expert.name} expert: choose another name"
-        )
+    _check_name(site, expert)
     _check_axes(site, expert, component)
     reduction = site.reduction or REDUCED_UNLESS_TOLD.get(component.name, "none")
     reduced = reduction != "none"
@@ -222,6 +219,21 @@ def _resolved(site: Site, layout: ModelLayout) -> SitePlan:
         expert.name, component.name, steps, layers, heads, groups, keys, prompt, reduction if groups else "none",
         layout.reaches_actions(expert.name, component.name, layers, tokens), TensorPlan(site.path, dims, shape, dtype),
     )  # fmt: skip
+
+
+def _check_name(site: Site, expert: ExpertLayout) -> None:
+    """Raises `CaptureSpecError` where the site's name is taken in the group of the expert's arrays."""
+    if site.name is None:
+        return
+    if expert.component(site.name) is not None:
+        raise CaptureSpecError(
+            "name", f"{site.name!r} is another component of the {expert.name} expert: choose another name"
+        )
+    for axis in {axis for component in expert.components for axis, _ in component.axes}:
+        if site.name == axis or site.name.startswith(f"{axis}_"):
+            raise CaptureSpecError(
+                "name", f"{site.name!r} is, or begins with, the name of an axis, {axis!r}: choose another"
+            )
 
 
 def _check_axes(site: Site, expert: ExpertLayout, component: Component) -> None:

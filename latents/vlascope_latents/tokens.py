@@ -57,9 +57,10 @@ def token_groups(site: Site, expert: ExpertLayout, *, reduced: bool, each: bool)
     selected = [(str(token), *_positions("tokens", token, expert)) for token in asked]
     if not reduced:
         selected = [("tokens", set().union(*(p for _, p, _ in selected)), set().union(*(e for _, _, e in selected)))]
+    before = selected  # what another exclusion takes away too is no reason to refuse one
     for token in site.exclude:
         positions, ends = _positions("exclude", token, expert)
-        if not any(positions & chosen or ends & last for _, chosen, last in selected):
+        if not any(positions & chosen or ends & last for _, chosen, last in before):
             what = "the spans selected" if ends else "the tokens selected"
             raise CaptureSpecError(
                 "exclude", f"{short(token)} takes nothing away: it is not among {what} of {site.path}"

@@ -511,5 +511,31 @@ def test_what_a_dataclass_prints_is_read_again(spec):
     assert CaptureSpec.from_map(json.loads(json.dumps(dataclasses.asdict(spec)))) == spec
 
 
+@pytest.mark.parametrize("name", ["kv_head", "mlp_feature", "mlp_feature_k"])
+def test_names_of_a_models_own_axes_are_refused(name):
+    with pytest.raises(CaptureSpecError, match=f"sites.0..name: '{name}' is, or begins with, the name of an axis"):
+        plan(Site("vlm", "k", name=name))
+
+
+def test_exclusions_may_overlap_in_any_order():
+    wanted = only(Site("vlm", "hidden_states", exclude=("text", 3)))
+    for exclude in (("text", 9, 3), (9, "text", 3), (3, 13, 8, "text", "text")):
+        assert only(Site("vlm", "hidden_states", exclude=exclude)) == wanted
+
+
+def test_what_selects_the_same_has_equal_plans():
+    for same in (
+        [Site("vlm", "k"), Site("vlm", "k", range(6)), Site("vlm", "k", tokens=("text", "image", 3), reduction="none")],
+        [Site("vlm", "k", tokens=("text", -1)), Site("vlm", "k", tokens=(-1, "text"), name="k")],
+        [Site("action", "x_t"), Site("action", "x_t", steps=(3, 0, 1, 2), dtype="float32")],
+        [
+            Site("vlm", "attention", keys=("image",)),
+            Site("vlm", "attention", heads=range(4), keys=("image",), reduction="mean"),
+        ],
+    ):
+        first, *others = map(only, same)
+        assert all(other == first and hash(other) == hash(first) for other in others)
+
+
 def test_an_empty_exclude_excludes_nothing():
     assert Site("vlm", "k", exclude=[]) == Site("vlm", "k")
