@@ -56,6 +56,8 @@ COMPONENTS = (
 )
 """The components that Pi0 and Pi0.5 offer, in the order that specs and plans list them; a layout may have others."""
 
+_SHOWN = 8
+"""Sites, or experts, that a spec names where it says itself: the lines of a log stay readable."""
 _FLAT = {"layers": "layers", "steps": "denoise_steps", "tokens": "spans"}
 """Fields of a site -> of the flat form."""
 
@@ -124,8 +126,11 @@ class CaptureSpec:
     def __str__(self) -> str:
         """What it keeps, in words: `hidden_states of vlm, layers 0-5, mean over each of text, image, as bfloat16`."""
         if self.sites:
-            return "; ".join(map(str, self.sites))
+            more = [f"… ({len(self.sites)} sites)"] * (len(self.sites) > _SHOWN)
+            return "; ".join([*map(str, self.sites[:_SHOWN]), *more])
         who = "every expert" if self.experts == "all" else " and ".join(map(printable, self.experts))
+        if len(self.experts) > _SHOWN and self.experts != "all":
+            who = f"{len(self.experts)} experts"
         if self.components == "all":
             how = [*self._axes_in_words(usual_component("hidden_states")), self._tokens_in_words("")]
             if self.reduction is None:

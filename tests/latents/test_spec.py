@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 import pytest
-from vlascope_latents import COMPONENTS, CaptureSpec, CaptureSpecError
+from vlascope_latents import COMPONENTS, CaptureSpec, CaptureSpecError, Site
 
 
 def test_specs_that_select_the_same_are_the_same():
@@ -123,6 +123,17 @@ def test_arrays_and_ranges_are_lists():
             int,
             str,
         }
+
+
+def test_a_great_spec_says_itself_in_a_few_words():
+    sites = [Site("vlm", "k", range(0, 32, 2), name=f"{'k' * 96}{n:03}") for n in range(256)]
+    said = str(CaptureSpec(sites=sites))
+    assert said.startswith(f"{sites[0]}; {sites[1]}; ")
+    assert said.endswith("; … (256 sites)")
+    assert len(said) < 2000
+    assert "layers 0, 2, 4" in said
+    crowd = str(CaptureSpec(experts=[f"{'e' * 90}{n}" for n in range(4000)]))
+    assert crowd == "hidden_states of 4000 experts, every layer, every token, as bfloat16"
 
 
 def test_a_profile_refuses_fields_that_a_spec_does_not_have():
