@@ -71,8 +71,8 @@ class FeatureOptions:
     """`common`: only timesteps that every episode has, since longer episodes of one instruction would tell it by their
     length; `all`: every captured frame."""
     component: str = "hidden_states"
-    """What was captured: hidden_states, post_attn_embedding, mlp_activation, pre_attn_norm_scales, pre_mlp_norm_scales,
-    x_t, v_t."""
+    """What was captured: embedding, hidden_states, post_attn_embedding, attn_output, mlp_output, mlp_activation,
+    pre_attn_norm_scales, pre_mlp_norm_scales, attention, k, v, final_hidden, x_t, v_t, or the name that its site has."""
     pool: Pool = "mean"
     """How the valid tokens of a frame become one vector. Padding of the prompt never counts."""
 

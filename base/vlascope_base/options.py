@@ -20,6 +20,7 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from vlascope_base.errors import OptionError
+from vlascope_base.maps import read_map
 from vlascope_base.text import listed, parse_bytes, parse_numbers, readable_bytes
 
 if TYPE_CHECKING:
@@ -216,53 +217,6 @@ def gives(args: Sequence[str], name: str) -> bool:
 
 
 _BLOCKS = ("options", "config")
-
-
-def read_map(path: Path) -> dict[Any, Any]:
-    """The map that a YAML or JSON file holds.
-
-    Raises:
-        OptionError: the file is missing or empty, is neither, holds something else than a map, or has a key twice; the message
-            does not name the file.
-    """
-    import yaml  # not wanted by those who give no file
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json" and text.strip():
-            found = json.loads(text, object_pairs_hook=_each_once)
-        else:
-            _check_each_once(yaml.compose(text, yaml.SafeLoader))
-            found = yaml.safe_load(text)
-    except OSError as error:
-        raise OptionError(error.strerror or str(error)) from error
-    except OptionError:
-        raise
-    except (ValueError, yaml.YAMLError) as error:
-        raise OptionError(f"expected YAML or JSON ({' '.join(str(error).split())})") from error
-    if not isinstance(found, dict):
-        kinds = {"NoneType": "nothing", "list": "a list", "str": "text", "int": "a number", "float": "a number"}
-        kind = type(found).__name__
-        raise OptionError(f"expected a map such as `name: value`, found {kinds.get(kind, kind)}")
-    return found
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise OptionError(f"{name}: is given twice")
-    return dict(pairs)
-
-
-def _check_each_once(node: Any) -> None:
-    """With a node of YAML, whose own reader would let the last of two equal keys win without a word."""
-    if isinstance(node.value if node else None, list):
-        pairs = [entry for entry in node.value if isinstance(entry, tuple)]
-        _each_once([(key.value, None) for key, _ in pairs if isinstance(key.value, str)])
-        for entry in node.value:
-            for inner in entry if isinstance(entry, tuple) else (entry,):
-                _check_each_once(inner)
 
 
 def _options_in(path: Path, subcommand: str) -> dict[str, Any]:

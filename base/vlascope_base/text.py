@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import reprlib
 import shutil
 import textwrap
 from collections.abc import Iterable
-from typing import TextIO
+from typing import Any, TextIO
 
 from vlascope_base.errors import OptionError
 
@@ -31,6 +32,32 @@ def printable(text: object) -> str:
     its escape in Python (`\x1b`).
     """
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in str(text))
+
+
+class _Short(reprlib.Repr):
+    """The standard library's short `repr`, which looks at the beginning of a value only, for arrays and great numbers too."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxstring = self.maxother = _SHORT
+
+    def repr_int(self, value: int, level: int) -> str:
+        """Python refuses to write thousands of digits."""
+        return repr(value) if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"
+
+    def repr_ndarray(self, value: Any, level: int) -> str:
+        """Never its numbers."""
+        return f"an array of {value.dtype} {list(value.shape)}"
+
+
+_SHORT = 80
+_short = _Short()
+
+
+def short(value: object) -> str:
+    """`repr(value)` for a message: at most 80 characters of one line, whatever the value is."""
+    text = printable(" ".join(_short.repr(value).split()))
+    return text if len(text) <= _SHORT else f"{text[: _SHORT - 3]}..."
 
 
 def wrapped(text: str, stream: TextIO) -> str:

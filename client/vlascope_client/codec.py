@@ -51,12 +51,13 @@ def unpack(data: bytes | bytearray | memoryview) -> Any:
     """The message in `data`. Its arrays are read-only.
 
     Raises:
-        MessageError: it is not msgpack, exceeds the bounds of `bounds.py`, or an array in it is not what it says.
+        MessageError: it is not msgpack, exceeds the bounds of `bounds.py`, a key is in a map twice, or an array in it is not
+            what it says.
     """
     if (what := excess(data)) is not None:
         raise MessageError(f"message: {what}")
     try:
-        return msgpack.unpackb(data, object_hook=_unpack_array, ext_hook=_refuse_extension, strict_map_key=True)
+        return msgpack.unpackb(data, object_pairs_hook=_unpack_map, ext_hook=_refuse_extension, strict_map_key=True)
     except MessageError:
         raise
     except (ValueError, TypeError, RecursionError, MemoryError, msgpack.exceptions.UnpackException) as error:
@@ -76,6 +77,15 @@ def _pack_array(value: Any) -> Any:
             raise MessageError(f"scalar of {value.dtype}: cannot travel; expected float64 or narrower")
         return {b"__npgeneric__": True, b"data": value.item(), b"dtype": value.dtype.str}
     raise TypeError(f"{type(value).__name__} cannot travel; expected maps, lists, text, numbers, booleans and arrays")
+
+
+def _unpack_map(pairs: list[tuple[Any, Any]]) -> Any:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[Any] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise MessageError(f"message: key {short(twice)}: is given twice in one map; expected once")
+    return _unpack_array(value)
 
 
 def _unpack_array(value: dict) -> Any:

@@ -38,6 +38,11 @@ class Span:
         return self.stop - self.start
 
 
+def selects(selector: str, span: str) -> bool:
+    """Whether a selector names a span: it is `all`, the span's name, or the part of it before or behind the slash."""
+    return selector in ("all", span, span.split("/")[0], span.split("/")[-1])
+
+
 @dataclasses.dataclass(frozen=True)
 class Component:
     """One thing that can be captured of an expert.
@@ -101,9 +106,7 @@ class ExpertLayout:
 
     def select(self, selector: str) -> tuple[Span, ...]:
         """The spans that a selector names: `all`, a span, the part of its name before or after the slash; empty for none."""
-        if selector == "all":
-            return self.spans
-        return tuple(s for s in self.spans if selector in (s.name, s.name.split("/")[0], s.name.split("/")[-1]))
+        return tuple(span for span in self.spans if selects(selector, span.name))
 
     @property
     def selectors(self) -> tuple[str, ...]:
@@ -241,6 +244,16 @@ def flow_components(horizon: int, action_dim: int) -> tuple[Component, ...]:
     """State and velocity of a flow over action chunks; of the expert whose loop integrates it."""
     axes = (("horizon", horizon), ("action", action_dim))
     return Component("x_t", axes, "float32"), Component("v_t", axes, "float32")
+
+
+@functools.cache
+def usual_component(name: str) -> Component | None:
+    """What `transformer` and `flow_components` give by a name, on an expert of one block, token and number; None for others.
+
+    Its axes and dtype are what can be said of a component before a model is known.
+    """
+    extra = flow_components(1, 1)
+    return transformer("any", Blocks(1, 1, 1, 1, 1, 1), (Span("any", 0, 1),), extra=extra).component(name)
 
 
 def _keys(experts: list[ExpertLayout]) -> Iterator[tuple[str, Span]]:

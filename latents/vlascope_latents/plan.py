@@ -11,16 +11,21 @@ import functools
 import math
 from collections.abc import Mapping
 
-from vlascope_base.text import readable_bytes
+from vlascope_base.text import counted, readable_bytes, short
 
 from vlascope_latents.layout import Component, ExpertLayout, ModelLayout
-from vlascope_latents.site import CaptureSpecError, Indices, Site
+from vlascope_latents.site import (
+    MOST_SITES,
+    REDUCED_UNLESS_TOLD,
+    CaptureSpecError,
+    Indices,
+    Site,
+    whole_number,
+)
 from vlascope_latents.spec import CaptureSpec, component_order
-from vlascope_latents.tokens import TokenGroup, key_groups, prompt_of, token_groups
+from vlascope_latents.tokens import TokenGroup, key_groups, prompt_of, token_groups, up_to
 
 _ITEM_BYTES = {"bfloat16": 2, "float32": 4, "int32": 4}
-_REDUCED_UNLESS_TOLD = {"attention": "mean"}
-_COUNTS = {"denoise_step": "denoise steps", "decode_step": "decode steps"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +140,7 @@ class CampaignCost:
     nbytes: int
 
     def __str__(self) -> str:
-        return f"at most {self.frames} frames, {readable_bytes(self.nbytes)}"
+        return f"at most {counted(self.frames, 'frame')}, {readable_bytes(self.nbytes)}"
 
 
 def plan_capture(spec: CaptureSpec, layout: ModelLayout) -> CapturePlan:
@@ -146,7 +151,10 @@ def plan_capture(spec: CaptureSpec, layout: ModelLayout) -> CapturePlan:
             the component has no axis for, or an expert of which nothing would be captured.
     """
     plans: list[SitePlan] = []
-    for site, called in spec.sites_of(layout):
+    sites = spec.sites_of(layout)
+    if len(sites) > MOST_SITES:
+        raise CaptureSpecError("components", f"gives {len(sites)} tensors of this model; expected at most {MOST_SITES}")
+    for site, called in sites:
         try:
             plans.append(_resolved(site, layout))
         except CaptureSpecError as error:
@@ -160,11 +168,18 @@ def campaign_cost(plan: CapturePlan, *, episodes: int, steps: int, stride: int) 
     """What `episodes` episodes of up to `steps` environment steps store with a capture every `stride` environment steps.
 
     The first capture is at timestep 0, so that an episode has ceil(steps / stride) frames.
+
+    Raises:
+        ValueError: one of them is no whole number, or below 1.
     """
+    counts: list[int] = []
     for name, value in (("episodes", episodes), ("steps", steps), ("stride", stride)):
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
-    frames = episodes * math.ceil(steps / stride)
+        count = whole_number(value)
+        if count is None or count < 1:
+            raise ValueError(f"{name}: expected a whole number of at least 1, got {short(value)}")
+        counts.append(count)
+    episodes, steps, stride = counts
+    frames = episodes * -(-steps // stride)
     return CampaignCost(frames, frames * plan.nbytes)
 
 
@@ -176,17 +191,14 @@ def _resolved(site: Site, layout: ModelLayout) -> SitePlan:
     if component is None:
         known = [c.name for c in expert.components]
         raise CaptureSpecError("component", f"the {expert.name} expert has no component {site.component!r}", known)
-    if site.name not in (None, site.component) and expert.component(site.name) is not None:
-        raise CaptureSpecError(
-            "name", f"{site.name!r} is another component of the {expert.name} expert: choose another name"
-        )
+    _check_name(site, expert)
     _check_axes(site, expert, component)
-    reduction = site.reduction or _REDUCED_UNLESS_TOLD.get(component.name, "none")
+    reduction = site.reduction or REDUCED_UNLESS_TOLD.get(component.name, "none")
     reduced = reduction != "none"
-    each = reduced and component.name in _REDUCED_UNLESS_TOLD
-    steps = _numbers("steps", site.steps, expert.steps, _COUNTS[expert.step_axis]) if expert.step_axis else ()
-    layers = _numbers("layers", site.layers, component.size("layer"), "layers")
-    heads = _numbers("heads", site.heads, component.size("head"), "heads")
+    each = reduced and component.name in REDUCED_UNLESS_TOLD
+    steps = _numbers("steps", site.steps, expert, expert.step_axis, expert.steps) if expert.step_axis else ()
+    layers = _numbers("layers", site.layers, expert, "layer", component.size("layer"))
+    heads = _numbers("heads", site.heads, expert, "head", component.size("head"))
     groups = token_groups(site, expert, reduced=reduced, each=each) if component.size("token") else ()
     keys = key_groups(site, expert, layout, reduced=reduced) if component.size("key") else ()
     tokens = frozenset[int]().union(*(group.positions for group in groups))
@@ -209,6 +221,21 @@ def _resolved(site: Site, layout: ModelLayout) -> SitePlan:
     )  # fmt: skip
 
 
+def _check_name(site: Site, expert: ExpertLayout) -> None:
+    """Raises `CaptureSpecError` where the site's name is taken in the group of the expert's arrays."""
+    if site.name is None:
+        return
+    if expert.component(site.name) is not None:
+        raise CaptureSpecError(
+            "name", f"{site.name!r} is another component of the {expert.name} expert: choose another name"
+        )
+    for axis in {axis for component in expert.components for axis, _ in component.axes}:
+        if site.name == axis or site.name.startswith(f"{axis}_"):
+            raise CaptureSpecError(
+                "name", f"{site.name!r} is, or begins with, the name of an axis, {axis!r}: choose another"
+            )
+
+
 def _check_axes(site: Site, expert: ExpertLayout, component: Component) -> None:
     """Raises `CaptureSpecError` where a site says what the component has no axis for."""
     whose = f"{expert.name}/{component.name}"
@@ -227,13 +254,13 @@ def _check_axes(site: Site, expert: ExpertLayout, component: Component) -> None:
         raise CaptureSpecError("steps", f"the {expert.name} expert runs once: leave it out")
 
 
-def _numbers(field: str, indices: Indices, count: int | None, what: str) -> tuple[int, ...]:
+def _numbers(field: str, indices: Indices, expert: ExpertLayout, axis: str, count: int | None) -> tuple[int, ...]:
+    """The numbers along an axis that are selected; none where the component has no such axis."""
     if count is None:
         return ()
     if indices == "all":
         return tuple(range(count))
     if indices[-1] >= count:
-        raise CaptureSpecError(
-            field, f"{indices[-1]} is out of range: this model has {count} {what}", [f"0-{count - 1}"]
-        )
+        has = f"the {expert.name} expert has {counted(count, axis.replace('_', ' '))}"
+        raise CaptureSpecError(field, f"{indices[-1]} is out of range: {has}", [up_to(count)])
     return indices

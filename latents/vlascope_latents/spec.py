@@ -7,14 +7,30 @@ It is a list of sites, or says in seven flat fields which sites of every expert 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from vlascope_base.text import listed
+from vlascope_base.text import listed, printable, short
 
-from vlascope_latents.layout import ExpertLayout, ModelLayout
+from vlascope_latents.layout import Component, ExpertLayout, ModelLayout, usual_component
 from vlascope_latents.profiles import PROFILES
-from vlascope_latents.site import DTYPES, REDUCTIONS, CaptureSpecError, Indices, Site, indices, names, one_of
+from vlascope_latents.site import (
+    DTYPES,
+    MOST_ENTRIES,
+    MOST_SITES,
+    REDUCTIONS,
+    CaptureSpecError,
+    Indices,
+    Site,
+    dtype_in_words,
+    entries,
+    indices,
+    named,
+    names,
+    numbers_in_words,
+    one_of,
+    tokens_in_words,
+)
 
 TOKEN_COMPONENTS = (
     "hidden_states",
@@ -40,6 +56,8 @@ COMPONENTS = (
 )
 """The components that Pi0 and Pi0.5 offer, in the order that specs and plans list them; a layout may have others."""
 
+_SHOWN = 8
+"""Sites, or experts, that a spec names where it says itself: the lines of a log stay readable."""
 _FLAT = {"layers": "layers", "steps": "denoise_steps", "tokens": "spans"}
 """Fields of a site -> of the flat form."""
 
@@ -50,6 +68,10 @@ class CaptureSpec:
 
     Two specs that say the same in the same form are equal and have the same hash: lists become tuples, indices are sorted, and
     components take the order of `COMPONENTS`. Whether a flat spec and a list of sites select the same, their plans say.
+
+    A flat field is for every selected component that has the axis, and each of those needs to have every number that is named;
+    a field for which no selected component has an axis is refused by `plan_capture`, and so is an expert or a span that is
+    named and gives nothing.
 
     Attributes:
         experts: names of experts, or `all`.
@@ -66,7 +88,8 @@ class CaptureSpec:
         sites: in place of all of these; each has its own layers, steps, tokens, reduction and dtype.
 
     Raises:
-        CaptureSpecError: a field holds an unknown name, a wrong type or nothing at all, or two sites would be called the same.
+        CaptureSpecError: a field holds an unknown name, a wrong type, nothing at all or too much, or two sites would be called
+            the same.
     """
 
     experts: tuple[str, ...] | str = "all"
@@ -79,50 +102,65 @@ class CaptureSpec:
     sites: tuple[Site, ...] = ()
 
     def __post_init__(self):
-        if self.sites != () or not isinstance(self.sites, tuple):
+        if not isinstance(self.sites, tuple) or self.sites:
             object.__setattr__(self, "sites", _sites(self.sites))
-            flat = [f.name for f in dataclasses.fields(self) if f.name != "sites"]
-            given = [f.name for f in dataclasses.fields(self) if f.name in flat and getattr(self, f.name) != f.default]
+            given = [f.name for f in _flat_fields() if not _is_default(getattr(self, f.name), f.default)]
             if given:
                 raise CaptureSpecError(given[0], "is given beside sites: each site says its own")
+            for flat in _flat_fields():  # a list that is the default's is the default
+                object.__setattr__(self, flat.name, flat.default)
             return
         canonical = {
-            "experts": "all" if self.experts == "all" else names("experts", self.experts),
-            "components": _components(self.components),
+            "experts": _names_or_all("experts", self.experts, _expert_order),
+            "components": _names_or_all("components", self.components, component_order),
             "layers": indices("layers", self.layers),
             "denoise_steps": indices("denoise_steps", self.denoise_steps),
             "spans": names("spans", self.spans),
-            "sites": (),
+            "reduction": None if self.reduction is None else one_of("reduction", self.reduction, REDUCTIONS),
+            "dtype": one_of("dtype", self.dtype, DTYPES),
         }
-        if canonical["experts"] != "all":
-            canonical["experts"] = tuple(sorted(canonical["experts"], key=_expert_order))
+        _check_entries("spec", sum(len(value) for value in canonical.values() if isinstance(value, tuple)))
         for field, value in canonical.items():
             object.__setattr__(self, field, value)  # frozen to everyone else
-        if self.reduction is not None:
-            one_of("reduction", self.reduction, REDUCTIONS)
-        one_of("dtype", self.dtype, DTYPES)
 
     def __str__(self) -> str:
         """What it keeps, in words: `hidden_states of vlm, layers 0-5, mean over each of text, image, as bfloat16`."""
         if self.sites:
-            return "; ".join(map(str, self.sites))
-        who = "every expert" if self.experts == "all" else " and ".join(self.experts)
-        what = "everything" if self.components == "all" else listed(self.components)
-        said = [f"{what} of {who}"]
-        loops = self.experts == "all" or "action" in self.experts
-        axes = {"layer": self.layers, "denoise step": self.denoise_steps if loops else ()}
-        for axis, numbers in axes.items():
-            if numbers:
-                several = "s" if len(numbers) > 1 else ""
-                said.append(f"every {axis}" if numbers == "all" else f"{axis}{several} {listed(numbers)}")
-        whole = self.spans == ("all",)
-        if self.reduction in (None, "none"):
-            said.append("every token" if "all" in self.spans else f"tokens of {listed(self.spans)}")
-        elif self.reduction == "mean":
-            said.append("mean over every token" if whole else f"mean over each of {listed(self.spans)}")
-        else:
-            said.append("the last token" if whole else f"last token of each of {listed(self.spans)}")
-        return f"{', '.join(said)}, as {self.dtype}"
+            more = [f"… ({len(self.sites)} sites)"] * (len(self.sites) > _SHOWN)
+            return "; ".join([*map(str, self.sites[:_SHOWN]), *more])
+        who = "every expert" if self.experts == "all" else " and ".join(map(printable, self.experts))
+        if len(self.experts) > _SHOWN and self.experts != "all":
+            who = f"{len(self.experts)} experts"
+        if self.components == "all":
+            how = [*self._axes_in_words(usual_component("hidden_states")), self._tokens_in_words("")]
+            if self.reduction is None:
+                how.append("attention as mean over each span")
+            return ", ".join([f"everything of {who}", *how, f"as {dtype_in_words('', self.dtype)}"])
+        # components of which the same is kept in one clause
+        clauses: dict[str, list[str]] = {}
+        for name in self.components:
+            usual = usual_component(name)
+            how = self._axes_in_words(usual)
+            if usual.size("token") if usual else self.spans != ("all",) or self.reduction:
+                how.append(self._tokens_in_words(name))
+            clauses.setdefault(", ".join([*how, f"as {dtype_in_words(name, self.dtype)}"]), []).append(name)
+        return "; ".join(f"{listed(what)} of {who}, {how}" for how, what in clauses.items())
+
+    def _axes_in_words(self, component: Component | None) -> list[str]:
+        """Which layers and denoise steps; that it is every one is said of what is known to have such an axis."""
+        said = []
+        if self.layers == "all":
+            said += ["every layer"] if component and component.size("layer") else []
+        elif component is None or component.size("layer"):
+            said += numbers_in_words("layer", self.layers)
+        if self.denoise_steps != "all":
+            said += numbers_in_words("denoise step", self.denoise_steps)
+        elif component and (self.experts == "all" or "action" in self.experts):
+            said.append("every denoise step")
+        return said
+
+    def _tokens_in_words(self, component: str) -> str:
+        return tokens_in_words(component, None if self.spans == ("all",) else self.spans, self.reduction)
 
     @classmethod
     def from_map(cls, value: Mapping[str, Any]) -> CaptureSpec:
@@ -132,33 +170,24 @@ class CaptureSpec:
         """
         if not isinstance(value, Mapping):
             raise CaptureSpecError("spec", f"expected a map of fields, got {type(value).__name__}")
-        fields = [f.name for f in dataclasses.fields(cls)]
-        unknown = [key for key in value if key not in (*fields, "profile")]
-        if unknown:
-            raise CaptureSpecError(str(unknown[0]), "unknown field", [*fields, "profile"])
+        flat = [f.name for f in _flat_fields()]
+        for key in value:
+            if key not in (*flat, "sites", "profile"):
+                raise CaptureSpecError(named(key), "unknown field", [*flat, "sites", "profile"])
         if "profile" in value:
-            return cls.profile(**{"name": value["profile"], **{k: v for k, v in value.items() if k != "profile"}})
-        if "sites" not in value:
-            return cls(**value)
+            return cls.profile(value["profile"], **{key: given for key, given in value.items() if key != "profile"})
         # what a dataclass says of itself has every field: those that say nothing are as good as absent
-        said = {
-            f.name for f in dataclasses.fields(cls) if f.name in value and not _is_default(value[f.name], f.default)
-        }
-        if said and not value["sites"]:
-            return cls(**{field: value[field] for field in said})
-        value = {field: given for field, given in value.items() if field in said or field == "sites"}
-        sites = value["sites"]
-        if isinstance(sites, str | Mapping) or not hasattr(sites, "__iter__"):
-            raise CaptureSpecError("sites", f"expected a list of maps, got {type(sites).__name__}")
+        given = {field: value[field] for field in flat if field in value}
+        sites = value.get("sites", ())
+        if "sites" not in value or (given and isinstance(sites, list | tuple) and not sites):
+            return cls(**given)
         found = []
-        for number, site in enumerate(sites):
+        for number, site in enumerate(entries("sites", sites, "a list of maps", MOST_SITES)):
             try:
                 found.append(Site.from_map(site))
             except CaptureSpecError as error:
                 raise error.within(f"sites[{number}].{error.field}") from None
-        if not found:
-            raise CaptureSpecError("sites", "selects nothing")
-        return cls(**{**value, "sites": tuple(found)})
+        return cls(**given, sites=found)  # pyright: ignore[reportArgumentType]
 
     @classmethod
     def profile(cls, name: str, **fields: Any) -> CaptureSpec:
@@ -169,6 +198,10 @@ class CaptureSpec:
         """
         one_of("profile", name, tuple(PROFILES))
         profile = PROFILES[name]
+        flat = [f.name for f in _flat_fields()]
+        for field in fields:
+            if field not in (*flat, "sites"):
+                raise CaptureSpecError(named(field), "unknown field", flat)
         for field in ("components", "sites"):
             if field in fields:
                 raise CaptureSpecError(field, f"is what the profile {name!r} stands for: leave out either")
@@ -181,64 +214,85 @@ class CaptureSpec:
         """The spec as a plain map of strings, numbers and lists: `CaptureSpec.from_map(spec.to_map()) == spec`."""
         if self.sites:
             return {"sites": [site.to_map() for site in self.sites]}
-        flat = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "sites"}
+        flat = {f.name: getattr(self, f.name) for f in _flat_fields()}
         return {field: list(value) if isinstance(value, tuple) else value for field, value in flat.items()}
 
     def sites_of(self, layout: ModelLayout) -> list[tuple[Site, Mapping[str, str]]]:
         """Every site that is meant on a layout, and how the spec's own fields are called by those of the site.
 
         Raises:
-            CaptureSpecError: an expert, component or span that nobody has, or an expert of which nothing would be captured.
+            CaptureSpecError: an expert, component or span that nobody has, a field that no selected component has an axis for,
+                or an expert of which nothing would be captured.
         """
         if self.sites:
             fields = [f.name for f in dataclasses.fields(Site)]
             return [(site, {f: f"sites[{k}].{f}" for f in fields}) for k, site in enumerate(self.sites)]
         experts = [_expert(name, layout) for name in (layout.names if self.experts == "all" else self.experts)]
-        offered = [
-            c.name for c in sorted((c for e in experts for c in e.components), key=lambda c: component_order(c.name))
-        ]
+        offered = sorted({c.name for expert in experts for c in expert.components}, key=component_order)
         for name in self.components if self.components != "all" else ():
             if name not in offered:
-                raise CaptureSpecError(
-                    "components", f"no selected expert has a component {name!r}", dict.fromkeys(offered)
-                )
-        for selector in self.spans:
-            if not any(expert.select(selector) for expert in experts):
-                known = dict.fromkeys(s for expert in experts for s in expert.selectors)
-                raise CaptureSpecError("spans", f"no selected expert has a span {selector!r}", known)
-        found: list[tuple[Site, Mapping[str, str]]] = [
-            (site, _FLAT) for expert in experts for site in self._sites_of(expert)
-        ]
-        for expert in experts:
-            if not any(site.expert == expert.name for site, _ in found) and self._has_any(expert):
-                empty = f"{list(self.spans)} selects no token of the {expert.name} expert"
+                raise CaptureSpecError("components", f"no selected expert has a component {short(name)}", offered)
+        chosen = {expert: [c for c in expert.components if self._selects(c)] for expert in experts}
+        self._check_fields(chosen)
+        found: list[tuple[Site, Mapping[str, str]]] = []
+        for expert, components in chosen.items():
+            if not components and self.experts != "all":
+                reason = f"the {expert.name} expert has none of {listed(self.components)}: leave it out"
+                raise CaptureSpecError("experts", reason, [e.name for e in experts if chosen[e]])
+            spans = tuple(selector for selector in self.spans if expert.select(selector))
+            if not spans and any(component.size("token") for component in components):
+                empty = f"{short(list(self.spans))} selects no token of the {expert.name} expert"
                 raise CaptureSpecError("spans", f"{empty}: leave it out of `experts` or add a span", expert.selectors)
+            found += [(self._site(expert, component, spans), _FLAT) for component in components]
         return found
 
-    def _has_any(self, expert: ExpertLayout) -> bool:
-        return any(self.components == "all" or component.name in self.components for component in expert.components)
+    def _selects(self, component: Component) -> bool:
+        return self.components == "all" or component.name in self.components
 
-    def _sites_of(self, expert: ExpertLayout) -> list[Site]:
-        spans = tuple(selector for selector in self.spans if expert.select(selector))
-        found = []
-        for component in expert.components:
-            if self.components != "all" and component.name not in self.components:
-                continue
-            if component.size("token") and not spans:
-                continue
-            fields: dict[str, Any] = {"dtype": self.dtype}
-            if component.size("layer"):
-                fields["layers"] = self.layers
-            if component.size("token"):
-                fields |= {"tokens": None if self.spans == ("all",) else spans, "reduction": self.reduction}
-            if expert.loop == "denoise":
-                fields["steps"] = self.denoise_steps
-            found.append(Site(expert.name, component.name, **fields))
-        return found
+    def _check_fields(self, chosen: Mapping[ExpertLayout, list[Component]]) -> None:
+        """Raises `CaptureSpecError` for a field, or a span, that none of the chosen components has a use for."""
+        what = "any component" if self.components == "all" else listed(self.components)
+        for field, axis, given in (
+            ("layers", "layer", self.layers != "all"),
+            ("spans", "token", self.spans != ("all",)),
+            ("reduction", "token", self.reduction is not None),
+        ):
+            if given and not any(component.size(axis) for components in chosen.values() for component in components):
+                raise CaptureSpecError(field, f"there is no axis {axis!r} in {what}: leave it out")
+        if self.denoise_steps != "all" and not any(
+            e.loop == "denoise" for e, components in chosen.items() if components
+        ):
+            raise CaptureSpecError("denoise_steps", "no selected expert has denoise steps: leave it out")
+        readers = [e for e, components in chosen.items() if any(component.size("token") for component in components)]
+        for selector in self.spans if readers else ():
+            if not any(expert.select(selector) for expert in readers):
+                known = dict.fromkeys(s for expert in readers for s in expert.selectors)
+                raise CaptureSpecError("spans", f"no selected expert has a span {short(selector)}", known)
+
+    def _site(self, expert: ExpertLayout, component: Component, spans: tuple[str, ...]) -> Site:
+        fields: dict[str, Any] = {"dtype": self.dtype}
+        if component.size("layer"):
+            fields["layers"] = self.layers
+        if component.size("token"):
+            fields |= {"tokens": None if self.spans == ("all",) else spans, "reduction": self.reduction}
+        if expert.loop == "denoise":
+            fields["steps"] = self.denoise_steps
+        return Site(expert.name, component.name, **fields)
+
+
+def _flat_fields() -> list[dataclasses.Field]:
+    return [f for f in dataclasses.fields(CaptureSpec) if f.name != "sites"]
 
 
 def _is_default(value: object, default: object) -> bool:
-    return (tuple(value) if isinstance(value, list) else value) == default
+    if isinstance(value, list | tuple):  # compared only where they hold text: an array has no one truth value
+        return all(isinstance(entry, str) for entry in value) and tuple(value) == default
+    return isinstance(value, type(default)) and value == default
+
+
+def _check_entries(field: str, count: int) -> None:
+    if count > MOST_ENTRIES:
+        raise CaptureSpecError(field, f"has {count} entries in its lists: expected at most {MOST_ENTRIES}")
 
 
 def component_order(name: str) -> tuple[int, str]:
@@ -246,8 +300,8 @@ def component_order(name: str) -> tuple[int, str]:
     return (COMPONENTS.index(name) if name in COMPONENTS else len(COMPONENTS), name)
 
 
-def _components(value: object) -> tuple[str, ...] | str:
-    return "all" if value == "all" else tuple(sorted(names("components", value), key=component_order))
+def _names_or_all(field: str, value: object, order: Callable[[str], Any]) -> tuple[str, ...] | str:
+    return "all" if isinstance(value, str) and value == "all" else tuple(sorted(names(field, value), key=order))
 
 
 def _expert_order(name: str) -> tuple[bool, str]:
@@ -257,19 +311,18 @@ def _expert_order(name: str) -> tuple[bool, str]:
 
 def _expert(name: str, layout: ModelLayout) -> ExpertLayout:
     if name not in layout.names:
-        raise CaptureSpecError("experts", f"this model has no expert {name!r}", layout.names)
+        raise CaptureSpecError("experts", f"this model has no expert {short(name)}", layout.names)
     return layout.expert(name)
 
 
 def _sites(sites: object) -> tuple[Site, ...]:
-    if isinstance(sites, Site | Mapping | str) or not hasattr(sites, "__iter__"):
-        raise CaptureSpecError("sites", f"expected a list of sites, got {type(sites).__name__}")
-    found = tuple(sites)  # pyright: ignore[reportArgumentType]
+    found = entries("sites", sites, "a list of sites", MOST_SITES)
     for site in found:
         if not isinstance(site, Site):
             raise CaptureSpecError("sites", f"expected sites, got {type(site).__name__}")
     if not found:
         raise CaptureSpecError("sites", "selects nothing")
+    _check_entries("sites", sum(site.entries for site in found))
     paths: dict[str, int] = {}
     for number, site in enumerate(found):
         if site.path in paths:

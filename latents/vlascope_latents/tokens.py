@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from vlascope_latents.layout import ExpertLayout, ModelLayout
+from vlascope_base.text import counted, short
+
+from vlascope_latents.layout import ExpertLayout, ModelLayout, selects
 from vlascope_latents.site import CaptureSpecError, Site, Token
 
 PROMPT = "text"
@@ -55,16 +57,19 @@ def token_groups(site: Site, expert: ExpertLayout, *, reduced: bool, each: bool)
     selected = [(str(token), *_positions("tokens", token, expert)) for token in asked]
     if not reduced:
         selected = [("tokens", set().union(*(p for _, p, _ in selected)), set().union(*(e for _, _, e in selected)))]
+    before = selected  # what another exclusion takes away too is no reason to refuse one
     for token in site.exclude:
         positions, ends = _positions("exclude", token, expert)
-        if not any(positions & chosen or ends & last for _, chosen, last in selected):
+        if not any(positions & chosen or ends & last for _, chosen, last in before):
             what = "the spans selected" if ends else "the tokens selected"
-            raise CaptureSpecError("exclude", f"{token!r} takes nothing away: it is not among {what} of {site.path}")
+            raise CaptureSpecError(
+                "exclude", f"{short(token)} takes nothing away: it is not among {what} of {site.path}"
+            )
         selected = [(name, chosen - positions, last - ends) for name, chosen, last in selected]
     for name, chosen, last in selected:
         if not chosen and not last:
             what = f"{name!r}" if reduced else "the selected tokens"
-            raise CaptureSpecError("exclude", f"{list(site.exclude)} leaves nothing of {what} of {site.path}")
+            raise CaptureSpecError("exclude", f"{short(list(site.exclude))} leaves nothing of {what} of {site.path}")
     return tuple(TokenGroup(name, ranges_of(chosen), tuple(sorted(last))) for name, chosen, last in selected)
 
 
@@ -82,21 +87,21 @@ def key_groups(site: Site, expert: ExpertLayout, layout: ModelLayout, *, reduced
     for selector in asked:
         name, colon, rest = selector.partition(":")
         rest = rest if colon else selector
-        found = [
-            span
-            for owner, span in seen
-            if (not colon or owner == name)
-            and rest in ("all", span.name, span.name.split("/")[0], span.name.split("/")[-1])
-        ]
+        found = [span for owner, span in seen if (not colon or owner == name) and selects(rest, span.name)]
         if not found:
             names = dict.fromkeys(
                 f"{owner}:{s}" for owner in dict.fromkeys(o for o, _ in seen) for s in layout.expert(owner).selectors
             )
-            raise CaptureSpecError("keys", f"the {expert.name} expert sees no span {selector!r}", names)
+            raise CaptureSpecError("keys", f"the {expert.name} expert sees no span {short(selector)}", names)
         selected.append((selector, {p for span in found for p in range(span.start, span.stop)}))
     if not reduced:
         selected = [("keys", set().union(*(positions for _, positions in selected)))]
     return tuple(TokenGroup(name, ranges_of(positions)) for name, positions in selected)
+
+
+def up_to(count: int) -> str:
+    """The numbers of `count` things that are counted from 0, in words."""
+    return f"0-{count - 1}" if count > 1 else "0"
 
 
 def ranges_of(positions: Iterable[int]) -> tuple[tuple[int, int], ...]:
@@ -121,14 +126,14 @@ def _positions(field: str, token: Token, expert: ExpertLayout) -> tuple[set[int]
     if isinstance(token, str):
         spans = expert.select(token)
         if not spans:
-            raise CaptureSpecError(field, f"the {expert.name} expert has no span {token!r}", expert.selectors)
+            raise CaptureSpecError(field, f"the {expert.name} expert has no span {short(token)}", expert.selectors)
         return {p for span in spans for p in range(span.start, span.stop)}, set()
     if token >= 0:
         if token >= expert.tokens:
             raise CaptureSpecError(
                 field,
-                f"{token} is out of range: the {expert.name} expert has {expert.tokens} tokens",
-                [f"0-{expert.tokens - 1}"],
+                f"{token} is out of range: the {expert.name} expert has {counted(expert.tokens, 'token')}",
+                [up_to(expert.tokens)],
             )
         return {token}, set()
     prompt = prompt_of(expert)
@@ -141,6 +146,8 @@ def _positions(field: str, token: Token, expert: ExpertLayout) -> tuple[set[int]
     longest = prompt[1] - prompt[0]
     if -token > longest:
         raise CaptureSpecError(
-            field, f"{token} is beyond the prompt, which has at most {longest} tokens", [f"-{longest} to -1"]
+            field,
+            f"{token} is beyond the prompt, which has at most {counted(longest, 'token')}",
+            [f"-{longest} to -1" if longest > 1 else "-1"],
         )
     return set(), {token}

@@ -11,10 +11,10 @@ from vlascope_latents import Blocks, CaptureSpec, ModelLayout, Span, flow_compon
 from vlascope_latents.store import LatentStore, RunWriter
 
 VLM = transformer(
-    "vlm", Blocks(3, 24, 32), (Span("image/base", 0, 4), Span("image/wrist", 4, 8), Span("text", 8, 14)),
+    "vlm", Blocks(3, 24, 32, 2, 1, 8), (Span("image/base", 0, 4), Span("image/wrist", 4, 8), Span("text", 8, 14)),
 )  # fmt: skip
 ACTION = transformer(
-    "action", Blocks(3, 16, 24), (Span("state", 0, 1), Span("action", 1, 4)), loop="denoise", steps=4,
+    "action", Blocks(3, 16, 24, 2, 1, 8), (Span("state", 0, 1), Span("action", 1, 4)), loop="denoise", steps=4,
     sees=(VLM,), outputs=("action",), extra=flow_components(3, 2),
 )  # fmt: skip
 LAYOUT = ModelLayout((VLM, ACTION))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ from vlascope_analysis.analyses.sweep import compute as sweep_module
 from vlascope_analysis.commands import main
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.results import read_result
-from vlascope_latents import CaptureSpec
+from vlascope_latents import COMPONENTS, CaptureSpec
 
 from tests.analysis.stores import INSTRUCTIONS, direction, make_run, task_at
 
@@ -193,6 +195,19 @@ def test_help_is_quick_and_documents_every_option(command):
     for option in ("--task-range", "--rollout-step", "--component", "--split", "--seed", "--output-dir", "--log-level"):
         assert option in done.stdout
     assert ("--learning-rate" in done.stdout) == ("--layer" in done.stdout) == (command == "probe")
+
+
+def test_every_component_is_in_the_help_and_in_the_documents(capsys):
+    with pytest.raises(SystemExit):
+        main(["probe", "--help"])
+    told = re.sub(r"[^a-z_]+", " ", capsys.readouterr().out.partition("--component")[2].partition("--pool")[0]).split()
+    docs = Path(__file__).parents[2] / "docs"
+    row = next(line for line in (docs / "probing.md").read_text().splitlines() if line.startswith("| `--component` |"))
+    table = (docs / "model.md").read_text().partition("| component | what it is |")[2].partition("\n\n")[0]
+    for name in COMPONENTS:
+        assert name in told
+        assert f"`{name}`" in row
+        assert f"`{name}`" in table
 
 
 def test_results_keep_every_option_by_its_name(runs, tmp_path):

@@ -36,7 +36,7 @@ def test_ranges_are_half_open(store):
 def test_interrupted_ones_are_left_out_and_counted(store):
     episodes, warnings = choose_episodes(store, EpisodeQuery())
     assert (1, 2) not in [(e.task, e.number) for e in episodes]
-    assert warnings == ["1 episodes left out: they are interrupted"]
+    assert warnings == ["1 episode left out: interrupted"]
     episodes, warnings = choose_episodes(store, EpisodeQuery(interrupted=True))
     assert len(episodes) == 9
     assert warnings == []

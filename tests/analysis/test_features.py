@@ -200,6 +200,50 @@ def test_such_tokens_are_not_pooled_with_others(tmp_path, reduction):
         load(store, Slice("vlm"))
 
 
+@pytest.fixture(scope="module")
+def attention(tmp_path_factory):
+    spec = CaptureSpec(components=("attention",), layers=(1,), dtype="float32")
+    return make_run(tmp_path_factory.mktemp("attention"), spec=spec, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("what", "queries", "said"),
+    [
+        (Slice("text_only", "attention"), [2], "text_only, attention: pooled over the queries of text;"),
+        (Slice("vlm", "attention", span="base"), [0], "vlm, attention: pooled over the queries of image/base;"),
+        (
+            Slice("vlm", "attention", span="image"), [0, 1],
+            "vlm, attention: pooled over the queries of image/base, image/wrist;",
+        ),
+        (
+            Slice("action", "attention", denoise_steps=(3,), span="action"), [1],
+            "action, attention: pooled over the queries of action; by head, the keys of image/base, image/wrist, text, state,",
+        ),
+    ],
+)  # fmt: skip
+def test_of_attention_queries_are_pooled_and_keys_are_features(attention, what, queries, said):
+    found = load(attention, what)
+    whole = tensors(attention)[f"{what.stored_expert}/attention"]
+    picked = whole[:, 3] if what.expert == "action" else whole
+    expected = picked[:, 0][:, :, queries].mean(axis=2)  # spans of one length; [frame, head, key_span]
+    np.testing.assert_allclose(found.array[0, 0], expected.reshape(len(expected), -1), atol=1e-6)
+    assert said in found.warnings[-1]
+
+
+def test_a_whole_attention_says_its_positions(tmp_path):
+    spec = CaptureSpec(experts=("vlm",), components=("attention",), reduction="none", layers=(1,))
+    found = load(make_run(tmp_path, spec=spec, **SMALL), Slice("text_only", "attention"))
+    assert found.array.shape == (1, 1, 8, 2 * 14)
+    assert found.warnings == ("text_only, attention: pooled over queries 8-13; by head, keys 0-13 are features",)
+
+
+def test_keys_are_no_span_of_attention(attention):
+    with pytest.raises(
+        NotCapturedError, match=r"no queries of span 'text' were captured .*; captured queries: state, action"
+    ):
+        load(attention, Slice("action", "attention", span="text"))
+
+
 def test_what_was_excluded_has_no_weight(tmp_path):
     """Two of eight image tokens and of a prompt of two to five tokens those behind the first: weighed by what is left."""
     exclude = (0, 1, 4, 5, 6, 7, 8)

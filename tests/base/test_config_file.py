@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ import pytest
 from tyro.conf import OmitArgPrefixes, Positional
 from vlascope_base import OptionError
 from vlascope_base.command import run_command
+from vlascope_base.maps import read_map
 from vlascope_base.options import UNRECORDED, Bytes, CommandOptions, ConfigFile, NumbersOrAll
 
 
@@ -157,6 +159,8 @@ def test_a_record_of_a_command_serves_as_its_file(tmp_path, capsys, block):
         ("", "expected a map such as `name: value`, found nothing"),
         ("# nothing\n", "expected a map such as `name: value`, found nothing"),
         ("rate: 1\nrate: 2", "rate: is given twice"),
+        ("pairs: &a {x: *a}", "a list or a map holds itself: expected values that come to an end"),
+        ("bounds: &a [1, *a]", "a list or a map holds itself: expected values that come to an end"),
         ("pairs: {x: a, x: b}", "x: is given twice"),
         ("most: 1\nlimits: {most: 2}", "most: is given twice"),
         ("limits: {moist: 2}", "field 'moist' is unknown"),
@@ -242,6 +246,16 @@ def test_so_is_one_that_the_options_refuse_when_they_are_made(tmp_path, capsys):
     assert said == f"vlascope-base: {file}: bounds: expected the lower one first, found (3, 1)\n"
     assert act("--config", file, "--bounds", "4", "2") == 2
     assert capsys.readouterr().err == "vlascope-base: bounds: expected the lower one first, found (4, 2)\n"
+
+
+def test_a_file_whose_aliases_multiply_is_read_at_once(tmp_path):
+    """Ten thousand million places in two kilobytes."""
+    file = tmp_path / "many.yaml"
+    lists = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    file.write_text("\n".join(["a0: &a0 [x]", *lists]))
+    begun = time.monotonic()
+    assert len(read_map(file)) == 10
+    assert time.monotonic() - begun < 5
 
 
 def test_no_file_and_no_word_for_one(tmp_path, capsys):

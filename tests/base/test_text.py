@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from vlascope_base import OptionError
 from vlascope_base.text import (
@@ -9,6 +10,7 @@ from vlascope_base.text import (
     printable,
     readable_bytes,
     readable_duration,
+    short,
 )
 
 
@@ -107,3 +109,22 @@ def test_text_fits_the_terminal_and_words_stay_whole(monkeypatch):
     monkeypatch.setenv("COLUMNS", "12")
     assert filled("one two three\n\nfour  five") == "one two\nthree\n\nfour  five"
     assert filled("a /folder/of-many-parts") == "a\n/folder/of-many-parts"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a\nb", r"'a\nb'"),
+        ("x" * 10**6, "'xxx"),
+        pytest.param(10**5000, "a number of 16610 bits", id="great number"),
+        (True, "True"),
+        (list(range(10**5)), "[0, 1, 2, 3, 4, 5, ...]"),
+        (np.zeros((300, 2), np.float32), "an array of float32 [300, 2]"),
+        ({"a": {"b": {"c": 1}}}, "{'a': {'b': {'c': 1}}}"),
+    ],
+)
+def test_any_value_is_short_in_a_message(value, text):
+    said = short(value)
+    assert said.startswith(text)
+    assert len(said) <= 80
+    assert "\n" not in said

@@ -125,6 +125,19 @@ def test_hostile_bytes(data: bytes) -> None:
         unpack(data)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x82\xa1a\x01\xa1a\x02", b"\x81\xa1m\x82\xa1a\x01\xa1a\x01", b"\x82\xc4\x01a\x01\xc4\x01a\x02",
+        b"\xde\x1f\xff" + b"".join(pack(f"k{n}") + b"\x01" for n in range(8190)) + b"\xa2k0\x01",
+    ],
+    ids=["twice", "inner", "bytes", "many"],
+)  # fmt: skip
+def test_a_key_that_is_there_twice_is_refused(data: bytes) -> None:
+    with pytest.raises(MessageError, match=r"^message: key b?'(a|k0)': is given twice in one map; expected once$"):
+        unpack(data)
+
+
 def test_any_bytes_are_a_message_or_an_error() -> None:
     rng = np.random.default_rng(0)
     good = pack({"a": np.arange(6.0).reshape(2, 3), "s": np.float32(1), "n": {"b": [1, "x", None]}})

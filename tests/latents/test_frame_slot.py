@@ -67,7 +67,7 @@ def test_a_number_that_is_never_filled_fails_the_episode(run):
     slot.release(RuntimeError("the device is gone"))
     with pytest.raises(StoreError, match="the device is gone"):
         episode.append(frame(plan(), 2), 10, values(2))
-    with pytest.raises(StoreError, match="1 frames are committed"):
+    with pytest.raises(StoreError, match="1 frame is committed"):
         episode.seal()
     assert episode.state == "interrupted"
 

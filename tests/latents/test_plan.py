@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from vlascope_base.text import readable_bytes
 from vlascope_latents import (
@@ -14,6 +16,7 @@ from vlascope_latents import (
     CaptureSpec,
     CaptureSpecError,
     ModelLayout,
+    Site,
     Span,
     TokenGroup,
     campaign_cost,
@@ -117,23 +120,114 @@ def test_the_flow_alone_asks_nothing_of_the_tokens():
             {"experts": ("vlm",), "components": ("x_t",)},
             "components: no selected expert has a component 'x_t'; allowed: embedding",
         ),
-        ({"layers": (18,)}, "layers: 18 is out of range: this model has 18 layers; allowed: 0-17"),
-        ({"denoise_steps": (10,)}, "denoise_steps: 10 is out of range: this model has 10 denoise steps; allowed: 0-9"),
+        ({"layers": (18,)}, "layers: 18 is out of range: the vlm expert has 18 layers; allowed: 0-17"),
+        ({"denoise_steps": (10,)}, "denoise_steps: 10 is out of range: the action expert has 10 denoise steps; allowed: 0-9"),
         ({"spans": ("wrist",)}, "spans: no selected expert has a span 'wrist'; allowed: all, image, base_0_rgb"),
         ({"spans": ("text",)}, "spans: ['text'] selects no token of the action expert: leave it out of `experts`"),
+        (
+            {"components": ("x_t", "k"), "spans": ("text",)},
+            "spans: ['text'] selects no token of the action expert: leave it out of `experts`",
+        ),
+        # a field that no selected component has an axis for
+        ({"components": ("x_t",), "layers": (99,)}, "layers: there is no axis 'layer' in x_t: leave it out"),
+        (
+            {"components": ("final_hidden", "embedding"), "layers": (0,)},
+            "layers: there is no axis 'layer' in embedding, final_hidden: leave it out",
+        ),
+        ({"components": ("v_t", "x_t"), "spans": ("text",)}, "spans: there is no axis 'token' in x_t, v_t: leave it out"),
+        ({"components": ("x_t",), "spans": ("wrist",)}, "spans: there is no axis 'token' in x_t: leave it out"),
+        ({"components": ("x_t",), "reduction": "mean"}, "reduction: there is no axis 'token' in x_t: leave it out"),
+        ({"components": ("x_t",), "reduction": "none"}, "reduction: there is no axis 'token' in x_t: leave it out"),
+        (
+            {"experts": ("vlm",), "denoise_steps": (99,)},
+            "denoise_steps: no selected expert has denoise steps: leave it out",
+        ),
+        (
+            {"experts": ("vlm",), "components": "all", "denoise_steps": (0,)},
+            "denoise_steps: no selected expert has denoise steps: leave it out",
+        ),
+        # an expert or a span that is named and gives nothing
+        (
+            {"experts": ("vlm", "action"), "components": ("x_t",)},
+            "experts: the vlm expert has none of x_t: leave it out; allowed: action",
+        ),
+        (
+            {"experts": ("action",), "components": ("k", "x_t"), "spans": ("action", "text")},
+            "spans: no selected expert has a span 'text'; allowed: all, state, action",
+        ),
+        # a number that some component uses and another cannot have
+        ({"components": ("x_t", "k"), "layers": (0, 18)}, "layers: 18 is out of range: the vlm expert has 18 layers; allowed"),
+        (
+            {"components": ("embedding", "x_t"), "denoise_steps": (10,)},
+            "denoise_steps: 10 is out of range: the action expert has 10 denoise steps; allowed: 0-9",
+        ),
     ],
-)
+)  # fmt: skip
 def test_what_the_model_does_not_have_is_refused(fields, message):
     with pytest.raises(CaptureSpecError) as caught:
         plan_capture(CaptureSpec(**fields), FULL)
     assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flat_field_is_for_the_components_that_have_its_axis():
+    both = shapes(
+        components=("hidden_states", "x_t"),
+        layers=(0,),
+        denoise_steps=(1, 9),
+        spans=("text", "action"),
+        reduction="mean",
+    )
+    assert both == {
+        "vlm/hidden_states": (1, 1, 2048), "action/hidden_states": (2, 1, 1, 1024), "action/x_t": (2, 50, 32),
+    }  # fmt: skip
+    assert shapes(components=("embedding",), denoise_steps=(1,)) == {
+        "vlm/embedding": (816, 2048), "action/embedding": (1, 51, 1024),
+    }  # fmt: skip
+    assert shapes(components="all", layers=(3,)).keys() == shapes(components="all").keys()
+
+
+def test_a_number_has_to_fit_every_expert_that_has_the_axis():
+    critic = transformer("critic", Blocks(1, 12, 16), (Span("summary", 0, 1),), loop="denoise", steps=1)
+    layout = ModelLayout((VLM, critic))
+    for fields, message in (
+        ({"layers": (1,)}, "layers: 1 is out of range: the critic expert has 1 layer; allowed: 0"),
+        ({"denoise_steps": (1,)}, "denoise_steps: 1 is out of range: the critic expert has 1 denoise step; allowed: 0"),
+        (
+            {"sites": [Site("critic", "embedding", tokens=(1,))]},
+            "sites[0].tokens: 1 is out of range: the critic expert has 1 token; allowed: 0",
+        ),
+    ):
+        with pytest.raises(CaptureSpecError) as caught:
+            plan_capture(CaptureSpec(**fields), layout)
+        assert caught.value.message == f"capture spec, {message}"
+    short = ModelLayout((transformer("vlm", Blocks(1, 12, 16), (Span("text", 0, 1),)),))
+    with pytest.raises(CaptureSpecError, match=r"-2 is beyond the prompt, which has at most 1 token; allowed: -1$"):
+        plan_capture(CaptureSpec(sites=(Site("vlm", "embedding", tokens=(-2,)),)), short)
+
+
+def test_a_model_of_many_experts_gives_a_bounded_number_of_tensors():
+    crowd = ModelLayout(tuple(transformer(f"e{k}", Blocks(1, 2, 2, 1, 1, 2), (Span("text", 0, 1),)) for k in range(25)))
+    with pytest.raises(CaptureSpecError, match="components: gives 300 tensors of this model; expected at most 256"):
+        plan_capture(CaptureSpec(components="all"), crowd)
+    assert len(plan_capture(CaptureSpec(components=("k", "v")), crowd).tensors) == 50
 
 
 @pytest.mark.parametrize("field", ["episodes", "steps", "stride"])
-def test_a_campaign_of_nothing_is_refused(field):
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, 1.5, 2.0, True, np.bool_(True), "3", None, [2]], ids=str)
+def test_a_campaign_that_is_no_number_of_things_is_refused(field, value):
     plan = plan_capture(CaptureSpec(), FULL)
-    with pytest.raises(ValueError, match=f"{field}: expected at least 1, got 0"):
-        campaign_cost(plan, **{"episodes": 1, "steps": 1, "stride": 1, field: 0})
+    with pytest.raises(ValueError, match=f"^{field}: expected a whole number of at least 1, got ") as caught:
+        campaign_cost(plan, **{"episodes": 1, "steps": 1, "stride": 1, field: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_campaign_takes_whole_numbers_of_numpy_and_great_ones():
+    plan = plan_capture(CaptureSpec(components=("x_t",)), FULL)
+    cost = campaign_cost(plan, episodes=np.int64(1), steps=np.uint8(3), stride=7)
+    assert str(cost) == "at most 1 frame, 64 kB"
+    assert type(cost.nbytes) is int
+    assert campaign_cost(plan, episodes=1, steps=10**30, stride=7).frames == (10**30 + 6) // 7
 
 
 def test_what_profiles_cost_is_what_the_document_says():

@@ -185,7 +185,7 @@ def test_verify_names_shards_without_a_frame_and_frames_without_a_shard(sealed):
     folder = sealed.folder / "vlm/hidden_states"
     (folder / "c.2.0.0.0").rename(folder / "c.7.0.0.0")
     found = problems(sealed)
-    assert "vlm/hidden_states: 1 files of no committed frame, such as c.7.0.0.0" in found
+    assert "vlm/hidden_states: 1 file of no committed frame, such as c.7.0.0.0" in found
     assert "frame 2: " in found
     assert "c.2.0.0.0: cannot read the frame" in found
 
@@ -209,7 +209,7 @@ DAMAGES = {
     "times changed": (lambda e: flip(e.folder / "timestep/c.0"), "timestep/c.0: is not what the index says"),
     "a group without its metadata": (lambda e: (e.folder / "vlm/zarr.json").unlink(), "vlm/zarr.json: the file is missing"),
     "a group that nobody asked for": (
-        lambda e: shutil.copytree(e.folder / "vlm", e.folder / "other"), "belong to no part of the episode, such as other/",
+        lambda e: shutil.copytree(e.folder / "vlm", e.folder / "other"), "of no part of the episode, such as other/",
     ),
     "a hidden array": (
         lambda e: shutil.copytree(e.folder / "vlm/hidden_states", e.folder / "vlm/.hidden"), "such as vlm/.hidden/",

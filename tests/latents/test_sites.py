@@ -111,8 +111,8 @@ def test_tokens_are_united_less_what_is_excluded():
     [
         (Site("vision", "hidden_states"), "expert", "this model has no expert 'vision'; allowed: vlm, action"),
         (Site("vlm", "x_t"), "component", "the vlm expert has no component 'x_t'; allowed: embedding"),
-        (Site("vlm", "hidden_states", layers=(6,)), "layers", "6 is out of range: this model has 6 layers; allowed: 0"),
-        (Site("action", "x_t", steps=(0, 4)), "steps", "4 is out of range: this model has 4 denoise steps; allowed"),
+        (Site("vlm", "hidden_states", layers=(6,)), "layers", "6 is out of range: the vlm expert has 6 layers; allowed: 0"),
+        (Site("action", "x_t", steps=(0, 4)), "steps", "4 is out of range: the action expert has 4 denoise steps; allowed"),
         (Site("vlm", "hidden_states", steps=(0,)), "steps", "the vlm expert runs once: leave it out"),
         (Site("action", "x_t", layers=(0,)), "layers", "action/x_t has no axis 'layer' (its axes: horizon, action)"),
         (Site("vlm", "hidden_states", heads=(0,)), "heads", "vlm/hidden_states has no axis 'head'"),
@@ -143,7 +143,7 @@ def test_a_site_that_the_model_does_not_have_is_refused_in_one_line(site, field,
     ("value", "field", "message"),
     [
         ({"sites": []}, "sites", "selects nothing"),
-        ({"sites": "vlm"}, "sites", "expected a list of maps, got str"),
+        ({"sites": "vlm"}, "sites", "expected a list of maps, got 'vlm'"),
         ({"sites": [{"expert": "vlm"}]}, "sites[0].component", "a site has to name one"),
         ({"sites": [7]}, "sites[0].site", "expected a map of fields, got int"),
         ({"sites": [{"expert": "vlm", "component": "v", "layer": [1]}]}, "sites[0].layer", "unknown field; allowed: expert"),
@@ -175,8 +175,93 @@ def test_sites_survive_json_and_say_themselves():
     assert CaptureSpec.from_map(json.loads(json.dumps(spec.to_map()))) == spec
     assert str(spec) == (
         "vlm/hidden_states, layers 0, 1, tokens of text, -1, without 9, as bfloat16; "
-        "vlm/pooled (hidden_states), reduction mean, as float32"
+        "vlm/pooled (hidden_states), mean over every token, as float32"
     )
+
+
+@pytest.mark.parametrize(
+    ("site", "said"),
+    [
+        (Site("action", "x_t", steps=(0,)), "action/x_t, step 0, as float32"),
+        (Site("vlm", "pre_mlp_norm_scales", layers=(0, 1)), "vlm/pre_mlp_norm_scales, layers 0, 1, as float32"),
+        (Site("vlm", "attention"), "vlm/attention, mean over each span, as bfloat16"),
+        (Site("vlm", "attention", reduction="last", heads=(0,)), "vlm/attention, head 0, last token of each span, as bfloat16"),
+        (
+            Site("vlm", "attention", tokens=("text",), keys=("image", "vlm:text")),
+            "vlm/attention, mean over each of text, keys summed over each of image, vlm:text, as bfloat16",
+        ),
+        (
+            Site("vlm", "attention", tokens=("text",), keys=("image",), reduction="none"),
+            "vlm/attention, tokens of text, keys of image, as bfloat16",
+        ),
+        (Site("vlm", "k", reduction="last"), "vlm/k, the last token, as bfloat16"),
+        (Site("decoder", "tokens"), "decoder/tokens, as bfloat16, or what its model says"),
+    ],
+)  # fmt: skip
+def test_a_site_says_itself_in_words(site, said):
+    assert str(site) == said
+
+
+def test_what_is_said_of_a_dtype_is_what_a_plan_stores():
+    for layout in (PI0, THREE):
+        for expert in layout.experts:
+            for component in expert.components:
+                site = Site(expert.name, component.name)
+                assert str(site).endswith(f"as {only(site, layout).tensor.dtype}")
+
+
+def test_arrays_and_ranges_are_lists():
+    plain = Site(
+        "action", "attention", (1, 2), (0, 3), ("state", 0), (5,), heads=(0, 1), keys=("image",), dtype="float32"
+    )
+    other = Site(
+        np.str_("action"), np.str_("attention"), np.array([2, 1, 1]), np.array([3, 0], np.uint8), ["state", np.int64(0)],
+        np.array([5]), heads=range(2), keys=np.array(["image"]), dtype=np.str_("float32"), name="attention",
+    )  # fmt: skip
+    assert other == plain
+    assert hash(other) == hash(plain)
+    assert Site.from_map(json.loads(json.dumps(other.to_map()))) == plain
+    assert Site("vlm", "k", exclude=np.array([], int)) == Site("vlm", "k")
+    assert CaptureSpec(sites=np.array([plain], object)) == CaptureSpec(sites=[plain])
+    assert CaptureSpec(components=["hidden_states"], spans=["all"], sites=[plain]) == CaptureSpec(sites=[plain])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tokens": {"text": 1}}, "tokens: expected a list of spans and positions, got {'text': 1}"),
+        ({"tokens": {"text"}}, "tokens: expected a list of spans and positions, got {'text'}"),
+        ({"tokens": "text"}, "tokens: expected a list of spans and positions, got 'text'"),
+        ({"tokens": b"ab"}, "tokens: expected a list of spans and positions, got b'ab'"),
+        ({"tokens": np.eye(2)}, "tokens: expected a list of spans and positions, got an array of float64 [2, 2]"),
+        ({"tokens": (True,)}, "tokens: True is neither the name of a span nor a whole number"),
+        ({"tokens": np.array([True])}, "tokens: True is neither the name of a span nor a whole number"),
+        ({"tokens": (-(10**5000),)}, "tokens: a number of 16610 bits is beyond every model"),
+        ({"tokens": ("x" * 101,)}, "has 101 letters; expected at most 100"),
+        ({"tokens": range(10**9)}, "tokens: has more than 4096 entries"),
+        ({"exclude": "text"}, "exclude: expected a list of spans and positions, got 'text'"),
+        ({"exclude": None}, "exclude: expected a list of spans and positions, got None"),
+        ({"exclude": np.eye(2)}, "exclude: expected a list of spans and positions, got an array"),
+        ({"keys": {"text": 1}}, "keys: expected a list of names, got {'text': 1}"),
+        ({"keys": b"text"}, "keys: expected a list of names, got b'text'"),
+        ({"keys": ()}, "keys: selects nothing"),
+        ({"heads": {0}}, "heads: expected 'all' or a list of indices, got {0}"),
+        ({"steps": b"a"}, "steps: expected 'all' or a list of indices, got b'a'"),
+        ({"expert": "vlm\n"}, r"expert: 'vlm\n' is no name"),
+        ({"expert": "vlm/x"}, "expert: 'vlm/x' is no name"),
+        ({"expert": "x" * 101}, "has 101 letters; expected at most 100"),
+        ({"component": None}, "component: None is no name"),
+        ({"component": np.array(["k"])}, "component: an array of <U1 [1] is no name"),
+        ({"name": "---"}, "name: '---' is no name"),
+        ({"name": "é"}, "name: 'é' is no name"),
+    ],
+)  # fmt: skip
+def test_a_field_of_a_wrong_type_is_refused_in_one_line(fields, message):
+    with pytest.raises(CaptureSpecError) as caught:
+        Site(**{"expert": "vlm", "component": "k", **fields})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("layout", [PI0, THREE, FAST], ids=["pi0", "three experts", "decode"])
@@ -326,7 +411,7 @@ def test_a_profile_that_is_none_is_refused(value, field, message):
 @pytest.mark.parametrize(
     ("site", "field", "message"),
     [
-        (Site("vlm", "attention", heads=(4,)), "heads", "4 is out of range: this model has 4 heads; allowed: 0-3"),
+        (Site("vlm", "attention", heads=(4,)), "heads", "4 is out of range: the vlm expert has 4 heads; allowed: 0-3"),
         (
             Site("vlm", "attention", keys=("action",)),
             "keys",
@@ -375,6 +460,37 @@ def test_attention_is_stored_and_read(tmp_path, reduction):
     assert list(verify(store.episodes())) == []
 
 
+def test_spans_of_reduced_attention_are_those_of_its_queries(tmp_path):
+    capture = plan(Site("vlm", "attention", layers=(1,)), Site("action", "attention", layers=(1,), steps=(0,)))
+    store, written = frames(tmp_path, PI0, capture)
+    whole = written["vlm/attention"]
+    for span, entries in (
+        (None, [0, 1]), ("all", [0, 1]), ("image", [0]), ("base", [0]), ("image/base", [0]), ("text", [1])
+    ):  # fmt: skip
+        x = store.select("vlm", "attention", span=span)
+        assert x.coordinates["span"] == [("image/base", "text")[k] for k in entries]
+        assert x.coordinates["key_span"] == ["image/base", "text"]
+        np.testing.assert_array_equal(x.array(), whole[:, :, :, entries])
+    with pytest.raises(
+        StoreError,
+        match=r"no queries of span 'text' were captured \(keys are the axis key_span\); captured queries: state, action$",
+    ):
+        store.select("action", "attention", span="text")
+
+
+def test_a_span_that_was_reduced_under_its_name_comes_before_its_parts(tmp_path):
+    cameras = transformer("vlm", Blocks(1, 4, 4), (Span("image/a", 0, 2), Span("image/b", 2, 4), Span("text", 4, 5)))
+    layout = ModelLayout((cameras,))
+    spans = ("image", "a", "image/b", "text")
+    store, written = frames(
+        tmp_path, layout, plan(Site("vlm", "hidden_states", tokens=spans, reduction="mean"), layout=layout)
+    )
+    for span, entries in (("image", [0]), ("a", [1]), ("b", [2]), ("image/b", [2]), ("all", [0, 1, 2, 3])):
+        x = store.select("vlm", span=span)
+        assert x.coordinates["span"] == [spans[k] for k in entries]
+        np.testing.assert_array_equal(x.array(), written["vlm/hidden_states"][:, :, entries])
+
+
 @pytest.mark.parametrize("sites", [[], None, 0])
 def test_no_sites_are_not_everything(sites):
     with pytest.raises(CaptureSpecError, match="sites"):
@@ -387,10 +503,38 @@ def test_names_that_no_reader_could_open_are_refused(name):
         Site("vlm", "k", name=name)
 
 
-@pytest.mark.parametrize("spec", [CaptureSpec.profile("probe"), CaptureSpec(sites=(Site("vlm", "k", layers=(0,)),))])
+@pytest.mark.parametrize(
+    "spec", [CaptureSpec(), CaptureSpec.profile("probe"), CaptureSpec(sites=(Site("vlm", "k", layers=(0,)),))]
+)
 def test_what_a_dataclass_prints_is_read_again(spec):
     """As the options of a command are printed: every field, lists for tuples."""
     assert CaptureSpec.from_map(json.loads(json.dumps(dataclasses.asdict(spec)))) == spec
+
+
+@pytest.mark.parametrize("name", ["kv_head", "mlp_feature", "mlp_feature_k"])
+def test_names_of_a_models_own_axes_are_refused(name):
+    with pytest.raises(CaptureSpecError, match=f"sites.0..name: '{name}' is, or begins with, the name of an axis"):
+        plan(Site("vlm", "k", name=name))
+
+
+def test_exclusions_may_overlap_in_any_order():
+    wanted = only(Site("vlm", "hidden_states", exclude=("text", 3)))
+    for exclude in (("text", 9, 3), (9, "text", 3), (3, 13, 8, "text", "text")):
+        assert only(Site("vlm", "hidden_states", exclude=exclude)) == wanted
+
+
+def test_what_selects_the_same_has_equal_plans():
+    for same in (
+        [Site("vlm", "k"), Site("vlm", "k", range(6)), Site("vlm", "k", tokens=("text", "image", 3), reduction="none")],
+        [Site("vlm", "k", tokens=("text", -1)), Site("vlm", "k", tokens=(-1, "text"), name="k")],
+        [Site("action", "x_t"), Site("action", "x_t", steps=(3, 0, 1, 2), dtype="float32")],
+        [
+            Site("vlm", "attention", keys=("image",)),
+            Site("vlm", "attention", heads=range(4), keys=("image",), reduction="mean"),
+        ],
+    ):
+        first, *others = map(only, same)
+        assert all(other == first and hash(other) == hash(first) for other in others)
 
 
 def test_an_empty_exclude_excludes_nothing():

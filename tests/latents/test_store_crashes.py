@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from vlascope_base.text import counted
 from vlascope_latents.store import LatentStore, RunWriter, StoreError, verify
 from vlascope_latents.store.durable import DurableStore
 
@@ -128,7 +129,7 @@ def test_a_quota(tmp_path, frames_of_room):
     fill(episode, capture)
     with pytest.raises(StoreError) as error:
         episode.seal(success=True, metadata={"said_at_end": 0})
-    assert f"{episode.committed} frames are committed" in str(error.value)
+    assert counted(episode.committed, "frame is", "frames are") + " committed" in str(error.value)
     assert "No space left" in str(error.value)
     assert "\n" not in str(error.value)
     assert episode.committed <= frames_of_room

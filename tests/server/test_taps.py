@@ -202,8 +202,11 @@ def _shapes(jaxpr) -> set[tuple[int, ...]]:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"layers": (3,)}, "capture spec, layers: 3 is out of range: this model has 3 layers; allowed: 0-2"),
-        ({"denoise_steps": (0, 9)}, "capture spec, denoise_steps: 9 is out of range: this model has 4 denoise steps"),
+        ({"layers": (3,)}, "capture spec, layers: 3 is out of range: the vlm expert has 3 layers; allowed: 0-2"),
+        (
+            {"denoise_steps": (0, 9)},
+            "capture spec, denoise_steps: 9 is out of range: the action expert has 4 denoise steps",
+        ),
         (
             {"spans": ("head_rgb",)},
             "capture spec, spans: no selected expert has a span 'head_rgb'; allowed: all, image",

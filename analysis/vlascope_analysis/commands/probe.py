@@ -29,11 +29,12 @@ class Probe(ProbingOptions):
     expert: Expert
     """Whose states: the vlm over every captured token, the action expert, or the vlm over the tokens of the prompt."""
     layer: int | None = None
-    """Transformer block, from 0. Needed for every component but x_t and v_t, which have none."""
+    """Transformer block, from 0. Needed for every component but embedding, final_hidden, x_t and v_t, which have none."""
     denoise_step: int | None = None
     """Step of the flow, from 0 (pure noise); the last that was captured unless given. For the action expert."""
     span: str | None = None
-    """Tokens: image, a camera, text, state or action; every captured token of the expert unless given."""
+    """Tokens: image, a camera, text, state or action; every captured token of the expert unless given. Of attention, queries:
+    the keys are features."""
     training: OmitArgPrefixes[TrainingConfig] = dataclasses.field(default_factory=TrainingConfig)
     # each permutation is a map to train; the closed form beside it has its own 199
     evaluation: OmitArgPrefixes[EvaluationConfig] = dataclasses.field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 
-from vlascope_base.text import listed
+from vlascope_base.text import counted, listed
 from vlascope_latents.store import Episode, LatentStore
 
 from vlascope_analysis.errors import AnalysisError
@@ -47,7 +47,7 @@ def choose_episodes(store: LatentStore, query: EpisodeQuery) -> tuple[list[Numbe
             episode.status == "interrupted" for episode in left_out
         ) else ""  # fmt: skip
         raise AnalysisError(f"{store.path}: no sealed episodes with captured frames{hint}")
-    warnings = [f"{len(left_out)} episodes left out: they are {listed(sorted({e.status for e in left_out}))}"] * bool(
+    warnings = [f"{counted(len(left_out), 'episode')} left out: {listed(sorted({e.status for e in left_out}))}"] * bool(
         left_out
     )
     episodes = _of_tasks(store, episodes, warnings)

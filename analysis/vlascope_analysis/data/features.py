@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from vlascope_base.progress import Progress, silent
-from vlascope_base.text import listed
+from vlascope_base.text import counted, listed
 from vlascope_latents.store import LatentStore, NotCapturedError, Selection
 from vlascope_latents.store.selection import FrameRef
 
@@ -34,7 +34,8 @@ class Slice:
         component: for example `hidden_states`.
         layers: the model's layer numbers; all that were captured unless told.
         denoise_steps: the same for steps of the flow; the action expert's alone.
-        span: `image`, a camera, `text`, `state`, `action`; every captured token unless told.
+        span: `image`, a camera, `text`, `state`, `action`; every captured token unless told. Of attention these are queries:
+            the keys that were captured are features.
         pool: how tokens become one vector.
     """
 
@@ -102,7 +103,7 @@ def select_frames(
     selection = store.select(
         expert, component, layers=what.layers, denoise_steps=what.denoise_steps, span=what.stored_span, episodes=chosen
     )
-    if "span" in selection.dims and what.stored_span is None:
+    if "span" in selection.dims and what.stored_span in (None, "all"):
         spans = store.spans(chosen[0].run)[expert]
         whole = disjoint_spans(selection.coordinates["span"], spans)
         if whole is not None and len(selection.coordinates["span"]) > 1:
@@ -194,7 +195,21 @@ def load_features(
         raise AnalysisError(f"{store.path}: the episodes have no captured frames")
     if pool is not None:
         warnings += pool.warnings
+    if of_attention := _of_attention(selection, what):
+        warnings.append(of_attention)
     return Features(array, frame_table(selection, episodes), layers, steps, tuple(warnings))
+
+
+def _of_attention(selection: Selection, what: Slice) -> str | None:
+    """Which queries and keys a slice of attention is made of; None for other components."""
+    coordinates = selection.coordinates
+    keys = coordinates.get("key_span", coordinates.get("key"))
+    if keys is None:
+        return None
+    queries = coordinates.get("span", coordinates.get("token", []))
+    of_keys = f"the keys of {listed(keys)}" if "key_span" in coordinates else f"keys {listed(keys)}"
+    of_queries = f"the queries of {listed(queries)}" if "span" in coordinates else f"queries {listed(queries)}"
+    return f"{what.expert}, {what.component}: pooled over {of_queries}; by head, {of_keys} are features"
 
 
 def captured_axes(
@@ -237,7 +252,7 @@ def fault(x: np.ndarray, frames: pd.DataFrame) -> str | None:
     if not np.isfinite(x).all():
         bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
         first = frames.iloc[int(bad[0])]
-        others = f" and {len(bad) - 1} other frames" if len(bad) > 1 else ""
+        others = f" and {counted(len(bad) - 1, 'other frame')}" if len(bad) > 1 else ""
         return f"not finite in episode {first['episode']}, timestep {first['timestep']}{others}"
     # but for rounding: means of equal tokens differ in their last digits
     if (np.ptp(x, axis=0) <= 1e-6 * np.abs(x).max(axis=0)).all():

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from vlascope_base.text import listed
 from vlascope_latents import Span
+from vlascope_latents.layout import selects
 from vlascope_latents.store import NotCapturedError, Selection
 
 from vlascope_analysis.errors import AnalysisError
@@ -155,7 +156,7 @@ def disjoint_spans(names: Sequence[str], spans: Sequence[Span]) -> str | None:
 
 
 def _named(spans: Sequence[Span], selector: str) -> list[Span]:
-    return [s for s in spans if selector in ("all", s.name, s.name.split("/")[0], s.name.split("/")[-1])]
+    return [span for span in spans if selects(selector, span.name)]
 
 
 def _covers(selection: Selection, span: Span) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 from vlascope_base.progress import tracked
-from vlascope_base.text import readable_bytes
+from vlascope_base.text import counted, readable_bytes
 
 from vlascope_latents.commands.options import CampaignOptions
 from vlascope_latents.store import LatentStore, StoreError
@@ -47,7 +47,7 @@ class Export(CampaignOptions):
             for episode in chosen
             for tensor in episode.tensors().values()
         )
-        print(f"{len(chosen)} episodes, {readable_bytes(cost)} as {self.dtype}")
+        print(f"{counted(len(chosen), 'episode')}, {readable_bytes(cost)} as {self.dtype}")
         if self.dry_run:
             return 0
         write, suffix = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from vlascope_base.progress import tracked
-from vlascope_base.text import readable_bytes
+from vlascope_base.text import counted, readable_bytes
 
 from vlascope_latents.commands.options import StoreOptions
 from vlascope_latents.store import LatentStore
@@ -24,7 +24,9 @@ class Repack(StoreOptions):
         """Compresses episode by episode: one array of one episode needs room twice for a while."""
         store = LatentStore(self.path)
         episodes = [e for e in store.episodes(attempts="all") if e.status != "open"]
-        print(f"{len(episodes)} episodes, {readable_bytes(sum(e.row.nbytes for e in episodes))} before compression")
+        print(
+            f"{counted(len(episodes), 'episode')}, {readable_bytes(sum(e.row.nbytes for e in episodes))} before compression"
+        )
         if self.dry_run:
             return 0
         before = after = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from vlascope_base.progress import tracked
-from vlascope_base.text import printable
+from vlascope_base.text import counted, printable
 
 from vlascope_latents.commands.options import StoreOptions
 from vlascope_latents.store import LatentStore, verify
@@ -22,5 +22,6 @@ class Verify(StoreOptions):
         for problem in problems:
             print(printable(problem))
         frames = sum(episode.frames for episode in episodes)
-        print(f"{len(episodes)} episodes, {frames} frames: {len(problems) or 'no'} problems")
+        told = f"{counted(len(episodes), 'episode')}, {counted(frames, 'frame')}"
+        print(f"{told}: {counted(len(problems), 'problem')}")
         return 1 if problems else 0

@@ -196,7 +196,8 @@ class LatentStore:
             component: for example `hidden_states`; the site's name where it has one.
             layers: the model's layer numbers; all that were captured unless told.
             denoise_steps, decode_steps, heads: the same for steps of an expert's loop and heads of attention.
-            span: `image`, a camera, `text`, `state`, `action`; every captured token unless told.
+            span: `image`, a camera, `text`, `state`, `action`; every captured token unless told. Where tokens were reduced,
+                those of the captured spans that this names. Of attention it is a span of queries; every captured key is read.
             episodes: ids or episodes; every one (its last sealed attempt) unless told.
             timesteps: for example `range(0, 50)`; every committed frame unless told.
             run, campaign: where to look for episodes that are not given as such.

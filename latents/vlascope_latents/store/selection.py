@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
+from vlascope_base.text import listed, short
 
+from vlascope_latents.layout import selects
 from vlascope_latents.store.episode import Episode
 from vlascope_latents.store.errors import NotCapturedError, StoreError
 from vlascope_latents.store.index import FrameLine, decode_value
 from vlascope_latents.store.labels import FrameLabels
 from vlascope_latents.store.shard_reader import Part, ShardReader, leading
 from vlascope_latents.store.tensors import ROW_DIMS, StoredTensor
+from vlascope_latents.tokens import ranges_of
 
 if TYPE_CHECKING:
     import xarray
@@ -230,7 +233,7 @@ def resolve(
         tensor: of the episode.
         episode: whose tensor it is.
         asked: by axis of `ROW_DIMS`, the model's numbers along it; all that were captured for None.
-        span: of tokens; every captured one for None.
+        span: of tokens; of attention those are queries. Every captured one for None.
 
     Raises:
         NotCapturedError: the tensor lacks any of it; the message lists what it has.
@@ -271,26 +274,23 @@ def _ranges(
 ) -> tuple[tuple[int, int], ...]:
     """The ranges of the axis after the rows that `span` names; adds that axis to `coordinates`."""
     dim, size = tensor.dims[leading(tensor)], tensor.shape[leading(tensor)]
-    if dim == "span":
-        names = tensor.attributes["spans"]
-        if span is not None and span not in names:
-            raise NotCapturedError(f"{where}: span {span!r} was not captured; captured: {', '.join(names)}")
-        coordinates["span"] = list(names if span is None else [span])
-        at = 0 if span is None else names.index(span)
-        return ((0, size),) if span is None else ((at, at + 1),)
-    if dim != "token":
+    if dim not in ("token", "span"):
         if span is not None:
             raise NotCapturedError(f"{where}: has no axis token; axes: {', '.join(tensor.dims)}")
         return ((0, size),)
     spans = tensor.attributes["spans"]
-    chosen = [
-        s
-        for s in spans
-        if span in (None, "all", s["name"]) or span in (s["name"].split("/")[0], s["name"].split("/")[-1])
-    ]
+    names: list[str] = spans if dim == "span" else [s["name"] for s in spans]
+    # what was reduced under this very name, before what is a part of it
+    chosen = [at for at, name in enumerate(names) if span is None or (dim == "span" and name == span)]
+    chosen = chosen or [at for at, name in enumerate(names) if selects(str(span), name)]
     if not chosen:
-        raise NotCapturedError(
-            f"{where}: span {span!r} was not captured; captured: {', '.join(s['name'] for s in spans)}"
-        )
-    coordinates["token"] = [s["position"] + k for s in chosen for k in range(s["stop"] - s["start"])]
-    return tuple((s["start"], s["stop"]) for s in chosen)
+        what = f"span {short(span)} was not captured; captured"
+        if keys := {"key", "key_span"} & set(tensor.dims):
+            what = f"no queries of span {short(span)} were captured (keys are the axis {min(keys)}); captured queries"
+        raise NotCapturedError(f"{where}: {what}: {listed(names)}")
+    if dim == "span":
+        coordinates["span"] = [names[at] for at in chosen]
+        return ranges_of(chosen)
+    pieces = [spans[at] for at in chosen]
+    coordinates["token"] = [s["position"] + k for s in pieces for k in range(s["stop"] - s["start"])]
+    return tuple((s["start"], s["stop"]) for s in pieces)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import xxhash
+from vlascope_base.text import counted
 
 from vlascope_latents.layout import ModelLayout
 from vlascope_latents.plan import plan_capture
@@ -99,11 +100,11 @@ def _compare_shards(episode: Episode, tensors: Mapping[str, StoredTensor], lines
         folder = episode.folder / path
         length = json.loads((folder / "zarr.json").read_bytes())["shape"][0]
         if length != len(lines):
-            yield f"{path}: the array has {length} frames, and the index {len(lines)}"
+            yield f"{path}: the array has {counted(length, 'frame')}, and the index {len(lines)}"
         committed = {tensor.key(line.frame) for line in lines}
         left = sorted(file.name for file in folder.glob("c.*") if file.name not in committed)
         if left:
-            yield f"{path}: {len(left)} files of no committed frame, such as {left[0]}"
+            yield f"{path}: {counted(len(left), 'file')} of no committed frame, such as {left[0]}"
 
 
 def _compare_attributes(episode: Episode) -> Iterator[str]:
@@ -143,7 +144,7 @@ def _compare_files(episode: Episode, tensors: Mapping[str, StoredTensor], lines:
     names = (path.relative_to(episode.folder).as_posix() for path in found)
     left = sorted(name for name in names if name not in known and name.rpartition("/")[0] not in tensors)
     if left:
-        yield f"{len(left)} files that belong to no part of the episode, such as {left[0]}"
+        yield f"{counted(len(left), 'file')} of no part of the episode, such as {left[0]}"
 
 
 def _check_frame(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vlascope_base import VlascopeError
 from vlascope_base.command import say_configuration
 from vlascope_base.options import CommandOptions, ConfigFile
-from vlascope_base.text import readable_bytes
+from vlascope_base.text import counted, readable_bytes
 
 from vlascope_server.serving.options import ServeOptions
 
@@ -38,10 +38,9 @@ class Serve(ServeOptions, ConfigFile, CommandOptions):
 def _print_started(started: Started) -> None:
     policy, spec = started.policy, started.policy.pipeline.robot.spec
     model = "pi0.5" if policy.config.pi05 else "pi0"
-    print(
-        f"serving   {policy.name} ({model}, {policy.config.dtype}, {policy.num_steps} denoise steps, {policy.fingerprint})"
-    )
-    chunk = f"{policy.config.action_horizon} actions of {spec.action_dim}"
+    steps = counted(policy.num_steps, "denoise step")
+    print(f"serving   {policy.name} ({model}, {policy.config.dtype}, {steps}, {policy.fingerprint})")
+    chunk = f"{counted(policy.config.action_horizon, 'action')} of {spec.action_dim}"
     print(f"robot     {spec.name}: cameras {', '.join(spec.cameras.values())}; {chunk}")
     print(f"storing   {started.run or 'nothing: no --store was given'}")
     print(f"a frame   {readable_bytes(started.plan.nbytes)} with the default capture; noise seed {started.seed}")

@@ -176,28 +176,18 @@ class Episodes:
             sealed.append(self._seal(episode, EpisodeWriter.seal if done else EpisodeWriter.interrupt))
         return sealed
 
-    def reserve(
-        self,
-        episode: OpenEpisode,
-        plan: CapturePlan,
-        instruction: str,
-        annotations: Mapping[str, np.ndarray],
-        timestep: int,
-    ) -> FrameSlot | None:
-        """Room for the episode's next frame; waits for it, or counts the frame as dropped and returns None.
+    def check_fits(
+        self, episode: OpenEpisode, plan: CapturePlan, instruction: str, annotations: Mapping[str, np.ndarray]
+    ) -> None:
+        """Looks whether a frame is one of the episode; changes nothing.
 
         Raises:
-            RequestError: the frame does not fit the episode, there is no store, or it takes no more.
+            RequestError: there is no store, or the frame has another spec, instruction or annotations than those before it.
         """
         if self.run is None:
             raise RequestError("no_store", _NO_STORE, "collect_latents")
-        shapes = {name: array.shape for name, array in annotations.items()}
-        if episode.plan not in (None, plan):
-            raise RequestError(
-                "spec_changed",
-                f"collect_latents: episode {episode.id} began with {episode.plan.spec}, found {plan.spec}: end it first",
-                "collect_latents",
-            )
+        self._check_spec(episode, plan)
+        shapes = _shapes_of(annotations)
         if episode.annotations not in (None, shapes):
             raise RequestError(
                 "spec_changed",
@@ -211,6 +201,21 @@ class Episodes:
                 " has one instruction; end it first",
                 "prompt",
             )
+
+    def reserve(
+        self,
+        episode: OpenEpisode,
+        plan: CapturePlan,
+        instruction: str,
+        annotations: Mapping[str, np.ndarray],
+        timestep: int,
+    ) -> FrameSlot | None:
+        """Room for the episode's next frame; waits for it, or counts the frame as dropped and returns None.
+
+        Raises:
+            RequestError: the frame does not fit the episode, there is no store, or it takes no more.
+        """
+        self.check_fits(episode, plan, instruction, annotations)
         self.check_disk(episode)
         begun = episode.writer is not None
         episode.metadata["instruction"] = instruction
@@ -218,7 +223,7 @@ class Episodes:
         try:
             if begun and episode.instruction is None:
                 writer.describe(episode.metadata)
-            episode.instruction, episode.annotations = instruction, shapes
+            episode.instruction, episode.annotations = instruction, _shapes_of(annotations)
             slot = writer.reserve()
         except StoreError as error:
             raise RequestError("store_failed", str(error)) from None
@@ -230,10 +235,11 @@ class Episodes:
         """The episode in the store, begun there if it was not; fixes its spec.
 
         Raises:
-            RequestError: there is no store, or it cannot take another episode.
+            RequestError: there is no store, it cannot take another episode, or the episode has another spec.
         """
         if self.run is None:
             raise RequestError("no_store", _NO_STORE, "collect_latents")
+        self._check_spec(episode, plan)
         if episode.writer is None:
             self.check_disk(episode)
             with self._lock:
@@ -254,6 +260,15 @@ class Episodes:
                 raise
             episode.plan = plan
         return episode.writer
+
+    @staticmethod
+    def _check_spec(episode: OpenEpisode, plan: CapturePlan) -> None:
+        if episode.plan not in (None, plan):
+            raise RequestError(
+                "spec_changed",
+                f"collect_latents: episode {episode.id} began with {episode.plan.spec}, found {plan.spec}: end it first",
+                "collect_latents",
+            )
 
     def check_disk(self, episode: OpenEpisode) -> None:
         """Looks whether the store's disk has room for a frame; once a second at most.
@@ -341,6 +356,10 @@ class Episodes:
             _log.error("%s", failure)
         status = "sealed" if error is None and writer.state == "sealed" else "interrupted"
         return Sealed(episode, status, writer.committed, writer.dropped, error)
+
+
+def _shapes_of(annotations: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in annotations.items()}
 
 
 def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -123,10 +123,13 @@ class Inference:
         """Room in the store for what is captured, where something is."""
         if self._plan is None:
             return None
+        episodes, request = self._service.episodes, self._request
+        stored = episodes.run is not None or not request.return_latents
+        if stored:  # what is refused is not compiled
+            episodes.check_fits(episode, self._plan, self.prepared.prompt, request.annotations)
         # a program that is still to be compiled must not hold room that others could use
         self._waiter.compiled(self._shape)
-        episodes, request = self._service.episodes, self._request
-        if episodes.run is None and request.return_latents:
+        if not stored:
             return _Capture(self._plan, episode, timestep, None, stored=False)
         slot = episodes.reserve(episode, self._plan, self.prepared.prompt, request.annotations, timestep)
         return _Capture(self._plan, episode, timestep, slot, stored=True)

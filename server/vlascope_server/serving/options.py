@@ -9,7 +9,10 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes
 from tyro.constructors import PrimitiveConstructorSpec
+from vlascope_base import OptionError
+from vlascope_base.maps import each_once
 from vlascope_base.options import Bytes
+from vlascope_base.text import short
 from vlascope_latents import CaptureSpec, CaptureSpecError
 
 from vlascope_server.policies.options import PolicyOptions
@@ -22,26 +25,38 @@ EPISODES_OF_A_CLIENT = 32
 WarmUp = Literal["none", "single", "all"]
 
 
+class CaptureOptionError(OptionError):
+    """A capture spec that cannot be read."""
+
+    def for_command(self) -> str:
+        """The message behind the option's name, which a file of options says itself."""
+        return f"--capture: {self}"
+
+
 def _read_spec(words: list[str]) -> CaptureSpec:
+    right = 'expected JSON such as \'{"layers": [5], "spans": ["text"]}\''
     try:
-        return CaptureSpec.from_map(json.loads(words[0]))
+        return CaptureSpec.from_map(json.loads(words[0], object_pairs_hook=each_once))
     except CaptureSpecError as error:
-        raise ValueError(error.message) from None
-    except ValueError as error:
-        raise ValueError(f"expected JSON such as '{{\"layers\": [5]}}' ({error})") from None
+        raise CaptureOptionError(f"{error.message}; {right}") from None
+    except OptionError as error:
+        raise CaptureOptionError(f"{error}; {right}") from None
+    except (ValueError, RecursionError) as error:
+        why = "nested too deep" if isinstance(error, RecursionError) else error
+        raise CaptureOptionError(f"{right}, found {short(words[0])} ({why})") from None
 
 
 Capture = Annotated[
-    CaptureSpec,
+    CaptureSpec | None,
     PrimitiveConstructorSpec(
         nargs=1,
         metavar="JSON",
         instance_from_str=_read_spec,
-        is_instance=lambda value: isinstance(value, CaptureSpec),
-        str_from_instance=lambda spec: [json.dumps(spec.to_map())],
+        is_instance=lambda value: value is None or isinstance(value, CaptureSpec),
+        str_from_instance=lambda spec: ["None" if spec is None else json.dumps(spec.to_map())],
     ),
 ]
-"""A capture spec, written as JSON."""
+"""A capture spec, written as JSON, or None; `… | None` beside the annotation would give an unreadable error."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +90,7 @@ class ServeOptions:
     port: int = 8000
     """0 takes a free one."""
     policy: OmitArgPrefixes[PolicyOptions] = dataclasses.field(default_factory=PolicyOptions)
-    capture: Capture | None = None
+    capture: Capture = None
     """The spec that `collect_latents: true` means, as JSON (docs/model.md); every layer and token unless told."""
     max_batch: int | None = None
     """Observations in one batch at most; 8 unless told, and 4 on a CPU, where more gains nothing."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from vlascope_base import OptionError, options
+from vlascope_base import OptionError, maps
 from vlascope_base.files import replace_file
 from vlascope_base.options import read_fields
 
@@ -67,7 +67,7 @@ def read_map(path: Path) -> dict[Any, Any]:
         RolloutError: the file is missing, holds something else, or a key twice.
     """
     try:
-        return options.read_map(path)
+        return maps.read_map(path)
     except OptionError as error:
         raise RolloutError(f"{path}: {error}") from error
 

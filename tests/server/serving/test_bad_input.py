@@ -77,6 +77,29 @@ ROWS = {
     "negative layer": (observation(collect_latents={"layers": [-1]}), "invalid_spec", "collect_latents.layers"),
     "no such step": (observation(collect_latents={"denoise_steps": [10]}), "invalid_spec", "collect_latents.denoise_steps"),
     "unknown span": (observation(collect_latents={"spans": ["sound"]}), "invalid_spec", "collect_latents.spans"),
+    "two specs in one": (
+        b"\x82\xa7request\xa4plan\xafcollect_latents\x82" + 2 * (b"\xa6layers" + b"\x91\x00"), "bad_message", None
+    ),
+    "flow steps of the vlm": (
+        observation(collect_latents={"experts": ["vlm"], "denoise_steps": [0]}), "invalid_spec", "collect_latents.denoise_steps"
+    ),
+    "layers of the flow": (
+        observation(collect_latents={"components": ["x_t"], "layers": [99]}), "invalid_spec", "collect_latents.layers"
+    ),
+    "too many sites": (
+        {"request": "plan", "collect_latents": {"sites": [
+            {"expert": "vlm", "component": "k", "name": f"k{n}"} for n in range(1500)
+        ]}},
+        "invalid_spec", "collect_latents.sites",
+    ),
+    "too many layers": (
+        {"request": "plan", "collect_latents": {"layers": list(range(5000))}}, "invalid_spec", "collect_latents.layers"
+    ),
+    "map of layers": ({"request": "plan", "collect_latents": {"layers": {"0": 1}}}, "invalid_spec", "collect_latents.layers"),
+    "bytes for layers": ({"request": "plan", "collect_latents": {"layers": b"ab"}}, "invalid_spec", "collect_latents.layers"),
+    "truth values for layers": (
+        {"request": "plan", "collect_latents": {"layers": np.array([True, False])}}, "invalid_spec", "collect_latents.layers"
+    ),
     "unknown field of a spec": (observation(collect_latents={"layer": [1]}), "invalid_spec", "collect_latents.layer"),
     "spec is no map": (observation(collect_latents="all"), "invalid_field", "collect_latents"),
     "episode id with path parts": (observation(episode={"id": "../../etc"}), "invalid_field", "episode.id"),
@@ -135,6 +158,25 @@ def test_is_answered_and_the_connection_lives_on(wire, server, name):
     assert ".py" not in error["message"]
     assert wire.ask(observation())["actions"].shape == (10, 7)
     assert "Traceback" not in server.output
+
+
+def test_a_frame_that_does_not_fit_its_episode_is_refused_before_anything_is_compiled(wire, server):
+    episode = {"id": "never-compiled"}
+    changed = SPEC | {"layers": [2, 5], "dtype": "float32"}
+    assert wire.ask(observation(episode=episode, collect_latents=SPEC))["latents"]["frame"] == 0
+    compiled = server.output.count("compiling for")
+    for fields in (
+        {"collect_latents": changed},
+        {"collect_latents": changed, "annotations": {"new": 1.0}},
+        {"collect_latents": changed, "prompt": "another"},
+    ):
+        assert wire.ask(observation(episode=episode, **fields))["code"] == "spec_changed"
+    error = wire.ask({"request": "begin_episode", "episode": episode, "collect_latents": changed})
+    assert (error["code"], error["field"]) == ("spec_changed", "collect_latents")
+    assert server.output.count("compiling for") == compiled
+    assert wire.ask({"request": "begin_episode", "episode": episode, "collect_latents": SPEC})["attempt"] == 1
+    assert wire.ask(observation(episode=episode, collect_latents=SPEC))["latents"]["frame"] == 1
+    assert wire.ask({"request": "end_episode", "episode": "never-compiled"})["frames"] == 2
 
 
 def test_a_spec_that_changes_within_an_episode(wire):
@@ -322,7 +364,7 @@ def test_frames_that_are_lost_before_the_prompt_changes_are_told(tmp_path):
         reply = wire.ask(observation(collect_latents=SPEC, prompt="bow"))
         (warning,) = reply["warnings"]
         assert warning.startswith(f"episode {name}: ended as interrupted where the prompt changed: ")
-        assert "1 frames are committed" in warning
+        assert "1 frame is committed" in warning
         assert "warnings" not in wire.ask(observation(collect_latents=SPEC, prompt="bow"))
 
 
@@ -330,6 +372,7 @@ def test_captures_without_a_store():
     with serve("--warm-up", "none") as server, connect(server.url) as wire:
         error = wire.ask(observation(collect_latents=SPEC))
         assert (error["code"], error["field"]) == ("no_store", "collect_latents")
+        assert "capturing" not in server.output, "what is refused is not compiled"
         reply = wire.ask(observation(collect_latents=SPEC, return_latents=True))
         assert reply["latents"]["run"] is None
         assert reply["latents"]["tensors"]["vlm/hidden_states"]["data"].shape == (1, 1, 96)
@@ -401,8 +444,6 @@ def test_a_server_that_never_was_leaves_no_folder(tmp_path, options):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--capture", "{"], ("--capture", "expected JSON such as")),
-        (["--capture", '{"layer": [1]}'], ("--capture", "layer")),
         (["--queue-bytes", "a lot"], ("--queue-bytes", "expected bytes such as", "found 'a lot'")),
     ],
 )
@@ -414,3 +455,32 @@ def test_options_that_cannot_be_read(capsys, monkeypatch, options, says):
     error = capsys.readouterr().err
     for words in says:
         assert words in error
+
+
+RIGHT = """expected JSON such as '{"layers": [5], "spans": ["text"]}'"""
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", f"{RIGHT}, found '{{' (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
+        ("{layers:[5]}", f"{RIGHT}, found '{{layers:[5]}}' (Expecting property name"),
+        ("", f"{RIGHT}, found '' (Expecting value"),
+        ("[" * 10**5, f"{RIGHT}, found '[[["),
+        (f'{{"layers": [{"9" * 5000}]}}', f"{RIGHT}, found "),
+        ("[1]", f"capture spec, spec: expected a map of fields, got list; {RIGHT}"),
+        ("null", f"capture spec, spec: expected a map of fields, got NoneType; {RIGHT}"),
+        ('{"layer": [1]}', "capture spec, layer: unknown field; allowed: experts"),
+        ('{"layers": [-5]}', "capture spec, layers: -5 is no index: indices are whole numbers from 0; expected JSON"),
+        ('{"layers": [5], "layers": [6]}', f"layers: is given twice; {RIGHT}"),
+        ('{"sites": [{"expert": "vlm", "component": "k", "layers": [0], "layers": [1]}]}', "layers: is given twice"),
+        ('{"a\\nb": 1, "a\\nb": 2}', r"a\nb: is given twice"),
+    ],
+)
+def test_a_capture_that_cannot_be_read_is_one_line(capsys, text, says):
+    assert main(["serve", "--port", "0", "--capture", text]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"vlascope-server: --capture: {says}")
+    assert "function" not in line
+    assert 'such as \'{"layers": [5], "spans": ["text"]}\'' in line
+    assert len(line) < 400

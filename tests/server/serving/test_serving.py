@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import stat
 import time
 
@@ -11,10 +12,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 from vlascope_client import AsyncPolicyClient, PolicyClient
+from vlascope_client.codec import pack, unpack
 from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_latents.store import LatentStore
 from vlascope_server.model import sample_actions
 from vlascope_server.policies.policy import Policy, draw_noise
+from vlascope_server.serving.metadata import server_metadata
+from vlascope_server.serving.options import Limits
 
 from tests.server.serving.live_server import serve
 from tests.server.serving.wire import connect, observation
@@ -172,6 +176,40 @@ def test_a_plan_says_what_a_spec_weighs_and_captures_nothing(wire, policy):
     error = wire.ask({"request": "plan", "collect_latents": wrong})
     assert (error["code"], error["field"]) == ("invalid_spec", "collect_latents.sites[1].tokens")
     assert wire.ask({"request": "status"})["committed"] == before
+
+
+def sites(**fields) -> dict:
+    """As many sites as there may be, with as many fields and letters."""
+    site = {
+        "expert": "action",
+        "component": "attention",
+        "reduction": "mean",
+        "dtype": "float32",
+        "exclude": [5],
+        **fields,
+    }
+    return {"sites": [{**site, "name": f"{'long' * 24}-{n:03}"} for n in range(256)]}
+
+
+def test_the_greatest_plan_is_one_that_a_client_takes(server, wire):
+    spec = sites(layers=[0, 7], steps=[0, 9], tokens=["action", 0], heads=[0, 1], keys=["image", "action:state"])
+    tensors = wire.ask({"request": "plan", "collect_latents": spec})["tensors"]  # unpacked within a client's bounds
+    assert len(tensors) == 256
+    assert tensors[0]["dims"] == ["denoise_step", "layer", "head", "span", "key_span"]
+    with PolicyClient(server.url) as client:
+        assert client.plan(spec) == 256 * 4 * 2 * 2 * 2 * 2 * 2
+
+
+def test_a_server_with_the_greatest_default_spec_is_one_that_a_client_takes(policy):
+    spec = CaptureSpec.from_map(
+        sites(
+            layers=[0, 1, 2], steps=[0, 1, 2], heads=[0, 1, 2], tokens=["action", 0, 1], keys=["image", "text", "state"]
+        )
+    )
+    assert sum(site.entries for site in spec.sites) == 4096
+    plan = dataclasses.replace(plan_capture(CaptureSpec(), policy.layout), spec=spec)
+    metadata = server_metadata(policy, plan, "run", Limits(), deterministic=False)
+    assert unpack(pack(metadata))["capture"]["default_spec"] == spec.to_map()
 
 
 def test_both_forms_of_a_spec_share_a_program_and_an_episode(wire, server):
