@@ -5,7 +5,7 @@
 3. `compile` makes a program of one request shape and batch size; the program computes actions, and captured arrays.
 4. `robot_actions` turns the policy's actions into what the robot executes.
 
-Knows no JAX and no torch: what a program gives is whatever `numpy.asarray` takes.
+Knows no JAX and no torch: what a program gives is whatever `numpy.asarray` takes. docs/policies.md shows a policy of one's own.
 
 B batch, A action horizon, a the policy's action width, r the robot's.
 """
