@@ -16,7 +16,8 @@ from vlascope_client.codec import pack, unpack
 from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_latents.store import LatentStore
 from vlascope_server.model import sample_actions
-from vlascope_server.policies.policy import Policy, draw_noise
+from vlascope_server.policies.contract import draw_noise
+from vlascope_server.policies.pi0.policy import Pi0Policy
 from vlascope_server.serving.metadata import server_metadata
 from vlascope_server.serving.options import Limits
 
@@ -34,11 +35,11 @@ SITES = {
 
 
 @pytest.fixture(scope="module")
-def policy() -> Policy:
-    return Policy.load("tiny")
+def policy() -> Pi0Policy:
+    return Pi0Policy.load("tiny")
 
 
-def compute(policy: Policy, message: dict, spec: CaptureSpec | None = None):
+def compute(policy: Pi0Policy, message: dict, spec: CaptureSpec | None = None):
     """Actions and latents of one message, with nothing between it and the model."""
     prepared = policy.prepare({k: v for k, v in message.items() if k != "seed"})
     noise = draw_noise(message["seed"], policy.noise_shape)
