@@ -322,6 +322,21 @@ def test_a_decode_loop_is_planned_stored_and_read(tmp_path):
         frames(tmp_path, FAST, capture)
 
 
+def test_an_array_of_steps_or_layers_alone_is_stored_and_read(tmp_path):
+    scores = (Component("entropy", (), "float32"), Component("exit", (("layer", 6),), "float32"))
+    layout = ModelLayout((VLM, dataclasses.replace(DECODER, components=(*DECODER.components, *scores))))
+    capture = plan(Site("decoder", "entropy"), Site("decoder", "exit", layers=(0, 3, 5)), layout=layout)
+    assert [(t.dims, t.shape) for t in capture.tensors] == [(("decode_step",), (9,)), (("decode_step", "layer"), (9, 3))]
+    store, written = frames(tmp_path, layout, capture, {"decode_steps": {"decoder": 7}})
+    np.testing.assert_array_equal(store.select("decoder", "entropy").array(), written["decoder/entropy"])
+    some = store.select("decoder", "entropy", decode_steps=(8, 0, 1))
+    assert some.coordinates["decode_step"] == [8, 0, 1]
+    np.testing.assert_array_equal(some.array(), written["decoder/entropy"][:, [8, 0, 1]])
+    both = store.select("decoder", "exit", decode_steps=(2, 7), layers=(5, 0))
+    np.testing.assert_array_equal(both.array(), written["decoder/exit"][:, [2, 7]][:, :, [2, 0]])
+    assert list(verify(store.episodes())) == []
+
+
 def test_positions_and_names_are_stored_and_read(tmp_path):
     capture = plan(
         Site("vlm", "hidden_states", layers=(0, 2), tokens=("text", 3, -1), exclude=(9,)),

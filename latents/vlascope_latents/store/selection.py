@@ -240,7 +240,8 @@ def resolve(
     """
     where = f"{episode.run}, episode {episode.row.folder}, {tensor.path}"
     coordinates: dict[str, list] = {}
-    positions = np.zeros(1, np.int64)
+    positions, along = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    lead = leading(tensor)
     for dim in ROW_DIMS:
         wanted = asked.get(dim)
         if dim not in tensor.dims:
@@ -253,9 +254,11 @@ def resolve(
             raise NotCapturedError(f"{where}: {dim} {missing[0]} was not captured; captured: {captured}")
         coordinates[dim] = list(captured if wanted is None else wanted)
         along = np.array([captured.index(n) for n in coordinates[dim]], np.int64)
-        positions = (positions[:, None] * len(captured) + along[None, :]).reshape(-1)
-    lead = leading(tensor)
+        if dim in tensor.dims[:lead]:
+            positions = (positions[:, None] * len(captured) + along[None, :]).reshape(-1)
     ranges = _ranges(tensor, span, where, coordinates)
+    if tensor.dims[lead] in ROW_DIMS:
+        ranges = tuple((n, n + 1) for n in along.tolist())
     inner = sum(stop - start for start, stop in ranges)
     rows = tuple(len(coordinates[dim]) for dim in tensor.dims[:lead])
     shape = (*rows, inner, *tensor.shape[lead + 1 :])

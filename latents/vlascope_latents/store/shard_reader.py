@@ -43,8 +43,8 @@ class Part:
 
 
 def leading(tensor: StoredTensor) -> int:
-    """How many of the tensor's axes are row axes."""
-    return sum(dim in ROW_DIMS for dim in tensor.dims)
+    """How many of the tensor's axes are row axes: all of `ROW_DIMS`, but for the last axis where there is no other."""
+    return min(sum(dim in ROW_DIMS for dim in tensor.dims), len(tensor.dims) - 1)
 
 
 class ShardReader:
