@@ -3,9 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from typing import Annotated, Literal
+
+from tyro.constructors import PrimitiveConstructorSpec
+from vlascope_base.options import Bytes, NumbersOrAll
+from vlascope_latents import CaptureSpec, CaptureSpecError
 
 COMPONENTS = ("vision", "vlm", "action expert", "projections")
 """The parts of a model that its parameters belong to."""
+
+
+def _read_spec(words: list[str]) -> CaptureSpec:
+    try:
+        return CaptureSpec.from_map(json.loads(words[0]))
+    except CaptureSpecError as error:
+        raise ValueError(error.message) from None
+    except ValueError as error:
+        raise ValueError(f"expected JSON such as '{{\"layers\": [5]}}' ({error})") from None
+
+
+Capture = Annotated[
+    CaptureSpec,
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=_read_spec,
+        is_instance=lambda value: isinstance(value, CaptureSpec),
+        str_from_instance=lambda spec: [json.dumps(spec.to_map())],
+    ),
+]
+"""A capture spec, written as JSON."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -14,6 +42,9 @@ class PresetOptions:
 
     preset: str | None = None
     """Name of a preset, which fills in what the checkpoint's own files do not say."""
+    like: str | None = None
+    """For the checkpoint drawn:SEED, whose weights are drawn from a seed: the checkpoint that everything else is taken from,
+    such as architecture, tokenizer, robot and statistics."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,3 +69,31 @@ class CheckpointOptions(PresetOptions):
     """Actions in one chunk; the checkpoint's unless given."""
     max_token_len: int | None = None
     """Text tokens of a prompt, padding included; the checkpoint's unless given."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoreOptions:
+    """How a run of the latent store is written."""
+
+    readable_by: Literal["owner", "group", "everyone"] = "owner"
+    """Who may read the run, and the folder of runs where it is made: its owner alone, its group, or everyone."""
+    queue_bytes: Bytes = 10**9
+    """Memory for frames on their way to disk."""
+    min_free: Bytes = 10**9
+    """Captures are refused while the store's disk has less free."""
+    writers: int = 4
+    """Threads that write frames."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpisodeOptions:
+    """Which recorded episodes are read, and how those of a LeRobot dataset."""
+
+    episodes: NumbersOrAll = None
+    """Numbers of the episodes to use, such as 0-9 (inclusive) or 0,3,5."""
+    tasks: tuple[str, ...] | None = None
+    """Instructions: only episodes of these are used; all unless given."""
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Pairs of the robot's observation key (or `actions`) and the dataset's column, where the usual names do not fit."""
+    tolerance_s: float = 1e-4
+    """Seconds that a video's frame may be off its row's timestamp; LeRobot's option of that name."""
