@@ -14,7 +14,7 @@ from pathlib import Path
 
 from commands import StepError, ends_with_one_line, run
 from vlascope_base.text import readable_duration
-from vlascope_server.policies.policy import Policy
+from vlascope_server.policies.pi0.policy import Pi0Policy
 from vlascope_server.presets import PRESETS
 
 RESULTS = Path("benchmarks/results/tiny")
@@ -97,7 +97,7 @@ def siblings(out: Path, workers: str) -> None:
     missing = missing_siblings()
     for name in sorted(set(SIBLINGS) - set(missing)):
         print(f"{name}: is a preset; skipped")
-    family = out / f"siblings_of_{Policy.load('tiny').fingerprint}"
+    family = out / f"siblings_of_{Pi0Policy.load('tiny').fingerprint}"
     halves = family / "halves"
     if {"tiny-half-0", "tiny-half-1"} & set(missing) and not (halves / "split.json").exists():
         data = demonstrate(out / "fine_demonstrations", FINE_DEMONSTRATIONS, workers)
@@ -147,7 +147,7 @@ def train(folder: Path, dataset: Path, steps: int, recipe: tuple[str, ...]) -> P
 def evaluate(checkpoint: Path, name: str, judged: tuple[str, ...], out: Path, workers: str, *runs: Path) -> None:
     """Closed-loop results, and how the policy was trained, in the folder that is committed."""
     # results of other weights are not gone on with; files will not do, for two copies of the same weights differ
-    folder = out / "evaluation" / f"{name}_{Policy.load(str(checkpoint)).fingerprint}"
+    folder = out / "evaluation" / f"{name}_{Pi0Policy.load(str(checkpoint)).fingerprint}"
     done = ("--resume",) if folder.exists() else ()
     run("python", "scripts/evaluate.py", str(checkpoint), "--out", str(folder), *judged, "--workers", workers, *done)
     kept = RESULTS / name

@@ -25,7 +25,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Modules that check what comes from outside are left out: their own errors are what tests expect.
 _COMPUTING = (
     "server.model.embed", "server.model.gemma", "server.model.parameters", "server.model.pi0", "server.model.sites",
-    "server.model.vision", "server.policies.policy", "server.prompts", "server.robots.arithmetic",
+    "server.model.vision", "server.policies.pi0.policy", "server.prompts", "server.robots.arithmetic",
     "server.robots.images", "server.robots.pipeline", "server.training.augment", "server.training.frames",
     "server.training.grounding", "server.training.image_cache", "server.training.loader", "server.training.objective",
     "server.training.statistics", "analysis.data.encoders", "analysis.probes",

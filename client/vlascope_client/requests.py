@@ -35,7 +35,7 @@ class InferOptions(TypedDict, total=False):
             connection's own.
         timestep: environment step of this observation.
         annotations: name -> number or small numeric array of this moment, stored with the frame.
-        seed: of the flow's noise, 0 to 2^63-1.
+        seed: of what the policy draws, 0 to 2^63-1; one that draws nothing acts the same with any.
         noise: the noise itself, float [noise_shape]; not together with `seed`.
         return_latents: send what was captured in the reply too.
     """

@@ -30,7 +30,8 @@ class CaptureOffer:
     Attributes:
         run: that frames go to; None where the server has no store.
         experts, components: that a capture spec may name.
-        layers, denoise_steps: how many there are.
+        layers: how many there are, in the expert that has most.
+        denoise_steps: how many there are; None of a policy without a flow.
         spans: expert -> its tokens, in order.
         default_spec: what `collect_latents=True` captures.
         frame_bytes: of one frame of it.
@@ -40,7 +41,7 @@ class CaptureOffer:
     experts: tuple[str, ...]
     components: tuple[str, ...]
     layers: int
-    denoise_steps: int
+    denoise_steps: int | None
     spans: Mapping[str, tuple[TokenSpan, ...]]
     default_spec: Mapping[str, Any]
     frame_bytes: int
@@ -55,7 +56,8 @@ class PolicySpec:
         image_size: pixels a side that the model sees.
         state_dim, action_dim: numbers in a state and in an action.
         action_horizon: actions in one chunk.
-        noise_shape: of an observation's `noise`.
+        denoise_steps: from noise to actions; None of a policy without a flow.
+        noise_shape: of an observation's `noise`; None of a policy that takes none.
         limits: of messages and clients, by name.
         raw: the metadata as they came, with fields that this version does not know.
     """
@@ -72,8 +74,8 @@ class PolicySpec:
     action_dim: int
     action_horizon: int
     gripper: str
-    denoise_steps: int
-    noise_shape: tuple[int, ...]
+    denoise_steps: int | None
+    noise_shape: tuple[int, ...] | None
     default_prompt: str | None
     deterministic: bool
     trained_on: Mapping[str, Any]
@@ -94,17 +96,19 @@ class PolicySpec:
                 f"the server speaks protocol {protocol}, this client up to {VERSION}: upgrade vlascope-client"
             )
         simple = {name: read(metadata, name, kind, where) for name, kind in _SIMPLE.items()}
+        noise = read_optional(metadata, "noise_shape", list, where)
         capture, at = read(metadata, "capture", dict, where), "metadata.capture"
         return cls(
             **simple,
-            noise_shape=tuple(read(metadata, "noise_shape", list, where)),
+            denoise_steps=read_optional(metadata, "denoise_steps", int, where),
+            noise_shape=None if noise is None else tuple(noise),
             default_prompt=read_optional(metadata, "default_prompt", str, where),
             capture=CaptureOffer(
                 run=read_optional(capture, "run", str, at),
                 experts=tuple(read(capture, "experts", list, at)),
                 components=tuple(read(capture, "components", list, at)),
                 layers=read(capture, "layers", int, at),
-                denoise_steps=read(capture, "denoise_steps", int, at),
+                denoise_steps=read_optional(capture, "denoise_steps", int, at),
                 spans={
                     expert: tuple(_span(span, f"{at}.spans.{expert}") for span in spans)
                     for expert, spans in read(capture, "spans", dict, at).items()
@@ -118,7 +122,7 @@ class PolicySpec:
 
 _SIMPLE: dict[str, type] = {
     "protocol": int, "server": str, "checkpoint": str, "model": str, "fingerprint": str, "robot": str, "cameras": dict,
-    "image_size": int, "state_dim": int, "action_dim": int, "action_horizon": int, "gripper": str, "denoise_steps": int,
+    "image_size": int, "state_dim": int, "action_dim": int, "action_horizon": int, "gripper": str,
     "deterministic": bool, "trained_on": dict, "limits": dict,
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from vlascope_base.command import say_configuration
 from vlascope_base.options import CommandOptions, ConfigFile
 from vlascope_base.text import readable_bytes
 
+from vlascope_server.policies.options import WhichPolicy
 from vlascope_server.serving.options import ServeOptions
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ INSTALL = 'pip install ./base ./client ./latents "./server[serve]"'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Serve(ServeOptions, ConfigFile, CommandOptions):
+class Serve(ServeOptions, WhichPolicy, ConfigFile, CommandOptions):
     """Serves a policy over openpi's websocket protocol, and keeps its hidden states where a client asks for them."""
 
     def run(self) -> None:
@@ -32,19 +33,24 @@ class Serve(ServeOptions, ConfigFile, CommandOptions):
         except ModuleNotFoundError as error:
             package = (error.name or "a package").partition(".")[0]
             raise VlascopeError(f"serve needs {package}: run this in a clone of vlascope: {INSTALL}") from error
-        serve(self, _print_started, lambda: print("ready", flush=True))
+        from vlascope_server.policies.loading import load_policy
+
+        serve(
+            lambda: load_policy(self.checkpoint, self.policy),
+            self,
+            _print_started,
+            lambda: print("ready", flush=True),
+        )
 
 
 def _print_started(started: Started) -> None:
-    policy, spec = started.policy, started.policy.pipeline.robot.spec
-    model = "pi0.5" if policy.config.pi05 else "pi0"
-    print(
-        f"serving   {policy.name} ({model}, {policy.config.dtype}, {policy.num_steps} denoise steps, {policy.fingerprint})"
-    )
-    chunk = f"{policy.config.action_horizon} actions of {spec.action_dim}"
-    print(f"robot     {spec.name}: cameras {', '.join(spec.cameras.values())}; {chunk}")
+    policy, spec = started.policy, started.policy.robot
+    print(f"serving   {policy.name} ({policy.description}, {started.fingerprint})")
+    chunk = f"{policy.action_horizon} actions of {spec.action_dim}"
+    print(f"robot     {spec.name}: cameras {', '.join(spec.cameras.values()) or 'none'}; {chunk}")
     print(f"storing   {started.run or 'nothing: no --store was given'}")
-    print(f"a frame   {readable_bytes(started.plan.nbytes)} with the default capture; noise seed {started.seed}")
+    seed = "" if started.seed is None else f"; noise seed {started.seed}"
+    print(f"a frame   {readable_bytes(started.plan.nbytes)} with the default capture{seed}")
     print(f"listening {started.url}")
     sys.stdout.flush()
     if started.run is not None:

@@ -25,7 +25,7 @@ from vlascope_server.mixing.dump_options import EPISODES_OF_A_PART, DumpOptions
 from vlascope_server.mixing.errors import MixingError
 from vlascope_server.mixing.facts import PARTS, ValidationFacts
 from vlascope_server.mixing.validation import write_validation_data
-from vlascope_server.policies.assembly import find_cameras, find_robot
+from vlascope_server.policies.pi0.assembly import find_cameras, find_robot
 from vlascope_server.training.columns import find_columns
 from vlascope_server.training.data import Data, prepare_data
 from vlascope_server.training.frames import find_episodes, read_frames

@@ -33,7 +33,7 @@ from vlascope_server.mixing.tasks import Tasks, magnitude_above
 from vlascope_server.mixing.validation import ValidationData
 from vlascope_server.mixing.weighting import Groups, weighted_sum
 from vlascope_server.model import Params
-from vlascope_server.policies.assembly import find_dtype
+from vlascope_server.policies.pi0.assembly import find_dtype
 from vlascope_server.robots.norm_stats import QUANTITIES, NormStats, NormStatsError, load_norm_stats
 
 

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from tyro.conf import OmitArgPrefixes
+
 from vlascope_server.options import CheckpointOptions
 
 
@@ -23,3 +25,12 @@ class PolicyOptions(CheckpointOptions):
     """The instruction for observations without one."""
     tokenizer: Path | None = None
     """A SentencePiece model; the checkpoint's own unless told."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WhichPolicy:
+    """A policy as a command is told of it; `loading.load_policy` loads it."""
+
+    checkpoint: str = "tiny"
+    """A step folder, its params/, a safetensors file, a URL, or a preset's name."""
+    policy: OmitArgPrefixes[PolicyOptions] = dataclasses.field(default_factory=PolicyOptions)

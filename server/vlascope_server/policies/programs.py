@@ -1,4 +1,4 @@
-"""Compiled sampling programs, one a request shape and batch size, made on a thread of their own when first wanted.
+"""The compiled programs of a policy, one a request shape and batch size, made on a thread of their own when first wanted.
 
 Compiling takes seconds to minutes; whoever has a program that is ready goes on meanwhile. `compile_queue.py` says which
 program comes next.
@@ -7,23 +7,18 @@ program comes next.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, InvalidStateError
+from typing import Any
 
-import jax
-import numpy as np
-from vlascope_latents import CapturePlan, CaptureSpec, plan_capture
+from vlascope_latents import CapturePlan, CaptureSpec
 
-from vlascope_server.compile_cache import heed_free_space
-from vlascope_server.model import ModelInputs, sample_actions
-from vlascope_server.model.sites import Latents
 from vlascope_server.policies.compile_queue import Asker, CompileQueue, Job
-from vlascope_server.policies.policy import Policy
+from vlascope_server.policies.contract import PLAIN, Policy, Program, RequestShape, plan_request
 
 _log = logging.getLogger(__name__)
 
@@ -35,37 +30,6 @@ class ProgramsClosedError(RuntimeError):
     """The server ends, and compiles nothing more."""
 
 
-@dataclasses.dataclass(frozen=True)
-class RequestShape:
-    """What a request asks of a program, but for the numbers that it runs on: the key of programs, batches and queues.
-
-    Attributes:
-        capture: what is kept; None keeps nothing. Specs that select the same have equal plans, in whichever form they came.
-    """
-
-    capture: CapturePlan | None = None
-
-    def __str__(self) -> str:
-        return "without capture" if self.capture is None else f"capturing {self.capture.spec}"
-
-
-PLAIN = RequestShape()
-"""Actions alone."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """One compiled program.
-
-    Attributes:
-        size: observations in a batch.
-        run: (inputs, noise) -> actions and latents, still being computed on the device.
-    """
-
-    size: int
-    run: Callable[[ModelInputs, np.ndarray], tuple[jax.Array, Latents]]
-
-
 class Programs:
     """The programs of one policy. Every method may be called from any thread.
 
@@ -74,7 +38,7 @@ class Programs:
         on_done: called after each attempt to compile.
     """
 
-    def __init__(self, policy: Policy, max_batch: int, *, pad: bool, kept_shapes: int = KEPT_SHAPES):
+    def __init__(self, policy: Policy[Any], max_batch: int, *, pad: bool, kept_shapes: int = KEPT_SHAPES):
         """Compiles nothing yet.
 
         Args:
@@ -96,7 +60,7 @@ class Programs:
         # a daemon: compiling cannot be interrupted, and nobody waits for it at the end
         self._compiler: threading.Thread | None = None
         self._programs: OrderedDict[RequestShape, dict[int, Future[Program]]] = OrderedDict()
-        self._plan = functools.lru_cache(256)(lambda spec: plan_capture(spec, policy.layout))
+        self._plan = functools.lru_cache(256)(lambda spec: plan_request(spec, policy.layout))
 
     def plan(self, spec: CaptureSpec) -> CapturePlan:
         """What a spec captures of this policy; the `capture` of a `RequestShape`.
@@ -238,27 +202,12 @@ class Programs:
             outcome()
 
     def _compile(self, shape: RequestShape, size: int) -> Program:
-        policy = self._policy
-        noise = jax.ShapeDtypeStruct((size, *policy.noise_shape), np.float32)
         _log.info("compiling for a batch of %d, %s", size, shape)
-        heed_free_space()
         try:
-            lowered = sample_actions.lower(
-                policy.params,
-                policy.config,
-                policy.batch_shape(size),
-                noise,
-                num_steps=policy.num_steps,
-                capture=shape.capture,
-            )
-            compiled = lowered.compile()
+            return self._policy.compile(shape, size)
         except Exception:
             _log.exception("compiling for a batch of %d, %s, failed", size, shape)
             raise
-        finally:
-            # JAX remembers every program that it has lowered, and those that we let go would stay in memory
-            sample_actions.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
-        return Program(size, lambda inputs, noise: compiled(policy.params, inputs, noise))
 
 
 def _succeed(future: Future[Program], program: Program | None) -> None:

@@ -11,21 +11,19 @@ import shutil
 import signal
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import jax
 from vlascope_base.files import partial_path
 from vlascope_base.options import record_of
 from vlascope_base.provenance import provenance
-from vlascope_latents import CapturePlan, CaptureSpec, CaptureSpecError, plan_capture
+from vlascope_latents import CapturePlan, CaptureSpec, CaptureSpecError
 from vlascope_latents.store import RunWriter, StoreError
 from vlascope_latents.store.run_folder import ReadableBy, make_missing_folder
 
-from vlascope_server.compile_cache import use_compilation_cache
-from vlascope_server.policies.policy import Policy
-from vlascope_server.policies.programs import PLAIN, Programs, RequestShape
+from vlascope_server.policies.contract import PLAIN, Policy, PolicyFacts, RequestShape, denoise_steps
+from vlascope_server.policies.programs import Programs
 from vlascope_server.serving.access import Access, check_host, is_address, read_key, tls_context
 from vlascope_server.serving.batcher import Activity, Batcher
 from vlascope_server.serving.episodes import Episodes
@@ -40,7 +38,7 @@ from vlascope_server.serving.typos import Typos
 
 _log = logging.getLogger(__name__)
 
-_PACKAGES = ("vlascope-server", "vlascope-latents", "jax", "jaxlib", "numpy", "orbax-checkpoint")
+_PACKAGES = ("vlascope-server", "vlascope-latents", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,37 +47,50 @@ class Started:
 
     Attributes:
         url: of the websocket.
-        policy: that is served.
+        policy: what the served policy says of itself.
+        fingerprint: of the policy.
         run: folder that frames go to.
         plan: of a frame with the default spec.
-        seed: of the noise.
+        seed: of what observations draw; None where they draw nothing.
     """
 
     url: str
-    policy: Policy
+    policy: PolicyFacts
+    fingerprint: str
     run: Path | None
     plan: CapturePlan
-    seed: int
+    seed: int | None
 
 
-def serve(options: ServeOptions, started: Callable[[Started], None], ready: Callable[[], None]) -> None:
-    """Serves until SIGTERM or SIGINT; a second one exits at once.
+def serve(
+    load: Callable[[], Policy[Any]],
+    options: ServeOptions,
+    started: Callable[[Started], None] = lambda started: None,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serves a policy until SIGTERM or SIGINT; a second one exits at once. Runs on the main thread.
 
     Args:
-        options: how.
+        load: gives the policy; called once it is known that the options go together, since it may take minutes.
+        options: how it is served.
         started: called when connections are taken.
         ready: called when the policy is compiled.
 
     Raises:
         ServeError: the options do not go together, or the address cannot be had.
-        CheckpointError: the policy cannot be loaded.
         StoreError: the store cannot be written.
+        VlascopeError: whatever `load` raises.
     """
     with _no_folder_left_empty(options.store):
-        _serve(options, started, ready)
+        _serve(load, options, started, ready)
 
 
-def _serve(options: ServeOptions, started: Callable[[Started], None], ready: Callable[[], None]) -> None:
+def _serve(
+    load: Callable[[], Policy[Any]],
+    options: ServeOptions,
+    started: Callable[[Started], None],
+    ready: Callable[[], None],
+) -> None:
     key = read_key(options.api_key_file) if options.api_key_file else None
     check_host(options.host, has_key=key is not None, insecure=options.insecure)
     named = (options.host, *options.allow_host) if not is_address(options.host) else options.allow_host
@@ -90,7 +101,7 @@ def _serve(options: ServeOptions, started: Callable[[Started], None], ready: Cal
         check_writable(options.store, options.readable_by)
     most = episodes_to_hold(raise_limit(), options.limits, writers=options.writers)
     limits = dataclasses.replace(options.limits, max_episodes=most)
-    service, plan = _assemble(options, most)
+    service, plan = _assemble(load, options, most)
     metadata = server_metadata(service.policy, plan, service.run, limits, deterministic=options.deterministic)
     server = PolicyServer(service, metadata, access=access, limits=limits)
     run, listening = service.episodes.run, False
@@ -99,8 +110,9 @@ def _serve(options: ServeOptions, started: Callable[[Started], None], ready: Cal
         nonlocal listening
         listening = True
         scheme, host = "wss" if tls else "ws", f"[{options.host}]" if ":" in options.host else options.host
-        url, seed = f"{scheme}://{host}:{port}", service.seeds.first
-        started(Started(url, service.policy, run.path if run else None, plan, seed))
+        url, policy = f"{scheme}://{host}:{port}", service.policy
+        path, seed = run.path if run else None, _noise_seed(policy, service.seeds.first)
+        started(Started(url, policy.facts, policy.fingerprint, path, plan, seed))
 
     try:
         with _bounded_log():
@@ -127,23 +139,23 @@ def _no_folder_left_empty(path: Path | None) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _assemble(options: ServeOptions, most_episodes: int) -> tuple[Service, CapturePlan]:
+def _assemble(
+    load: Callable[[], Policy[Any]], options: ServeOptions, most_episodes: int
+) -> tuple[Service, CapturePlan]:
     """The policy and everything that answers for it, and what it captures unless told otherwise."""
-    use_compilation_cache()
-    policy = Policy.load(options.checkpoint, options.policy)
+    policy = load()
+    accelerated = policy.facts.accelerated
+    max_batch = 1 if options.deterministic else options.max_batch or (8 if accelerated else 4)
+    programs = Programs(policy, max_batch, pad=accelerated)
     spec = options.capture or CaptureSpec()
     try:
-        plan = plan_capture(spec, policy.layout)
+        plan = programs.plan(spec)
     except CaptureSpecError as error:
         raise ServeError(f"--capture: {error.message}") from None
     seeds = Seeds(options.seed)
     run = None if options.store is None else _create_run(options, options.store, policy, plan, seeds.first)
     activity, metrics = Activity(), Metrics(run.status if run else None)
-    on_cpu = jax.default_backend() == "cpu"
-    max_batch = 1 if options.deterministic else options.max_batch or (4 if on_cpu else 8)
-    programs = Programs(policy, max_batch, pad=not on_cpu)
     batcher = Batcher(
-        policy,
         programs,
         max_wait=options.max_wait_ms / 1e3,
         active_clients=activity.count,
@@ -158,7 +170,7 @@ def _assemble(options: ServeOptions, most_episodes: int) -> tuple[Service, Captu
         metrics=metrics,
         default_spec=spec,
         seeds=seeds,
-        typos=Typos(policy.pipeline.robot),
+        typos=Typos(policy.prepare),
     )
     return service, plan
 
@@ -242,30 +254,34 @@ def check_writable(folder: Path, readable_by: ReadableBy = "owner") -> None:
         ) from None
 
 
-def _create_run(options: ServeOptions, store: Path, policy: Policy, plan: CapturePlan, seed: int) -> RunWriter:
+def _create_run(options: ServeOptions, store: Path, policy: Policy[Any], plan: CapturePlan, seed: int) -> RunWriter:
+    facts = policy.facts
     model: dict[str, object] = {
-        "checkpoint": options.checkpoint,
+        **_plain(facts.record),
+        "checkpoint": facts.source,
         "fingerprint": policy.fingerprint,
-        "configuration": dataclasses.asdict(policy.config),
-        "record": dataclasses.asdict(policy.checkpoint.record),
-        "robot": policy.pipeline.robot.spec.name,
-        "denoise_steps": policy.num_steps,
-        "noise_seed": seed,
+        "robot": facts.robot.name,
+        "denoise_steps": denoise_steps(policy.layout),
+        "noise_seed": _noise_seed(policy, seed),
         "options": _plain(record_of(dataclasses.replace(options, capture=plan.spec))),
-        **provenance(*_PACKAGES),
-        "device": jax.devices()[0].device_kind,
+        **provenance(*_PACKAGES, *facts.packages),
     }
     if plan.nbytes > options.queue_bytes:
         raise StoreError(f"--queue-bytes {options.queue_bytes}: one frame takes {plan.nbytes} bytes: raise it")
     return RunWriter.create(
-        store, policy.name, policy.layout, model, readable_by=options.readable_by, memory_bytes=options.queue_bytes,
+        store, facts.name, policy.layout, model, readable_by=options.readable_by, memory_bytes=options.queue_bytes,
         workers=options.writers, on_full=options.on_full,
     )  # fmt: skip
 
 
-def _plain(value: object) -> object:
+def _noise_seed(policy: Policy[Any], seed: int) -> int | None:
+    """The seed of what observations draw; None where they draw nothing."""
+    return None if policy.draw(seed) is None else seed
+
+
+def _plain(value: Any) -> Any:
     """As JSON takes it."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]

@@ -14,15 +14,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, InvalidStateError
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from vlascope_server.model.sites import Latents
 from vlascope_server.policies.compile_queue import Asker
-from vlascope_server.policies.policy import Policy, PreparedObservation
-from vlascope_server.policies.programs import Program, Programs, ProgramsClosedError, RequestShape
+from vlascope_server.policies.contract import Outcome, Prepared, Program, RequestShape
+from vlascope_server.policies.programs import Programs, ProgramsClosedError
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ class Sample:
     """What one observation got.
 
     Attributes:
-        actions: as the model gives them, [action horizon, the model's action width].
-        latents: by path, arrays of the whole batch on the device.
+        actions: as the policy gives them, [action horizon, the policy's action width].
+        outcome: of the whole batch; its other arrays may still be on their way from the device.
         row: of this observation in them.
         queue_seconds: from `submit` until its batch began.
         model_seconds: until the device was done.
@@ -46,21 +46,30 @@ class Sample:
     """
 
     actions: np.ndarray
-    latents: Latents
+    outcome: Outcome
     row: int
     queue_seconds: float
     model_seconds: float
     batch: int
 
+    @property
+    def latents(self) -> Mapping[str, ArrayLike]:
+        """By path, what was captured of the whole batch."""
+        return self.outcome.latents
+
     def tensors(self) -> dict[str, np.ndarray]:
         """By path, what was captured of this observation; waits for the copy from the device."""
         return {path: np.asarray(array)[self.row] for path, array in self.latents.items()}
 
+    def decode_steps(self) -> dict[str, int]:
+        """By expert whose loop is `decode`, how many of its steps are real; waits for the copy from the device."""
+        return {expert: int(np.asarray(counts)[self.row]) for expert, counts in self.outcome.decode_steps.items()}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Item:
-    prepared: PreparedObservation
-    noise: np.ndarray
+    prepared: Prepared
+    drawn: np.ndarray | None
     future: Future[Sample]
     since: float
     asker: Asker | None
@@ -91,7 +100,6 @@ class Batcher:
 
     def __init__(
         self,
-        policy: Policy,
         programs: Programs,
         *,
         max_wait: float,
@@ -101,13 +109,12 @@ class Batcher:
         """Starts the thread.
 
         Args:
-            policy: whose observations these are.
-            programs: compiled for it.
+            programs: of the policy whose observations these are.
             max_wait: seconds that an observation waits for others at most.
             active_clients: how many are likely to ask with a shape; where all have, nobody waits.
             on_batch: told of each batch: observations and seconds on the device.
         """
-        self._policy, self._programs = policy, programs
+        self._programs = programs
         self._max_wait, self._active_clients, self._on_batch = max_wait, active_clients, on_batch
         self._queues: dict[RequestShape, deque[_Item]] = {}
         self._changed = threading.Condition(threading.RLock())
@@ -118,9 +125,9 @@ class Batcher:
         self._thread.start()
 
     def submit(
-        self, prepared: PreparedObservation, noise: np.ndarray, shape: RequestShape, asker: Asker | None = None
+        self, prepared: Prepared, drawn: np.ndarray | None, shape: RequestShape, asker: Asker | None = None
     ) -> Future[Sample]:
-        """Queues one observation with its noise [action horizon, the model's action width].
+        """Queues one observation with what was drawn for it.
 
         Until its batch begins, cancelling the future takes it out of the queue: nothing is computed for it.
 
@@ -128,7 +135,7 @@ class Batcher:
             ProgramsClosedError: the server ends.
             TooManyJobsError: `asker`, the client that waits for it, waits for as many programs as a client may.
         """
-        item = _Item(prepared, noise, Future(), time.perf_counter(), asker)
+        item = _Item(prepared, drawn, Future(), time.perf_counter(), asker)
         self._programs.want(shape, 1, asker)
         with self._changed:
             if self._closed:
@@ -228,17 +235,12 @@ class Batcher:
 
     def _compute(self, program: Program, items: list[_Item]) -> None:
         begun = time.perf_counter()
-        inputs = self._policy.batch([item.prepared for item in items], program.size)
-        noise = np.stack([item.noise for item in items] + [items[-1].noise] * (program.size - len(items)))
-        on_device, latents = program.run(inputs, noise)
-        on_device.copy_to_host_async()
-        for array in latents.values():
-            array.copy_to_host_async()
-        actions = np.asarray(on_device)
+        outcome = program.run([item.prepared for item in items], [item.drawn for item in items])
+        actions = np.asarray(outcome.actions)
         seconds = time.perf_counter() - begun
         for row, item in enumerate(items):
             with contextlib.suppress(InvalidStateError):  # the end did not wait for it
-                item.future.set_result(Sample(actions[row], latents, row, begun - item.since, seconds, len(items)))
+                item.future.set_result(Sample(actions[row], outcome, row, begun - item.since, seconds, len(items)))
         self._on_batch(len(items), seconds)
 
 

@@ -10,8 +10,7 @@ from vlascope_latents import CapturePlan
 from vlascope_latents.store import StoreError
 from vlascope_latents.store.frame_slot import FrameSlot
 
-from vlascope_server.policies.policy import draw_noise
-from vlascope_server.policies.programs import RequestShape
+from vlascope_server.policies.contract import RequestShape, frame_values
 from vlascope_server.robots import RobotInputError
 from vlascope_server.serving.batcher import Sample
 from vlascope_server.serving.episodes import OpenEpisode
@@ -57,7 +56,7 @@ class Inference:
             self.prepared = service.policy.prepare(request.observation)
         except RobotInputError as error:
             raise RequestError("invalid_observation", str(error), error.field) from None
-        self._noise, self._seed = self._draw_noise()
+        self._drawn, self._seed = self._draw()
         self._transformed = time.perf_counter()
         self._plan = service.plan(request.collect) if request.collect else None
         self._shape = RequestShape(self._plan)
@@ -75,7 +74,7 @@ class Inference:
         capture = self._reserve(episode, timestep)
         try:
             reserved = time.perf_counter()
-            sample = self._waiter.computed(prepared, self._noise, self._shape)
+            sample = self._waiter.computed(prepared, self._drawn, self._shape)
             actions = service.policy.robot_actions(sample.actions, prepared)
             latents = self._keep(capture, sample, actions) if capture else None
         except BaseException as error:
@@ -100,21 +99,22 @@ class Inference:
         return reply if latents is None else {**reply, "latents": latents}
 
     def warnings(self) -> list[str]:
-        """Lines about keys that nobody reads, and about a prompt that the policy has not seen whole."""
+        """Lines about keys that nobody reads, a seed that changes nothing, and what the policy says of the observation."""
         lines = self._service.typos.warnings(self._request.observation)
-        if self.prepared.truncated:
-            length = self._service.policy.config.max_token_len
-            lines.append(
-                f"prompt: {self.prepared.truncated} tokens did not fit into {length}: the policy has not seen them"
-            )
-        return lines
+        if self._request.seed is not None and self._drawn is None:
+            lines.append("seed: this policy draws nothing: its actions are the same for every seed")
+        return [*lines, *self.prepared.warnings]
 
-    def _draw_noise(self) -> tuple[np.ndarray, int | None]:
-        """The flow's noise, and the seed that it was drawn from."""
-        request, shape = self._request, self._service.policy.noise_shape
+    def _draw(self) -> tuple[np.ndarray | None, int | None]:
+        """What is drawn for the observation, and the seed that it was drawn from; None where nothing was."""
+        request, policy = self._request, self._service.policy
         if request.noise is None:
             seed = self._service.seeds.next() if request.seed is None else request.seed
-            return draw_noise(seed, shape), seed
+            drawn = policy.draw(seed)
+            return drawn, None if drawn is None else seed
+        shape = policy.facts.noise_shape
+        if shape is None:
+            raise RequestError("invalid_field", "noise: this policy takes none: leave it out", "noise")
         if request.noise.shape != shape:
             raise RequestError("invalid_field", f"noise: expected shape {shape}, found {request.noise.shape}", "noise")
         return request.noise, None
@@ -137,7 +137,7 @@ class Inference:
         frame = None
         if capture.slot is not None:
             try:
-                frame = capture.slot.number(capture.timestep, self._values(actions))
+                frame = capture.slot.number(capture.timestep, self._values(sample, actions))
             except StoreError as error:
                 raise RequestError("store_failed", str(error)) from None
             service.episodes.fill(capture.slot, sample.tensors, service.metrics.stages.labels("fill").observe)
@@ -155,17 +155,11 @@ class Inference:
             latents["tensors"] = _tensors(capture.plan, sample)
         return latents
 
-    def _values(self, actions: np.ndarray) -> dict[str, object]:
+    def _values(self, sample: Sample, actions: np.ndarray) -> dict[str, object]:
         """What is stored beside the tensors of a frame."""
-        annotations, steps = self._request.annotations, self._service.policy.num_steps
-        return {
-            "actions": actions,
-            "state": self.prepared.robot_state.astype(np.float32),
-            "prompt_mask": self.prepared.mask,
-            "denoise_time": 1 - np.arange(steps, dtype=np.float32) / steps,
-            "noise_seed": np.int64(-1 if self._seed is None else self._seed),
-            **({"annotations": annotations} if annotations else {}),
-        }
+        values = frame_values(self.prepared, actions, self._seed, sample.decode_steps())
+        annotations = self._request.annotations
+        return {**values, "annotations": annotations} if annotations else values
 
     def _observe(self, sample: Sample, reserved: float, done: float) -> None:
         """Measures the stages of the inference."""

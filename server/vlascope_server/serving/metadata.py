@@ -4,43 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+from typing import Any
 
 from vlascope_client.protocol import PROMPT_CHARACTERS, VERSION
 from vlascope_latents import CapturePlan
 
-from vlascope_server.policies.policy import Policy
+from vlascope_server.policies.contract import Policy, denoise_steps
 from vlascope_server.serving.options import Limits
 
 
 def server_metadata(
-    policy: Policy, default: CapturePlan, run: str | None, limits: Limits, *, deterministic: bool
+    policy: Policy[Any], default: CapturePlan, run: str | None, limits: Limits, *, deterministic: bool
 ) -> dict[str, object]:
     """The first message of a connection; docs/protocol.md documents its fields."""
-    spec, layout = policy.pipeline.robot.spec, policy.layout
+    facts, spec, layout = policy.facts, policy.facts.robot, policy.layout
+    steps = denoise_steps(layout)
     return {
         "protocol": VERSION,
         "server": f"vlascope {importlib.metadata.version('vlascope-server')}",
-        "checkpoint": policy.name,
-        "model": "pi05" if policy.config.pi05 else "pi0",
+        "checkpoint": facts.name,
+        "model": facts.model,
         "fingerprint": policy.fingerprint,
         "robot": spec.name,
         "cameras": dict(spec.cameras),
-        "image_size": policy.config.vision.image_size,
+        "image_size": facts.image_size,
         "state_dim": spec.state_dim,
         "action_dim": spec.action_dim,
-        "action_horizon": policy.config.action_horizon,
+        "action_horizon": facts.action_horizon,
         "gripper": spec.gripper,
-        "denoise_steps": policy.num_steps,
-        "noise_shape": list(policy.noise_shape),
-        "default_prompt": policy.default_prompt,
+        "denoise_steps": steps,
+        "noise_shape": None if facts.noise_shape is None else list(facts.noise_shape),
+        "default_prompt": facts.default_prompt,
         "deterministic": deterministic,
-        "trained_on": dict(policy.checkpoint.record.trained_on or {}),
+        "trained_on": dict(facts.trained_on),
         "capture": {
             "run": run,
             "experts": list(layout.names),
             "components": list(dict.fromkeys(c.name for expert in layout.experts for c in expert.components)),
             "layers": max(expert.depth for expert in layout.experts),
-            "denoise_steps": policy.num_steps,
+            "denoise_steps": steps,
             "spans": {expert.name: [dataclasses.asdict(span) for span in expert.spans] for expert in layout.experts},
             "layout": layout.to_map(),
             "default_spec": default.spec.to_map(),

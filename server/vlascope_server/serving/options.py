@@ -1,4 +1,4 @@
-"""How a policy is served: the options that the server runs on and that `vlascope-server serve` reads. Imports no JAX."""
+"""How a policy is served: the options that the server runs on, whichever policy it is. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from tyro.constructors import PrimitiveConstructorSpec
 from vlascope_base.options import Bytes
 from vlascope_latents import CaptureSpec, CaptureSpecError
 
-from vlascope_server.policies.options import PolicyOptions
 from vlascope_server.serving.errors import ServeError
 
 EPISODES_OF_A_CLIENT = 32
@@ -64,8 +63,6 @@ class Limits:
 class ServeOptions:
     """How a policy is served."""
 
-    checkpoint: str = "tiny"
-    """A step folder, its params/, a safetensors file, a URL, or a preset's name."""
     store: Path | None = None
     """Folder of runs; a new run is made in it. Without one, nothing can be captured but what is returned."""
     readable_by: Literal["owner", "group", "everyone"] = "owner"
@@ -74,7 +71,6 @@ class ServeOptions:
     """Address to listen on. One that other machines reach needs a key."""
     port: int = 8000
     """0 takes a free one."""
-    policy: OmitArgPrefixes[PolicyOptions] = dataclasses.field(default_factory=PolicyOptions)
     capture: Capture | None = None
     """The spec that `collect_latents: true` means, as JSON (docs/model.md); every layer and token unless told."""
     max_batch: int | None = None

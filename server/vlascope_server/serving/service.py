@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import threading
+from typing import Any
 
 import numpy as np
 from vlascope_latents import CapturePlan, CaptureSpec, CaptureSpecError
 
-from vlascope_server.policies.policy import Policy
+from vlascope_server.policies.contract import Policy
 from vlascope_server.policies.programs import Programs
 from vlascope_server.serving.batcher import Activity, Batcher
 from vlascope_server.serving.episodes import Episodes
@@ -44,11 +45,11 @@ class Service:
         episodes: keeps what is captured.
         metrics: counts.
         default_spec: for `collect_latents: true`.
-        seeds: of the noise.
+        seeds: of what observations draw.
         typos: finds keys that nobody reads.
     """
 
-    policy: Policy
+    policy: Policy[Any]
     programs: Programs
     batcher: Batcher
     activity: Activity

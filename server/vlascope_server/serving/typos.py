@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from vlascope_client.protocol import OWN_FIELDS
 from vlascope_client.wording import short
 
-from vlascope_server.robots import RobotInputError, RobotIO
+from vlascope_server.robots import RobotInputError
 
 _log = logging.getLogger(__name__)
 
@@ -31,17 +32,18 @@ _REMEMBERED = 256
 
 
 class Typos:
-    """What a server with this robot finds. May be used from any thread."""
+    """What a server finds. May be used from any thread."""
 
-    def __init__(self, robot: RobotIO):
-        self._robot = robot
+    def __init__(self, prepare: Callable[[Mapping[str, Any]], object]):
+        """`prepare` is the policy's: it is called once for each set of keys, to see which of them it reads."""
+        self._prepare = prepare
         self._known: dict[frozenset[str], tuple[str, ...]] = {}
 
     def warnings(self, observation: Mapping[str, object]) -> list[str]:
         """A line for each key that is probably meant to be another one. Each is logged the first time.
 
         Args:
-            observation: that the robot can read; a message without the fields that are ours.
+            observation: that the policy can read; a message without the fields that are ours.
         """
         if len(observation) > _KEYS:
             return []
@@ -58,10 +60,10 @@ class Typos:
         return list(found)
 
     def _read(self, observation: Mapping[str, object]) -> set[str]:
-        """The keys that the robot reads."""
+        """The keys that the policy reads."""
         asked = _Asked(observation)
-        with contextlib.suppress(RobotInputError):  # the prompt may be the server's
-            self._robot.read(asked)
+        with contextlib.suppress(RobotInputError):  # what is wrong with it is said elsewhere
+            self._prepare(asked)
         return asked.keys_asked
 
 

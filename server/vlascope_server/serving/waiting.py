@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from vlascope_server.policies.compile_queue import JOBS_OF_A_CLIENT, TooManyJobsError
-from vlascope_server.policies.policy import PreparedObservation
-from vlascope_server.policies.programs import RequestShape
+from vlascope_server.policies.contract import Prepared, RequestShape
 from vlascope_server.serving.batcher import Sample
 from vlascope_server.serving.errors import RequestError
 from vlascope_server.serving.service import Service
@@ -49,14 +48,14 @@ class Waiter:
             self._check_not_gone()
         program.result()
 
-    def computed(self, prepared: PreparedObservation, noise: np.ndarray, shape: RequestShape) -> Sample:
+    def computed(self, prepared: Prepared, drawn: np.ndarray | None, shape: RequestShape) -> Sample:
         """Waits for the batch that the observation is part of.
 
         Raises:
             RequestError: too many programs are being compiled for this client.
             ClientGoneError: the client has hung up.
         """
-        self._sample = future = self._wanted(lambda: self._service.batcher.submit(prepared, noise, shape, self))
+        self._sample = future = self._wanted(lambda: self._service.batcher.submit(prepared, drawn, shape, self))
         if self._gone.done():  # after it was kept: `hang_up` has seen it, or is seen here
             future.cancel()
         try:

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 
 from vlascope_server.checkpoints import Checkpoint
 from vlascope_server.model import Pi0Config
-from vlascope_server.policies.assembly import find_conventions, find_tokenizer
+from vlascope_server.policies.pi0.assembly import find_conventions, find_tokenizer
 from vlascope_server.prompts import Tokenizer
 from vlascope_server.robots import Conventions, NormStats, NormStatsError, RobotInputError, RobotIO, RobotPipeline
 from vlascope_server.training.frames import Frames

@@ -20,7 +20,7 @@ from vlascope_datasets.info import COLLECTIONS
 
 from vlascope_server.checkpoints import Checkpoint, Record, load_checkpoint
 from vlascope_server.model import Lora, Pi0Config, init_params, lora_frozen, parameter_shapes
-from vlascope_server.policies.assembly import find_cameras, find_dtype, find_robot
+from vlascope_server.policies.pi0.assembly import find_cameras, find_dtype, find_robot
 from vlascope_server.robots import NormStats, RobotIO
 from vlascope_server.robots.images import places_with_pad
 from vlascope_server.training.columns import Columns, find_columns

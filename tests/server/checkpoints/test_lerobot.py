@@ -24,9 +24,9 @@ from vlascope_server.checkpoints import (
 )
 from vlascope_server.commands import main
 from vlascope_server.options import CheckpointOptions
-from vlascope_server.policies.assembly import find_conventions, find_robot, find_tokenizer
 from vlascope_server.policies.options import PolicyOptions
-from vlascope_server.policies.policy import Policy
+from vlascope_server.policies.pi0.assembly import find_conventions, find_robot, find_tokenizer
+from vlascope_server.policies.pi0.policy import Pi0Policy
 from vlascope_server.robots import Aloha, RobotPipeline
 from vlascope_server.robots.norm_stats import NormStats
 
@@ -228,7 +228,7 @@ def test_a_base_policy_has_no_statistics(policy, caplog):
     with pytest.raises(
         CheckpointError, match=r"pretrained_model: has no statistics to normalise.*put that of the training data"
     ):
-        Policy.load(str(policy), PolicyOptions(robot="libero"))
+        Pi0Policy.load(str(policy), PolicyOptions(robot="libero"))
     source = open_source(policy)
     with caplog.at_level(logging.WARNING):
         again = convert_checkpoint(source, policy.with_name("again"), "lerobot")

@@ -10,7 +10,7 @@ from vlascope_server.checkpoints import CheckpointError, convert_checkpoint, loa
 from vlascope_server.commands import main
 from vlascope_server.options import CheckpointOptions
 from vlascope_server.policies.options import PolicyOptions
-from vlascope_server.policies.policy import Policy
+from vlascope_server.policies.pi0.policy import Pi0Policy
 
 
 @pytest.fixture
@@ -57,14 +57,14 @@ def test_messages_say_what_there_is(copy):
     """There are two and nobody chose; then there are none."""
     shutil.copytree(copy / "assets" / "lab" / "robot", copy / "assets" / "droid")
     with pytest.raises(CheckpointError) as error:
-        Policy.load(str(copy))
+        Pi0Policy.load(str(copy))
     assert str(error.value) == "1000: has the statistics of droid, lab/robot; choose with asset_id="
     assert error.value.for_command() == "1000: has the statistics of droid, lab/robot; choose with --asset-id"
     shutil.rmtree(copy / "assets")
     with pytest.raises(
         CheckpointError, match="1000: has no statistics to normalise states and actions with; expected a norm_stats"
     ):
-        Policy.load(str(copy), PolicyOptions())
+        Pi0Policy.load(str(copy), PolicyOptions())
     with pytest.raises(CheckpointError, match="asset ids found: none; copy the file there"):
         load_checkpoint(copy, CheckpointOptions(asset_id="droid"))
 

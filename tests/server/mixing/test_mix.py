@@ -14,7 +14,7 @@ import pytest
 from vlascope_server.checkpoints import opened
 from vlascope_server.checkpoints.record import Record
 from vlascope_server.commands import main
-from vlascope_server.policies.policy import Policy
+from vlascope_server.policies.pi0.policy import Pi0Policy
 from vlascope_server.robots import NormStats
 from vlascope_server.robots.norm_stats import load_norm_stats, save_norm_stats
 
@@ -65,7 +65,7 @@ def test_average_of_three(three, tmp_path, capsys):
 def test_what_is_written_is_served(three, tmp_path):
     out = mix(tmp_path / "mix", three, "--optimize_method", "average")
     for location in (out / "0", out):
-        policy = Policy.load(str(location))
+        policy = Pi0Policy.load(str(location))
         assert policy.checkpoint.asset_id == "libero"
         assert policy.checkpoint.record.norm_stats_count == 100
     np.testing.assert_array_equal(load_norm_stats(out / "norm_stats.json")["state"].mean, STATS["state"].mean)
@@ -92,7 +92,7 @@ def test_both_formats_give_the_same_mix(three, tmp_path):
     for folder in (other, both):
         found = values(folder)
         assert all(found[name].tobytes() == array.tobytes() for name, array in expected.items())
-        assert Policy.load(str(folder)).checkpoint.asset_id == "libero"
+        assert Pi0Policy.load(str(folder)).checkpoint.asset_id == "libero"
 
 
 def test_bfloat16_stays(base, tmp_path):

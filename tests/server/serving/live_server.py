@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -87,9 +87,16 @@ def serve(
         "0",
         *options,
     ]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "JAX_PLATFORMS": "cpu"}
     if files is not None:
         command = ["bash", "-c", f'ulimit -n {files}; exec "$@"', "bash", *command]
+    with run_server(command, ready=ready) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def run_server(command: Sequence[str], *, ready: bool = True) -> Iterator[LiveServer]:
+    """Starts the server of a command that prints `listening URL`, as `serve` does."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "JAX_PLATFORMS": "cpu"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     lines: list[str] = []
     listening = threading.Event()

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from vlascope_latents import CaptureSpec
-from vlascope_server.policies.policy import Policy, draw_noise
-from vlascope_server.policies.programs import PLAIN, Programs, RequestShape
+from vlascope_server.policies.contract import PLAIN, RequestShape, draw_noise
+from vlascope_server.policies.pi0.policy import Pi0Policy
+from vlascope_server.policies.programs import Programs
 from vlascope_server.serving.batcher import Batcher
 
 from tests.server.serving.live_server import serve
@@ -20,8 +21,8 @@ TEXT = CaptureSpec(experts=("vlm",), layers=(0,), spans=("text",), reduction="me
 
 
 @pytest.fixture(scope="module")
-def policy() -> Policy:
-    return Policy.load("tiny")
+def policy() -> Pi0Policy:
+    return Pi0Policy.load("tiny")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,6 @@ class Recorder:
     def __init__(self, policy, programs, *, active: int, max_wait: float = 5.0):
         self.policy, self.programs, self.sizes = policy, programs, []
         self.batcher = Batcher(
-            policy,
             programs,
             max_wait=max_wait,
             active_clients=lambda spec: active,

@@ -14,8 +14,9 @@ import pytest
 from vlascope_latents import CaptureSpec
 from vlascope_latents.store import LatentStore
 from vlascope_server.policies.compile_queue import CompileQueue, TooManyJobsError
-from vlascope_server.policies.policy import Policy, draw_noise
-from vlascope_server.policies.programs import PLAIN, Programs, RequestShape
+from vlascope_server.policies.contract import PLAIN, RequestShape, draw_noise
+from vlascope_server.policies.pi0.policy import Pi0Policy
+from vlascope_server.policies.programs import Programs
 from vlascope_server.serving.batcher import Batcher
 
 from tests.server.serving.live_server import LiveServer, serve
@@ -92,14 +93,14 @@ def test_a_job_leaves_with_the_last_who_asks():
 
 
 @pytest.fixture(scope="module")
-def policy() -> Policy:
-    return Policy.load("tiny")
+def policy() -> Pi0Policy:
+    return Pi0Policy.load("tiny")
 
 
 class Held:
     """A compiler that compiles when it is told to."""
 
-    def __init__(self, policy: Policy):
+    def __init__(self, policy: Pi0Policy):
         self.programs = Programs(policy, max_batch=1, pad=False)
         self.program = self.programs.want(PLAIN, 1).result()
         self.compiled: list[CaptureSpec | None] = []
@@ -147,7 +148,6 @@ def test_what_nobody_waits_for_is_not_computed(policy):
     with Held(policy) as held:
         batches: list[int] = []
         batcher = Batcher(
-            policy,
             held.programs,
             max_wait=0,
             active_clients=lambda spec: 1,

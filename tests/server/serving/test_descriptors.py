@@ -17,7 +17,7 @@ import pytest
 import websockets
 from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_latents.store import LatentStore, RunWriter, verify
-from vlascope_server.policies.policy import Policy
+from vlascope_server.policies.pi0.policy import Pi0Policy
 from vlascope_server.serving.episodes import Episodes
 from vlascope_server.serving.errors import ServeError
 from vlascope_server.serving.messages import EpisodeInfo
@@ -211,7 +211,7 @@ def test_a_failure_that_repeats_itself_is_logged_once_a_second(monkeypatch):
 
 
 def test_an_episode_that_is_withdrawn_leaves_its_place_to_others(tmp_path):
-    layout = Policy.load("tiny").layout
+    layout = Pi0Policy.load("tiny").layout
     plan = plan_capture(CaptureSpec.from_map(SPEC), layout)
     episodes = Episodes(RunWriter.create(tmp_path, "x", layout), most=1)
     for attempt in (1, 2):
@@ -231,7 +231,7 @@ def test_an_episode_that_is_withdrawn_leaves_its_place_to_others(tmp_path):
 
 @pytest.mark.parametrize("where", ["run_writer.write_table", "episode_writer.seal_episode"])
 def test_a_reply_never_says_sealed_and_error(tmp_path, monkeypatch, where):
-    layout = Policy.load("tiny").layout
+    layout = Pi0Policy.load("tiny").layout
     plan = plan_capture(CaptureSpec.from_map(SPEC), layout)
     run = RunWriter.create(tmp_path, "x", layout)
     episodes, owner = Episodes(run), object()

@@ -14,7 +14,8 @@ from vlascope_client import AsyncPolicyClient, PolicyClient
 from vlascope_latents import CaptureSpec, plan_capture
 from vlascope_latents.store import LatentStore
 from vlascope_server.model import sample_actions
-from vlascope_server.policies.policy import Policy, draw_noise
+from vlascope_server.policies.contract import draw_noise
+from vlascope_server.policies.pi0.policy import Pi0Policy
 
 from tests.server.serving.live_server import serve
 from tests.server.serving.wire import connect, observation
@@ -30,11 +31,11 @@ SITES = {
 
 
 @pytest.fixture(scope="module")
-def policy() -> Policy:
-    return Policy.load("tiny")
+def policy() -> Pi0Policy:
+    return Pi0Policy.load("tiny")
 
 
-def compute(policy: Policy, message: dict, spec: CaptureSpec | None = None):
+def compute(policy: Pi0Policy, message: dict, spec: CaptureSpec | None = None):
     """Actions and latents of one message, with nothing between it and the model."""
     prepared = policy.prepare({k: v for k, v in message.items() if k != "seed"})
     noise = draw_noise(message["seed"], policy.noise_shape)

@@ -24,7 +24,7 @@ def robot_keys(**more) -> dict:
     ],
 )  # fmt: skip
 def test_near_keys(key, meant):
-    typos = Typos(Libero())
+    typos = Typos(Libero().read)
     assert typos.warnings(robot_keys(**{key: True})) == [f"{key}: is no field and was not read; did you mean {meant}?"]
 
 
@@ -51,14 +51,14 @@ def test_near_keys(key, meant):
 )
 def test_keys_that_mean_something_else(key):
     keys = robot_keys(**{key: True})
-    assert Typos(Libero()).warnings(keys) == []
+    assert Typos(Libero().read).warnings(keys) == []
     del keys["prompt"]  # the server has one
-    assert Typos(Libero()).warnings(keys) == []
+    assert Typos(Libero().read).warnings(keys) == []
 
 
 def test_a_prompt_that_the_server_fills_in():
     message = {key: value for key, value in robot_keys().items() if key != "prompt"}
-    (line,) = Typos(Libero()).warnings({**message, "promt": "lift the can"})
+    (line,) = Typos(Libero().read).warnings({**message, "promt": "lift the can"})
     assert line.endswith("did you mean prompt?")
 
 
@@ -67,7 +67,7 @@ def test_a_robot_with_many_cameras_has_no_typo():
     known = {"observation/joint_position": [0.0] * 7, "observation/gripper_position": [0.0], "prompt": "x"}
     images = {key: observation()["observation/image"] for key in droid.spec.cameras.values()}
     message = {**known, **images, "observation/exterior_image_2_left": 0}
-    assert Typos(droid).warnings(message) == []
+    assert Typos(droid.read).warnings(message) == []
 
 
 def test_it_is_told_in_the_reply_and_once_in_the_log(server, wire):
@@ -84,5 +84,5 @@ def test_it_is_told_in_the_reply_and_once_in_the_log(server, wire):
 
 
 def test_many_keys_are_looked_at_no_further():
-    typos = Typos(Libero())
+    typos = Typos(Libero().read)
     assert typos.warnings(robot_keys(**{f"collect_latent{n}": 1 for n in range(1000)})) == []

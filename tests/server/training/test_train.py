@@ -19,8 +19,9 @@ from vlascope_server.checkpoints import CheckpointError, Sidecars, load_checkpoi
 from vlascope_server.commands import main
 from vlascope_server.model import lora_frozen, sample_actions
 from vlascope_server.options import CheckpointOptions
+from vlascope_server.policies.contract import draw_noise
 from vlascope_server.policies.options import PolicyOptions
-from vlascope_server.policies.policy import Policy, draw_noise
+from vlascope_server.policies.pi0.policy import Pi0Policy
 from vlascope_server.training import data, train_state, trainer
 from vlascope_server.training.options import TrainingError
 from vlascope_server.training.run_folder import METRICS
@@ -82,7 +83,7 @@ def test_serves_what_it_learnt(learnt, dataset):
     facts = json.loads((learnt / "train.json").read_text())
     assert checkpoint.record.norm_stats_count == facts["record"]["norm_stats_count"] == 6 * 12
     assert checkpoint.norm_stats is not None
-    policy = Policy.load(str(learnt / "500"), PolicyOptions(dtype="float32"))
+    policy = Pi0Policy.load(str(learnt / "500"), PolicyOptions(dtype="float32"))
     signs = []
     for number in facts["episodes"]:
         columns, images = episode(number)

@@ -1,4 +1,4 @@
-"""A policy: a robot's observation to what the model sees, and what the model answers to what the robot executes.
+"""Pi0 as a policy: a robot's observation to what the model sees, its compiled sampling, and the robot's actions of the answer.
 
 B batch, A action horizon, a the model's action width, r the robot's.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,8 +18,11 @@ from jaxtyping import Bool, Float, Int, UInt8
 from vlascope_latents import ModelLayout
 
 from vlascope_server.checkpoints import Checkpoint, CheckpointError, load_checkpoint
-from vlascope_server.model import ModelInputs, fuse_for_inference
-from vlascope_server.policies.assembly import (
+from vlascope_server.compile_cache import heed_free_space
+from vlascope_server.model import ModelInputs, fuse_for_inference, sample_actions
+from vlascope_server.policies.contract import Outcome, PolicyFacts, Prepared, Program, RequestShape, draw_noise
+from vlascope_server.policies.options import PolicyOptions
+from vlascope_server.policies.pi0.assembly import (
     find_cameras,
     find_conventions,
     find_dtype,
@@ -26,15 +30,15 @@ from vlascope_server.policies.assembly import (
     find_tokenizer,
     missing_statistics,
 )
-from vlascope_server.policies.options import PolicyOptions
 from vlascope_server.robots import NormStatsError, RobotInputError, RobotIO, RobotPipeline
 
 _USUAL = PolicyOptions()
 _FINGERPRINT_SAMPLE = 4096
+_PACKAGES = ("jax", "jaxlib", "orbax-checkpoint")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class PreparedObservation:
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class PreparedObservation(Prepared):
     """One observation as the model takes it, without the batch axis.
 
     Attributes:
@@ -42,42 +46,44 @@ class PreparedObservation:
         state: normalised, padded.
         tokens: of the prompt.
         mask: which of them are real.
-        prompt: the instruction that was used.
-        robot_state: as the robot sent it; what relative actions are relative to.
-        truncated: tokens of the prompt that the model does not see.
     """
 
     images: Mapping[str, UInt8[np.ndarray, "size size 3"]]
     state: Float[np.ndarray, " a"]
     tokens: Int[np.ndarray, " n"]
     mask: Bool[np.ndarray, " n"]
-    prompt: str
-    robot_state: Float[np.ndarray, " s"]
-    truncated: int
 
 
-class Policy:
-    """A policy ready to run.
+class Pi0Policy:
+    """A Pi0 or Pi0.5 that is ready to run; keeps the contract of `Policy`.
 
     Attributes:
-        name: of the checkpoint.
         params: on the device, fused for inference.
         config: the architecture.
         num_steps: denoise steps.
         pipeline: robot, statistics, conventions.
         checkpoint: where it came from, without the parameters.
-        default_prompt: for observations without one.
+        fingerprint: hash of architecture, statistics, denoise steps and weights.
+        facts: what it says of itself.
     """
 
-    def __init__(self, name: str, checkpoint: Checkpoint, options: PolicyOptions = _USUAL):
+    def __init__(
+        self, name: str, checkpoint: Checkpoint, options: PolicyOptions = _USUAL, *, source: str | None = None
+    ):
         """Puts a loaded checkpoint together with its robot and tokenizer.
+
+        Args:
+            name: of the policy.
+            checkpoint: with parameters.
+            options: what its own files leave open.
+            source: where it was loaded from; its name unless told.
 
         Raises:
             CheckpointError: nobody says which robot it is for, or what is said does not fit.
         """
         if options.num_steps < 1:
             raise CheckpointError(f"num_steps: expected at least 1, found {options.num_steps}")
-        self.name, self.num_steps, self.default_prompt = name, options.num_steps, options.default_prompt
+        self.num_steps = options.num_steps
         robot = find_robot(name, checkpoint, options.robot)
         self.pipeline = _pipeline(name, checkpoint, robot)
         self.config = checkpoint.config.with_cameras(*find_cameras(name, checkpoint, robot))
@@ -86,9 +92,11 @@ class Policy:
         self.checkpoint = dataclasses.replace(checkpoint, params={})
         self.fingerprint = _fingerprint(checkpoint, options.num_steps)
         self.params = fuse_for_inference(checkpoint.params)
+        self.facts = self._facts(name, source or name, options.default_prompt)
+        self._denoise_time = 1 - np.arange(self.num_steps, dtype=np.float32) / self.num_steps
 
     @classmethod
-    def load(cls, location: str, options: PolicyOptions = _USUAL) -> Policy:
+    def load(cls, location: str, options: PolicyOptions = _USUAL) -> Pi0Policy:
         """Loads a checkpoint (a path, a URL or a preset's name) as a policy.
 
         Raises:
@@ -97,7 +105,7 @@ class Policy:
         dtype = find_dtype(options.dtype)
         name = location.rstrip("/").rsplit("/", 1)[-1]
         checkpoint = load_checkpoint(location, options, dtype=dtype)
-        return cls(name, checkpoint, options)
+        return cls(name, checkpoint, options, source=location)
 
     @property
     def layout(self) -> ModelLayout:
@@ -115,20 +123,28 @@ class Policy:
         Raises:
             RobotInputError: it is not what the robot sends.
         """
-        if self.default_prompt is not None and "prompt" not in observation:
-            observation = {**observation, "prompt": self.default_prompt}
+        if self.facts.default_prompt is not None and "prompt" not in observation:
+            observation = ChainMap({"prompt": self.facts.default_prompt}, observation)  # pyright: ignore[reportArgumentType]
         reading = self.pipeline.read(observation)
-        state = reading.prompt_state if self._state_in_prompt else None
-        prompt = self._tokenizer.encode(reading.prompt, self.config.max_token_len, state)
+        state, length = reading.prompt_state if self._state_in_prompt else None, self.config.max_token_len
+        prompt = self._tokenizer.encode(reading.prompt, length, state)
+        warnings = ()
+        if prompt.truncated:
+            warnings = (f"prompt: {prompt.truncated} tokens did not fit into {length}: the policy has not seen them",)
         return PreparedObservation(
-            reading.images,
-            reading.state.astype(np.float32),
-            prompt.tokens,
-            prompt.mask,
-            reading.prompt,
-            reading.robot_state,
-            prompt.truncated,
+            prompt=reading.prompt,
+            robot_state=reading.robot_state,
+            values={"prompt_mask": prompt.mask, "denoise_time": self._denoise_time},
+            warnings=warnings,
+            images=reading.images,
+            state=reading.state.astype(np.float32),
+            tokens=prompt.tokens,
+            mask=prompt.mask,
         )
+
+    def draw(self, seed: int) -> Float[np.ndarray, "A a"]:
+        """The flow's noise."""
+        return draw_noise(seed, self.noise_shape)
 
     def batch(self, prepared: Sequence[PreparedObservation], size: int) -> ModelInputs:
         """Observations as one batch of `size`; the last one fills what is left."""
@@ -142,7 +158,41 @@ class Policy:
         }
         return ModelInputs(**fields)
 
-    def batch_shape(self, size: int) -> ModelInputs:
+    def compile(self, shape: RequestShape, size: int) -> Program:
+        """Compiles `sample_actions` for batches of `size`."""
+        noise = jax.ShapeDtypeStruct((size, *self.noise_shape), np.float32)
+        heed_free_space()
+        try:
+            lowered = sample_actions.lower(
+                self.params,
+                self.config,
+                self._batch_shape(size),
+                noise,
+                num_steps=self.num_steps,
+                capture=shape.capture,
+            )
+            compiled = lowered.compile()
+        finally:
+            # JAX remembers every program that it has lowered, and those that we let go would stay in memory
+            sample_actions.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
+
+        def run(prepared: Sequence[PreparedObservation], drawn: Sequence[np.ndarray]) -> Outcome:
+            noise = np.stack([*drawn, *[drawn[-1]] * (size - len(drawn))])
+            actions, latents = compiled(self.params, self.batch(prepared, size), noise)
+            # whoever waits for one of them then waits for a copy that is on its way already
+            for array in (actions, *latents.values()):
+                array.copy_to_host_async()
+            return Outcome(actions, latents)
+
+        return Program(size, run)
+
+    def robot_actions(
+        self, actions: Float[np.ndarray, "A a"], prepared: PreparedObservation
+    ) -> Float[np.ndarray, "A r"]:
+        """The model's chunk as the robot executes it, in float32."""
+        return self.pipeline.robot_actions(actions, prepared.robot_state).astype(np.float32)
+
+    def _batch_shape(self, size: int) -> ModelInputs:
         """Shapes and dtypes of `batch`, for compiling."""
         pixels, n = self.config.vision.image_size, self.config.max_token_len
         shape = jax.ShapeDtypeStruct
@@ -155,16 +205,28 @@ class Policy:
         }
         return ModelInputs(**fields)
 
-    def robot_actions(
-        self, actions: Float[np.ndarray, "A a"], prepared: PreparedObservation
-    ) -> Float[np.ndarray, "A r"]:
-        """The model's chunk as the robot executes it, in float32."""
-        return self.pipeline.robot_actions(actions, prepared.robot_state).astype(np.float32)
-
-
-def draw_noise(seed: int, shape: tuple[int, int]) -> Float[np.ndarray, "A a"]:
-    """The flow's noise of one inference: standard normal float32, a function of the seed alone, on every machine."""
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+    def _facts(self, name: str, source: str, default_prompt: str | None) -> PolicyFacts:
+        config, record = self.config, self.checkpoint.record
+        model = "pi0.5" if config.pi05 else "pi0"
+        return PolicyFacts(
+            name=name,
+            model=model.replace(".", ""),
+            description=f"{model}, {config.dtype}, {self.num_steps} denoise steps",
+            source=source,
+            robot=self.pipeline.robot.spec,
+            image_size=config.vision.image_size,
+            action_horizon=config.action_horizon,
+            default_prompt=default_prompt,
+            noise_shape=self.noise_shape,
+            trained_on=dict(record.trained_on or {}),
+            record={
+                "configuration": dataclasses.asdict(config),
+                "record": dataclasses.asdict(record),
+                "device": jax.devices()[0].device_kind,
+            },
+            packages=_PACKAGES,
+            accelerated=jax.default_backend() != "cpu",
+        )
 
 
 def _pipeline(name: str, checkpoint: Checkpoint, robot: RobotIO) -> RobotPipeline:
