@@ -53,7 +53,10 @@ def test_only_the_weights_are_others(saved):
 def test_weights_follow_from_the_seed(saved):
     first, again, other = (loaded(f"drawn:{seed}", saved).params for seed in (3, 3, 4))
     names = [name for name in first if np.asarray(first[name]).std() > 0]
-    assert {name.rsplit("/", 1)[-1] for name in first if name not in names} == {"bias", "scale"}  # drawn as zeros and ones
+    assert {name.rsplit("/", 1)[-1] for name in first if name not in names} == {
+        "bias",
+        "scale",
+    }  # drawn as zeros and ones
     for name in names:
         assert np.asarray(first[name]).tobytes() == np.asarray(again[name]).tobytes()
         assert np.asarray(first[name]).tobytes() != np.asarray(other[name]).tobytes()
