@@ -14,7 +14,7 @@ from typing import Any
 from vlascope_base.files import why_unwritable
 from vlascope_base.progress import Progress
 from vlascope_base.text import counted, readable_bytes
-from vlascope_latents import CampaignCost, CapturePlan, CaptureSpec, CaptureSpecError
+from vlascope_latents import CampaignCost, CapturePlan, CaptureSpecError
 from vlascope_latents.store import LatentStore, RunWriter
 from vlascope_latents.store.run_folder import check_episode_id
 
@@ -23,7 +23,7 @@ from vlascope_server.capturing.campaign_observations import CampaignObservations
 from vlascope_server.capturing.options import CaptureError, CaptureOptions
 from vlascope_server.capturing.recording import Recording, digest, digest_of
 from vlascope_server.capturing.runs import CAPTURE, check_same_capture, check_same_options, refuse_begun, saved_options
-from vlascope_server.policies.contract import Policy, RequestShape, plan_request
+from vlascope_server.policies.contract import Policy, RequestShape, plan_request, usual_spec
 from vlascope_server.policies.runs import describe_run
 
 _BATCH, _BATCH_ON_CPU = 8, 4
@@ -205,7 +205,7 @@ def _dataset_frames(options: CaptureOptions, policy: Policy[Any]) -> Recording:
 
 
 def _plan(options: CaptureOptions, policy: Policy[Any], recording: Recording) -> CapturePlan:
-    spec = options.capture or recording.capture_spec or CaptureSpec()
+    spec = options.capture or recording.capture_spec or usual_spec(policy.layout)
     try:
         return plan_request(spec, policy.layout)
     except CaptureSpecError as error:

@@ -185,6 +185,14 @@ def denoise_steps(layout: ModelLayout) -> int | None:
     return next((expert.steps for expert in layout.experts if expert.loop == "denoise"), None)
 
 
+def usual_spec(layout: ModelLayout) -> CaptureSpec:
+    """What is captured of a policy unless told otherwise: `hidden_states`, or everything where no expert has these."""
+    usual = CaptureSpec()
+    if any(expert.component(name) for expert in layout.experts for name in usual.components):
+        return usual
+    return CaptureSpec(components="all")
+
+
 def plan_request(spec: CaptureSpec, layout: ModelLayout) -> CapturePlan:
     """What a spec captures of a policy; the `capture` of a `RequestShape`.
 

@@ -17,11 +17,11 @@ from typing import Any, NoReturn
 
 from vlascope_base.files import partial_path
 from vlascope_base.options import record_of
-from vlascope_latents import CapturePlan, CaptureSpec, CaptureSpecError
+from vlascope_latents import CapturePlan, CaptureSpecError
 from vlascope_latents.store import RunWriter, StoreError
 from vlascope_latents.store.run_folder import ReadableBy, make_missing_folder
 
-from vlascope_server.policies.contract import PLAIN, Policy, PolicyFacts, RequestShape
+from vlascope_server.policies.contract import PLAIN, Policy, PolicyFacts, RequestShape, usual_spec
 from vlascope_server.policies.programs import Programs
 from vlascope_server.policies.runs import describe_run
 from vlascope_server.serving.access import Access, check_host, is_address, read_key, tls_context
@@ -145,7 +145,7 @@ def _assemble(
     accelerated = policy.facts.accelerated
     max_batch = 1 if options.deterministic else options.max_batch or (8 if accelerated else 4)
     programs = Programs(policy, max_batch, pad=accelerated)
-    spec = options.capture or CaptureSpec()
+    spec = options.capture or usual_spec(policy.layout)
     try:
         plan = programs.plan(spec)
     except CaptureSpecError as error:

@@ -189,8 +189,22 @@ class PolicyConformance:
         for row in range(SIZE):
             alone = program(spec, 1).run(prepared[row : row + 1], drawn[row : row + 1])
             for path, array in alone.latents.items():
-                found, expected = _numbers(arrays[path][row]), _numbers(np.asarray(array)[0])
-                np.testing.assert_allclose(found, expected, rtol=2**-6, atol=2**-6 * np.nanmax(np.abs(expected)))
+                assert_close(_numbers(arrays[path][row]), _numbers(np.asarray(array)[0]))
+
+    def test_a_layer_that_is_selected_is_that_of_all_layers(self, policy, program, prepared, drawn):
+        experts = policy.layout.experts
+        layered = [
+            (e, {"expert": e.name, "component": c.name}) for e in experts for c in e.components if c.size("layer")
+        ]
+        if not layered:
+            pytest.skip("this policy has no component with layers")
+        whole = CaptureSpec.from_map({"sites": [site for _, site in layered]})
+        last = CaptureSpec.from_map({"sites": [{**site, "layers": [expert.depth - 1]} for expert, site in layered]})
+        found, everything = (program(spec, 1).run(prepared[:1], drawn[:1]).latents for spec in (last, whole))
+        for tensor in plan_request(whole, policy.layout).tensors:
+            layers = _numbers(np.asarray(everything[tensor.path]))
+            expected = np.take(layers, [-1], axis=1 + tensor.dims.index("layer"))
+            assert_close(_numbers(np.asarray(found[tensor.path])), expected)
 
     def test_a_store_takes_what_it_keeps_beside_a_frame(self, policy, program, prepared, drawn):
         kept = []
@@ -219,6 +233,11 @@ def _shape(policy: Policy[Any], spec: CaptureSpec | None) -> RequestShape:
 
 def _actions(program: Program, prepared: Sequence[Any], drawn: Sequence[np.ndarray | None]) -> np.ndarray:
     return np.asarray(program.run(prepared, drawn).actions)
+
+
+def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
+    """As close as bfloat16 is, of what was computed by another program."""
+    np.testing.assert_allclose(found, expected, rtol=2**-6, atol=2**-6 * np.nanmax(np.abs(expected)))
 
 
 def _numbers(array: np.ndarray) -> np.ndarray:

@@ -21,25 +21,16 @@ class DecodingPolicy(LinearPolicy):
             Component("logits", (("vocabulary", TOKENS),), "float32"),
             Component("tokens", (("chosen", 1),), "int32"),
         )
-        decoder = ExpertLayout(
-            "decoder",
-            1,
-            WIDTH,
-            (Span("action", 0, 1),),
-            components,
-            "decode",
-            STEPS,
-            sees=("reflex",),
-            outputs=("all",),
-        )
-        self.layout = ModelLayout((*self.layout.experts, decoder))
+        spans = (Span("action", 0, 1),)
+        decoder = ExpertLayout("decoder", 1, WIDTH, spans, components, "decode", STEPS, outputs=("all",))
+        self.layout = ModelLayout((decoder,))
 
     def draw(self, seed):
         """The key of the choice of tokens."""
         return np.random.default_rng(seed).integers(2**32, size=2, dtype=np.uint32)
 
     def compile(self, shape, size):
-        """The program of a shape, for the decoder alone."""
+        """The program of a shape, which decodes row by row."""
 
         def run(prepared, drawn):
             actions = np.zeros((len(prepared), HORIZON, ROBOT.action_dim))
@@ -58,7 +49,7 @@ class DecodingPolicy(LinearPolicy):
                     actions[row] += self.moves[token]
                     state = np.tanh(state + self.vocabulary[token])
                     counts[row] += 1
-            sites = shape.capture.of("decoder") if shape.capture else ()
+            sites = shape.capture.sites if shape.capture else ()
             kept = {site.path: values[site.component][:, list(site.steps)] for site in sites}
             return Outcome(actions, kept, {"decoder": counts} if sites else {})
 

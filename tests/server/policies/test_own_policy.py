@@ -147,6 +147,7 @@ def test_what_it_does_not_have_is_said_in_one_line(tmp_path):
 def test_one_that_decodes_is_stored_with_how_far_it_came(tmp_path):
     policy, spec = DecodingPolicy(), CaptureSpec(experts=("decoder",), components="all")
     with served(DecodingPolicy, tmp_path) as server, PolicyClient(server.url) as client:
+        assert client.metadata.capture.default_spec["components"] == "all"  # no expert of it has hidden states
         expected = []
         for seed in range(6):
             reply = client.infer(seen(0), collect_latents=spec, episode="told", timestep=seed, seed=seed)
