@@ -255,7 +255,7 @@ def test_what_a_training_needs_may_be_in_the_file_or_not(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("max_clientz: 8", "field 'max_clientz' is unknown; the fields are log_level, checkpoint, store, "),
+        ("max_clientz: 8", "field 'max_clientz' is unknown; the fields are log_level, checkpoint, preset, "),
         ("max_clients: many", "max_clients: expected int, found 'many'"),
         ("queue_bytes: many", "queue_bytes: expected bytes such as 500MB or 2GB, found 'many'"),
         ("on_full: wait", "on_full: expected block, drop, found 'wait'"),
