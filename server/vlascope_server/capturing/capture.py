@@ -274,7 +274,7 @@ def _check_observations(prepared: PreparedCapture, progress: Progress) -> None:
     recording, policy = prepared.recording, prepared.policy
     missing = [place for place in range(len(recording.episodes)) if place not in prepared.done]
     recording.check(policy.facts.robot)
-    # the first frame of an episode tells whether the policy takes its observations: all of them have the same arrays
-    for done, place in enumerate(missing):
-        progress("checking observations", done, len(missing))
+    telling = recording.telling(missing)
+    for done, place in enumerate(telling):
+        progress("checking observations", done, len(telling))
         next(prepared_batches(policy, recording, [((place, 0),)]))

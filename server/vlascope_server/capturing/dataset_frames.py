@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from vlascope_datasets import LeRobotDataset
@@ -61,6 +61,10 @@ class DatasetFrames:
 
     def check(self, robot: RobotSpec) -> None:
         """Nothing that `open` has not looked at."""
+
+    def telling(self, episodes: Sequence[int]) -> Sequence[int]:
+        """One: the frames of a dataset have the same features."""
+        return episodes[:1]
 
     def moments(self, episode: int, first: int, stop: int) -> list[Moment]:
         """Frames `first` to `stop` of those that are to be captured of an episode."""
@@ -132,5 +136,7 @@ def _recorded(dataset: LeRobotDataset, columns: Columns, number: int, options: C
         rows=timesteps,
         timesteps=timesteps,
         seeds=noise_seeds(seed, name, timesteps),
-        content=digest({key: [str(values.dtype), values.tolist()] for key, values in states.items()}),
+        content=digest(
+            {key: [values.dtype.str, values.shape, values.tobytes().hex()] for key, values in states.items()}
+        ),
     )

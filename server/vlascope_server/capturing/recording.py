@@ -86,6 +86,10 @@ class Recording(Protocol):
         """Raises `VlascopeError` where something is not of this robot; names the file."""
         ...
 
+    def telling(self, episodes: Sequence[int]) -> Sequence[int]:
+        """Of some episodes, those whose first frames tell whether a policy takes the frames of all."""
+        ...
+
     def moments(self, episode: int, first: int, stop: int) -> list[Moment]:
         """Frames `first` to `stop` of those that are to be captured of an episode, by its place in `episodes`.
 
