@@ -104,9 +104,15 @@ def prepare_capture(load: Callable[[], Policy[Any]], options: CaptureOptions, pr
         _check_place(options.store)
     else:
         check_same_options(options, options.resume)
-    observed = CampaignObservations.open(options) if options.observations is not None else None
-    policy = load()
-    recording: Recording = _dataset_frames(options, policy) if observed is None else observed
+    if options.observations is not None:
+        recording: Recording = CampaignObservations.open(options)
+        policy = load()
+    else:
+        # what only datasets need is missed before the policy is loaded
+        from vlascope_server.capturing.dataset_frames import DatasetFrames
+
+        policy = load()
+        recording = DatasetFrames.open(options, policy.facts.robot)
     plan = _plan(options, policy, recording)
     batch_size = options.batch_size or (_BATCH if policy.facts.accelerated else _BATCH_ON_CPU)
     said = _said(options, policy, recording, plan, batch_size)
@@ -196,12 +202,6 @@ def differences(prepared: PreparedCapture) -> list[str]:
 def listed_policies(policies: Any) -> str:
     """Policies by name and fingerprint."""
     return ", ".join(f"{name} {fingerprint}" for fingerprint, name in policies.items())
-
-
-def _dataset_frames(options: CaptureOptions, policy: Policy[Any]) -> Recording:
-    from vlascope_server.capturing.dataset_frames import DatasetFrames
-
-    return DatasetFrames.open(options, policy.facts.robot)
 
 
 def _plan(options: CaptureOptions, policy: Policy[Any], recording: Recording) -> CapturePlan:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 from vlascope_base import VlascopeError
 from vlascope_base.options import CommandOptions
-from vlascope_latents.store.run_folder import check_name
 
 from vlascope_server.options import Capture, EpisodeOptions, StoreOptions
 from vlascope_server.policies.options import WhichPolicy
 
+_LABEL = r"([A-Za-z0-9][A-Za-z0-9._-]{0,47})?"
 MAY_DIFFER = frozenset({"log_level", "resume", "dry_run", "readable_by", "queue_bytes", "min_free", "writers"})
 """Options that a capture may go on with other values of: they change nothing that is stored."""
 
@@ -71,7 +72,9 @@ class CaptureOptions(WhichPolicy, StoreOptions, EpisodeOptions, CommandOptions):
                 raise CaptureError(f"{name}: expected at least {least}, found {value}")
         if self.noise_seed is not None and self.noise_seed >= 2**63:
             raise CaptureError(f"noise_seed: expected at most 2^63-1, found {self.noise_seed}")
-        if self.label:
-            check_name("label", self.label)
+        if not re.fullmatch(_LABEL, self.label):
+            raise CaptureError(
+                f"label {self.label!r}: expected at most 48 letters, digits, '.', '_' or '-', and a letter or digit first"
+            )
         if self.observations is not None and self.columns:
             raise CaptureError("columns: only for --dataset: saved observations have the keys that the policy was sent")

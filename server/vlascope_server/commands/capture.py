@@ -53,9 +53,7 @@ class Capture(CaptureOptions):
                 prepared = prepare_capture(lambda: load_policy(self.checkpoint, self.policy), self, progress)
         except ModuleNotFoundError as error:
             package = (error.name or "a package").partition(".")[0]
-            raise VlascopeError(
-                f"capture of a dataset needs {package}: run this in a clone of vlascope: {INSTALL}"
-            ) from error
+            raise VlascopeError(f"capture needs {package}: run this in a clone of vlascope: {INSTALL}") from error
         _print_prepared(prepared)
         if self.dry_run:
             return

@@ -251,7 +251,7 @@ def test_recordings_that_do_not_fit(refused, seen, dataset, tmp_path):
     assert f"{one_of}, found both" in refused("--dataset", dataset, "--observations", seen)
     assert "stride: expected at least 1, found 0" in refused("--observations", seen, "--stride", "0")
     assert "batch_size: expected at least 1, found 0" in refused("--observations", seen, "--batch-size", "0")
-    assert "label: 'a b' is no name" in refused("--observations", seen, "--label", "a b")
+    assert "label 'a b': expected at most 48" in refused("--observations", seen, "--label", "a b")
     assert "columns: only for --dataset" in refused("--observations", seen, "--columns", "a", "b")
     assert "no episode 9; it has 0 to 7" in refused("--dataset", dataset, "--episodes", "9")
     assert "has no 9; it has 0-3" in refused("--observations", seen, "--episodes", "9")
