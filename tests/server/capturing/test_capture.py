@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from vlascope_latents.store import LatentStore, RunWriter, verify
 from vlascope_server.capturing.batches import batches_of
+from vlascope_server.checkpoints import load_checkpoint
 from vlascope_server.policies.contract import PLAIN
 from vlascope_server.policies.loading import load_policy
 from vlascope_server.robots.images import resize_with_pad
@@ -202,9 +203,9 @@ def test_a_finished_capture_has_nothing_to_go_on_with(capture, seen, tmp_path):
         assert_same_episode(one, other)
 
 
-@pytest.mark.parametrize(
-    ("options", "parts"),
-    [
+def test_a_run_goes_on_with_its_own_options_alone(capture, refused, seen, tmp_path):
+    run = _begun(seen, tmp_path, capture)
+    for options, parts in (
         (("--prompt", "wave"), ["--prompt wave (the run has none)"]),
         (("--noise-seed", "3"), ["--noise-seed 3 (the run has none)"]),
         (("--checkpoint", "tiny-half-0"), ["--checkpoint tiny-half-0 (the run has tiny)"]),
@@ -215,19 +216,31 @@ def test_a_finished_capture_has_nothing_to_go_on_with(capture, seen, tmp_path):
         ),
         (("--episodes", "0-2"), ["--episodes 0-2 (the run has none)"]),
         (("--num-steps", "5"), ["--num-steps 5 (the run has 10)"]),
-        (("--label", "mine"), ["--label mine"]),
-    ],
-)
-def test_a_run_goes_on_with_its_own_options_alone(capture, refused, seen, tmp_path, options, parts):
-    run = _begun(seen, tmp_path, capture)
-    line = refused("--resume", run, *options)
-    for part in [*parts, f"contradicts the capture in {run}", "leave"]:
-        assert part in line
+        (("--label", "mine"), ["--label mine (the run has '')"]),
+    ):
+        line = refused("--resume", run, *options)
+        for part in [*parts, f"contradicts the capture in {run}", "leave"]:
+            assert part in line, line
+    # what decides only how it is written may be another
+    assert capture("--resume", run, "--writers", "2", "--queue-bytes", "10MB", "--log-level", "warning")[0] == 0
 
 
 def _begun(seen, tmp_path, capture) -> Path:
     assert capture("--observations", seen)[0] == 0
     return only_run(tmp_path / "runs")
+
+
+def test_a_run_goes_on_with_its_own_weights_alone(capture, refused, seen, tmp_path):
+    """The folder is the same, and another checkpoint lies in it."""
+    folder = tmp_path / "policy"
+    shutil.copytree(load_checkpoint("tiny").path, folder)
+    assert capture("--observations", seen, "--checkpoint", folder)[0] == 0
+    run = only_run(tmp_path / "runs")
+    shutil.rmtree(folder)
+    shutil.copytree(load_checkpoint("tiny-half-0").path, folder)
+    line = refused("--resume", run)
+    fingerprints = [load_policy(name).fingerprint for name in ("tiny-half-0", "tiny")]
+    assert "--checkpoint: fingerprint {}, the run has {}".format(*fingerprints) in line
 
 
 def test_a_run_goes_on_with_its_own_frames_alone(capture, refused, seen, tmp_path):
@@ -277,6 +290,14 @@ def test_another_robots_recordings(refused, seen, dataset, tmp_path):
     line = refused("--observations", wide)
     assert str(wide) in line
     assert "observation/state: expected shape (8,), found (9,)" in line
+    path = save(tmp_path / "one-eyed", 0)
+    with np.load(path) as found:
+        arrays = dict(found)
+    about = json.loads(str(arrays["about"]))
+    del about["observation"]["wrist_image"]
+    np.savez_compressed(path, **{**arrays, "about": np.array(json.dumps(about))})
+    line = refused("--observations", tmp_path / "one-eyed")
+    assert f"{path}: timestep 0: observation/wrist_image: missing" in line
     save(tmp_path / "droid", 0, robot="droid")
     assert "holds observations of robot droid, and the policy reads libero's" in refused(
         "--observations", tmp_path / "droid"
