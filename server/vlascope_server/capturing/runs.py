@@ -91,6 +91,8 @@ def check_same_capture(said: Mapping[str, Any], run: Path) -> None:
     saved = _model(run)[CAPTURE]
     for name, what in (
         ("fingerprint", "--checkpoint"),
+        ("episodes", "the recording"),
+        ("frame_count", "the recording"),
         ("frames", "the frames of the recording"),
         ("capture_spec", "--capture"),
         ("batch_size", "--batch-size"),

@@ -249,6 +249,8 @@ def test_a_run_goes_on_with_its_own_frames_alone(capture, refused, seen, tmp_pat
     line = refused("--resume", run)
     assert "the frames of the recording" in line
     assert f"contradicts the capture in {run}" in line
+    save(seen, 4)
+    assert "the recording: episodes 5, the run has 4" in refused("--resume", run)
 
 
 def test_what_is_no_capture_cannot_be_gone_on_with(refused, tmp_path):

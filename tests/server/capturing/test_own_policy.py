@@ -60,10 +60,12 @@ def test_what_the_policy_computes_is_stored(seen, tmp_path, policy):
                 np.testing.assert_allclose(
                     selection.array()[frame], np.asarray(outcome.latents[tensor.path])[0], rtol=1e-6
                 )
-                np.testing.assert_allclose(selection.values("actions")[frame], outcome.actions[0], rtol=1e-6)
+                np.testing.assert_allclose(
+                    selection.values("actions")[frame], np.asarray(outcome.actions)[0], rtol=1e-6
+                )
             if isinstance(policy, DecodingPolicy):
                 steps = selection.values("decode_steps/decoder")
-                assert 1 <= steps[frame] == outcome.decode_steps["decoder"][0] <= STEPS
+                assert 1 <= steps[frame] == np.asarray(outcome.decode_steps["decoder"])[0] <= STEPS
                 assert selection.values("noise_seed")[frame] == 1000 * episode + inference
             else:  # it draws nothing
                 assert selection.values("noise_seed")[frame] == -1
