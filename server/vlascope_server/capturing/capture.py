@@ -191,17 +191,13 @@ def differences(prepared: PreparedCapture) -> list[str]:
         return []
     found = []
     if prepared.policy.fingerprint not in policies:
-        found.append(f"the policy ({listed_policies(policies)} acted)")
+        acted = ", ".join(f"{name} {fingerprint}" for fingerprint, name in policies.items())
+        found.append(f"the policy ({acted} acted)")
     if options.prompt is not None:
         found.append("the prompt")
     if options.noise_seed is not None:
         found.append("the noise")
     return found
-
-
-def listed_policies(policies: Any) -> str:
-    """Policies by name and fingerprint."""
-    return ", ".join(f"{name} {fingerprint}" for fingerprint, name in policies.items())
 
 
 def _plan(options: CaptureOptions, policy: Policy[Any], recording: Recording) -> CapturePlan:
