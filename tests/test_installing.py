@@ -26,7 +26,11 @@ LINES = re.findall(r"(?m)^pip install \./.*$", (ROOT / "README.md").read_text())
 PARTS = {
     ("server", "serve"): "vlascope_server/serving/",
     ("server", "diff"): tuple(f"vlascope_server/checkpoints/difference/{name}.py" for name in ("figures", "files")),
-    ("server", "train"): ("vlascope_server/training/", "vlascope_server/mixing/"),
+    ("server", "train"): (
+        "vlascope_server/training/",
+        "vlascope_server/mixing/",
+        "vlascope_server/capturing/dataset_frames.py",
+    ),
     ("latents", "xarray"): "vlascope_latents/store/xarray_backend.py",
     ("analysis", "train"): "vlascope_analysis/probes/linear.py",
 }

@@ -149,6 +149,14 @@ def refuse_file(folder: Path, option: str) -> None:
             return
 
 
+def why_unwritable(path: Path) -> str | None:
+    """What keeps a file or folder from being made at an absolute path; None where nothing does."""
+    above = next(folder for folder in path.parents if folder.exists())
+    if not above.is_dir():
+        return f"{above} is no folder"
+    return None if os.access(above, os.W_OK | os.X_OK) else f"{above} is not writable"
+
+
 def below(folder: Path, *, deepest: int, most: int) -> Iterator[Path]:
     """Files and folders below a folder, the nearest first and by name; links and what cannot be read are not entered.
 

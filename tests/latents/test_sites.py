@@ -326,7 +326,10 @@ def test_an_array_of_steps_or_layers_alone_is_stored_and_read(tmp_path):
     scores = (Component("entropy", (), "float32"), Component("exit", (("layer", 6),), "float32"))
     layout = ModelLayout((VLM, dataclasses.replace(DECODER, components=(*DECODER.components, *scores))))
     capture = plan(Site("decoder", "entropy"), Site("decoder", "exit", layers=(0, 3, 5)), layout=layout)
-    assert [(t.dims, t.shape) for t in capture.tensors] == [(("decode_step",), (9,)), (("decode_step", "layer"), (9, 3))]
+    assert [(t.dims, t.shape) for t in capture.tensors] == [
+        (("decode_step",), (9,)),
+        (("decode_step", "layer"), (9, 3)),
+    ]
     store, written = frames(tmp_path, layout, capture, {"decode_steps": {"decoder": 7}})
     np.testing.assert_array_equal(store.select("decoder", "entropy").array(), written["decoder/entropy"])
     some = store.select("decoder", "entropy", decode_steps=(8, 0, 1))

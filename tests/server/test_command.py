@@ -26,6 +26,7 @@ SERVE = {
     "--num-steps": "10",
     "--dtype": "auto",
     "--default-prompt": "None",
+    "--like": "None",
     "--preset": "None",
     "--asset-id": "None",
     "--action-horizon": "None",
@@ -59,6 +60,7 @@ INSPECT = {
     "--output-dir": "None",
     "--trust": "False",
     "--log-level": "info",
+    "--like": "None",
     "--preset": "None",
     "--json": "False",
 }
@@ -69,6 +71,7 @@ CACHE = {
 }
 CONVERT = {
     "--log-level": "info",
+    "--like": "None",
     "--preset": "None",
     "--asset-id": "None",
     "--action-horizon": "None",
@@ -111,6 +114,7 @@ TRAIN = {
     "--pad": "mask",
     "--columns": "",
     "--robot": "None",
+    "--like": "None",
     "--preset": "None",
     "--asset-id": "None",
     "--action-horizon": "None",
@@ -146,10 +150,32 @@ DUMP = {
     **{
         name: TRAIN[name]
         for name in (
-            "--norm-stats", "--episodes", "--tasks", "--pad", "--columns", "--robot", "--preset", "--asset-id",
+            "--norm-stats", "--episodes", "--tasks", "--pad", "--columns", "--robot", "--preset", "--like", "--asset-id",
             "--action-horizon", "--max-token-len", "--delta-actions", "--tolerance-s", "--seed", "--log-level",
         )
     },
+}  # fmt: skip
+CAPTURE = {
+    "--checkpoint": "",
+    "--store": "",
+    "--dataset": "None",
+    "--observations": "None",
+    "--stride": "None",
+    "--prompt": "None",
+    "--noise-seed": "None",
+    "--batch-size": "None",
+    "--label": "''",
+    "--resume": "None",
+    "--dry-run": "False",
+    **{
+        name: SERVE[name]
+        for name in (
+            "--readable-by", "--robot", "--num-steps", "--dtype", "--default-prompt", "--preset", "--like", "--asset-id",
+            "--action-horizon", "--max-token-len", "--tokenizer", "--capture", "--queue-bytes", "--min-free", "--writers",
+            "--log-level",
+        )
+    },
+    **{name: TRAIN[name] for name in ("--episodes", "--tasks", "--columns", "--tolerance-s")},
 }  # fmt: skip
 """Option -> default; empty where the option has to be given, or is a list."""
 
@@ -174,7 +200,8 @@ def help_of(*args: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "args", [(), ("serve",), ("inspect",), ("convert",), ("diff",), ("train",), ("dump-data",), ("cache",)]
+    "args",
+    [(), ("serve",), ("capture",), ("inspect",), ("convert",), ("diff",), ("train",), ("dump-data",), ("cache",)],
 )
 def test_help_is_quick(args):
     """Nothing that takes seconds to import, and nothing of the optional `serve` and `train`."""
@@ -187,6 +214,7 @@ def test_help_is_quick(args):
     ("command", "expected"),
     [
         ("serve", SERVE),
+        ("capture", CAPTURE),
         ("inspect", INSPECT),
         ("convert", CONVERT),
         ("diff", DIFF),
@@ -277,6 +305,7 @@ def test_a_file_that_is_wrong_is_one_line_that_names_it(tmp_path, capsys, conten
         ("prometheus_client", ["serve"]),
         ("vlascope_client", ["serve"]),
         ("vlascope_datasets", ["train", "--dataset", "d", "--output", "o", "--steps", "1"]),
+        ("vlascope_datasets", ["capture", "--checkpoint", "tiny", "--store", "s", "--dataset", "d"]),
         ("zarr", ["dump-data", "--dataset", "d", "--output", "o.zarr.zip", "--checkpoint", "tiny"]),
     ],
 )
@@ -285,5 +314,5 @@ def test_a_missing_extra_is_one_line(missing, args):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 2
     error = done.stderr.splitlines()[-1]
-    install = {"serve": serve.INSTALL, "train": train.INSTALL, "dump-data": train.INSTALL}[args[0]]
+    install = serve.INSTALL if args[0] == "serve" else train.INSTALL
     assert error == f"vlascope-server: {args[0]} needs {missing}: run this in a clone of vlascope: {install}"

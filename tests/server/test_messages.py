@@ -11,6 +11,7 @@ import pytest
 import vlascope_server
 from vlascope_server.checkpoints import CheckpointError, load_checkpoint
 from vlascope_server.commands.cache import Cache
+from vlascope_server.commands.capture import Capture
 from vlascope_server.commands.convert import Convert
 from vlascope_server.commands.diff import Diff
 from vlascope_server.commands.dump_data import DumpData
@@ -28,8 +29,8 @@ ARGUMENTS = {
     for path in ROOT.rglob("*.py")
     for name in re.findall(r"<([a-z]+_[a-z_]+|preset|robot)>", path.read_text("utf-8"))
 }
-OF_OTHERS = {"include", "local-dir"}
-"""Of the Hugging Face hub's own command."""
+OF_OTHERS = {"include", "local-dir", "save-observations"}
+"""Of the Hugging Face hub's own command, and of `vlascope-sim rollout`."""
 OPTIONS = {
     (path.relative_to(ROOT).as_posix(), option)
     for path in ROOT.rglob("*.py")
@@ -39,8 +40,8 @@ OPTIONS = {
 
 
 def fields(command) -> set[str]:
-    """The options of a command; `serve` holds those of the policy and its limits in dataclasses of their own."""
-    parts = (Serve, PolicyOptions, Limits) if command is Serve else (command,)
+    """The options of a command; `serve` and `capture` hold those of the policy, and of limits, in dataclasses of their own."""
+    parts = {Serve: (Serve, PolicyOptions, Limits), Capture: (Capture, PolicyOptions)}.get(command, (command,))
     return {field.name for part in parts for field in dataclasses.fields(part)}
 
 
@@ -71,8 +72,8 @@ def test_options_are_there(path, option):
     """A file of training speaks of `train`, one of serving of `serve`; the others of any command."""
     commands = {
         "training": (Train,), "serving": (Serve,), "policies": (Serve, Train), "mixing": (Mix, DumpData),
-        "torch_checkpoints": (Inspect,),
+        "torch_checkpoints": (Inspect,), "capturing": (Capture,),
     }  # fmt: skip
-    known = commands.get(path.split("/")[0], (Serve, Train, Convert, Cache, Inspect, Mix, DumpData))
+    known = commands.get(path.split("/")[0], (Serve, Train, Convert, Cache, Capture, Inspect, Mix, DumpData))
     name = option.replace("-", "_").removeprefix("no_")
     assert any(name in fields(command) for command in known), f"{path}: --{option}"

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from vlascope_base.command import parse_command
+from vlascope_base.seeds import derive_seed
 from vlascope_latents.store.run_folder import check_episode_id
 from vlascope_sim.commands import SUBCOMMANDS, main
 from vlascope_sim.commands.rollout import Rollout, campaign_of
@@ -23,7 +24,7 @@ from vlascope_sim.rollout.campaign_file import CAMPAIGN_FILE, read_campaign, wri
 from vlascope_sim.rollout.cost import estimate
 from vlascope_sim.rollout.results import RESULT_FILE, ResultFile
 from vlascope_sim.rollout.told import Told
-from vlascope_sim.seeds import derive_seed, environment_seed, inference_seed, noise_seed, perturbation_seed
+from vlascope_sim.seeds import environment_seed, inference_seed, noise_seed, perturbation_seed
 
 from tests.sim_eval.campaigns import campaign, row
 

@@ -211,6 +211,36 @@ class RunWriter:
                     self._attempts[episode_id] = attempt
                 self._opening.discard(episode_id)
 
+    def discard(self, episode_id: str) -> None:
+        """Removes every attempt at an episode, none of which was sealed: it can be captured anew, as its first attempt.
+
+        Nothing happens where there is none. A kill meanwhile leaves attempts that another call removes.
+
+        Raises:
+            StoreError: it is open or sealed, or the disk does not take it.
+        """
+        with self._lock:
+            folders = [folder for folder, row in self._rows.items() if row.episode == episode_id]
+            sealed = [folder for folder in folders if self._rows[folder].status == "sealed"]
+            if sealed or episode_id in self._open or episode_id in self._opening:
+                found = f"{sealed[0]} is sealed" if sealed else "it is open"
+                raise StoreError(
+                    f"{self.path}: episode {episode_id}: {found}; expected interrupted attempts to discard"
+                )
+            for folder in folders:
+                del self._rows[folder]
+            self._attempts.pop(episode_id, None)
+        if not folders:
+            return
+        try:
+            # first the table: what is gone must not be listed
+            with self._table:
+                write_table(self.path / TABLE_FILE, list(self._rows.values()))
+            for folder in folders:
+                discard_episode(self.path, self._store, folder)
+        except OSError as error:
+            raise StoreError(f"{self.path}: episode {episode_id} cannot be discarded ({error.strerror})") from error
+
     def _discard_refused(self) -> None:
         """Removes what refused openings left; what cannot be removed now is tried again at the next opening and the close."""
         if not self._refused:

@@ -16,6 +16,7 @@ import numpy as np
 from vlascope_base.text import readable_bytes
 
 from vlascope_server.checkpoints.config_file import FILE as CONFIG_FILE
+from vlascope_server.checkpoints.drawn import drawn_seed
 from vlascope_server.checkpoints.errors import CheckpointError
 from vlascope_server.checkpoints.files import CheckpointFiles, Kind
 from vlascope_server.checkpoints.record import FILE, Record, asked_for, record_of
@@ -45,9 +46,10 @@ class Checkpoint:
         asset_id: which statistics these are.
         asset_ids: of all statistics that the checkpoint has.
         record: everything else that is known: robot, normalisation, training step.
-        path: the folder on this machine; None for drawn weights.
+        path: the folder on this machine; None for a policy that is drawn whole.
         kind: the format it was read from, or `seeded`.
         tokenizer: the SentencePiece model that belongs to it; None for PaliGemma's.
+        drawn: what the weights are where they were drawn anew for another checkpoint, such as `drawn:3 like tiny`.
     """
 
     params: dict[str, jax.Array]
@@ -59,6 +61,7 @@ class Checkpoint:
     path: Path | None
     kind: Kind | Literal["seeded"]
     tokenizer: Path | None
+    drawn: str | None = None
 
 
 def load_checkpoint(
@@ -78,7 +81,8 @@ def load_checkpoint(
 
     Args:
         location: a step folder, its `params/`, a safetensors file or the index of several, a URL of one of these, or a preset's
-            name; `tiny-drawn` and `tiny-pi05` are LIBERO policies whose weights are drawn from a seed.
+            name; `tiny-drawn` and `tiny-pi05` are LIBERO policies whose weights are drawn from a seed. `drawn:SEED` draws the
+            weights of the checkpoint that the options name as `like` anew.
         options: what a person says of the checkpoint. Its preset fills in what nobody else says; the others overrule
             `vlascope.json` and the preset, and may only repeat what `config.json` says.
         dtype: of parameters and activations; bfloat16 is how the reference serves.
@@ -95,19 +99,20 @@ def load_checkpoint(
         raise CheckpointError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     asked = Record(cameras=cameras, robot=robot, lora_alpha=lora_alpha).over(asked_for(options))
     if str(location) in SEEDED and not Path(location).exists():
+        drawn_seed(str(location), options.like)
         return _draw(str(location), dtype, options.preset, asked, weights)
-    source = open_source(location, options.preset)
+    source = open_source(location, options.preset, options.like)
     source = source.asked(asked, may_differ=to_train)
     check_lengths(source)
     config = source.config(dtype)
     norm_stats, asset_id = load_statistics(source, config.action_dim)
     files, params = source.files, {}
     if weights:
-        _log.info("%s: %s as %s", files.weights, readable_bytes(nbytes(source.weights, dtype)), dtype)
+        _log.info("%s: %s as %s", source.origin, readable_bytes(nbytes(source.weights, dtype)), dtype)
         params = _params(source.weights, files, dtype)
     return Checkpoint(
         params, config, norm_stats, asset_id, source.asset_ids, source.record, files.root,
-        source.kind, files.tokenizer,
+        source.kind, files.tokenizer, source.drawn,
     )  # fmt: skip
 
 

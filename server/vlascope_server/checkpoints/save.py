@@ -137,16 +137,16 @@ def convert_checkpoint(source: Source, folder: str | Path, kind: Kind, dtype: st
 
 
 @contextlib.contextmanager
-def opened(location: str, preset: str | None = None) -> Iterator[Source]:
+def opened(location: str, preset: str | None = None, like: str | None = None) -> Iterator[Source]:
     """`open_source`, which also takes the policies whose weights are drawn: they are written to a temporary folder.
 
     Raises:
         CheckpointError: as `open_source`.
     """
     if location not in SEEDED or Path(location).exists():
-        yield open_source(location, preset)
+        yield open_source(location, preset, like)
         return
-    drawn = load_checkpoint(location, CheckpointOptions(preset=preset), dtype="float32")
+    drawn = load_checkpoint(location, CheckpointOptions(preset=preset, like=like), dtype="float32")
     beside = Sidecars(
         norm_stats=drawn.norm_stats, asset_id=drawn.asset_id, record=drawn.record, tokenizer=drawn.tokenizer
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from vlascope_base.files import local
 
 from vlascope_server.checkpoints.config_file import ConfigFile, Features, read_config
+from vlascope_server.checkpoints.drawn import DrawnWeights, drawn_seed
 from vlascope_server.checkpoints.errors import CheckpointError
 from vlascope_server.checkpoints.files import BESIDE, CheckpointFiles, Kind, find_files
 from vlascope_server.checkpoints.lerobot_processors import Processors, read_buffers, read_processors
@@ -46,6 +47,7 @@ class Source:
         fields: a record's field -> the file beside and the field in it that say so.
         features: LeRobot's names of what goes in and out; None for another checkpoint.
         lerobot_stats: the statistics in LeRobot's own files, if there are any.
+        drawn: what the weights are where they were drawn anew, such as `drawn:3 like tiny`; None where they are read.
     """
 
     files: CheckpointFiles
@@ -55,11 +57,17 @@ class Source:
     fields: dict[str, str] = dataclasses.field(default_factory=dict)
     features: Features | None = None
     lerobot_stats: dict[str, NormStats] | None = None
+    drawn: str | None = None
 
     @property
     def kind(self) -> Kind:
-        """The format."""
+        """The format; of drawn weights, that of the checkpoint that they are like."""
         return self.files.kind if self.features is None else "lerobot"
+
+    @property
+    def origin(self) -> str:
+        """Where the weights come from: their files, or what they are where they were drawn anew."""
+        return self.drawn or str(self.files.weights)
 
     @property
     def asset_ids(self) -> tuple[str, ...]:
@@ -146,18 +154,25 @@ class Source:
         return config
 
 
-def open_source(location: str | Path, preset: str | None = None) -> Source:
+def open_source(location: str | Path, preset: str | None = None, like: str | None = None) -> Source:
     """Opens a checkpoint; fetches a remote one first.
 
     Args:
         location: a step folder, its `params/`, a safetensors file or an index of several, a URL of one of these, or a preset's
-            name.
+            name; or `drawn:SEED`.
         preset: name of the preset that fills in what the checkpoint's own files do not say.
+        like: the checkpoint that drawn weights take everything else from.
 
     Raises:
         CheckpointError: no whole checkpoint is there, no such preset, or what is said of it is contradictory.
     """
     location = str(location)
+    seed = drawn_seed(location, like)
+    if seed is not None and like is not None:
+        source = open_source(like, preset)
+        untrained = dataclasses.replace(source.record, step=None, trained_on=None)
+        weights, said = DrawnWeights(source.weights, seed), f"{location} like {like}"
+        return dataclasses.replace(source, record=untrained, weights=weights, drawn=said)
     if location in SEEDED and not Path(location).exists():
         raise CheckpointError(f"{location}: its weights are drawn, not read; expected a checkpoint: save one first")
     if location in PRESETS and not Path(location).exists():

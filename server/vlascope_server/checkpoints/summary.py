@@ -29,7 +29,7 @@ class Summary:
     """What is in a checkpoint.
 
     Attributes:
-        path: the parameters on this machine.
+        path: the parameters on this machine, or what they are where they were drawn anew.
         kind: the format.
         model: `pi0` or `pi0.5`.
         architecture: the configuration as a map; null where neither parameters nor record nor preset say.
@@ -75,8 +75,8 @@ def summarise(source: Source) -> Summary:
         architecture[field] = getattr(source.record, field)
     architecture["image_tokens"] = config.vision.tokens
     return Summary(
-        path=str(source.files.weights),
-        kind=source.kind,
+        path=source.origin,
+        kind=f"drawn, as {source.kind}" if source.drawn else source.kind,
         model="pi0.5" if config.pi05 else "pi0",
         architecture=architecture,
         groups=_groups(source),

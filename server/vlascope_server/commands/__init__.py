@@ -8,6 +8,7 @@ from __future__ import annotations
 from vlascope_base.command import run_command
 
 from vlascope_server.commands.cache import Cache
+from vlascope_server.commands.capture import Capture
 from vlascope_server.commands.convert import Convert
 from vlascope_server.commands.diff import Diff
 from vlascope_server.commands.dump_data import DumpData
@@ -18,6 +19,7 @@ from vlascope_server.commands.train import Train
 
 SUBCOMMANDS = {
     "serve": Serve,
+    "capture": Capture,
     "inspect": Inspect,
     "convert": Convert,
     "diff": Diff,
@@ -32,7 +34,7 @@ def main(args: list[str] | None = None) -> int:
     """Runs the command; see `run_command` for its exit codes."""
     return run_command(
         "vlascope-server",
-        "Serve, inspect, convert, compare, mix and train Pi0 policies; look after the cache.",
+        "Serve, inspect, convert, compare, mix and train Pi0 policies; capture without a robot; look after the cache.",
         SUBCOMMANDS,
         args,
         quiet=("absl", "jax"),

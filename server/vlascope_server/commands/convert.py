@@ -40,7 +40,7 @@ class Convert(CheckpointOptions, CommandOptions):
         from vlascope_server.checkpoints.weights import nbytes
 
         asked = dataclasses.replace(asked_for(self), delta_actions=self.delta_actions)
-        with opened(self.source, self.preset) as opened_source:
+        with opened(self.source, self.preset, self.like) as opened_source:
             source = opened_source.asked(asked)
             size = nbytes(source.weights, self.dtype)
             print(f"writing about {readable_bytes(size)} to {self.destination}", file=sys.stderr)

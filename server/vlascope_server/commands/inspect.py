@@ -28,7 +28,8 @@ class Inspect(PresetOptions, CommandOptions):
     """
 
     checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
-    """A step folder, its params/, a safetensors or PyTorch file, a URL (downloaded to the cache first), or a preset's name."""
+    """A step folder, its params/, a safetensors or PyTorch file, a URL (downloaded to the cache first), or a preset's name;
+    or drawn:SEED with --like."""
     other: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[OTHER]")] = None
     """A second PyTorch checkpoint: are the action heads of the two compatible?"""
     json: bool = False
@@ -66,7 +67,7 @@ class Inspect(PresetOptions, CommandOptions):
     def _inspect_pi0(self) -> None:
         from vlascope_server.checkpoints import opened, summarise
 
-        with opened(self.checkpoint, self.preset) as source:
+        with opened(self.checkpoint, self.preset, self.like) as source:
             summary = summarise(source)
         if self.json:
             total = dataclasses.asdict(summary.total())
@@ -79,10 +80,11 @@ class Inspect(PresetOptions, CommandOptions):
         from vlascope_server.torch_checkpoints.report import as_json, write_report
         from vlascope_server.torch_checkpoints.tables import print_tables
 
-        if self.preset is not None:
-            raise VlascopeError(
-                f"--preset: only for a Pi0, and {paths[0]} is another PyTorch checkpoint; leave it away"
-            )
+        for option, given in (("--preset", self.preset), ("--like", self.like)):
+            if given is not None:
+                raise VlascopeError(
+                    f"{option}: only for a Pi0, and {paths[0]} is another PyTorch checkpoint; leave it away"
+                )
         found = [inspect_checkpoint(open_torch_checkpoint(path, trust=self.trust)) for path in paths]
         heads = compare_heads(*found) if len(found) == 2 else None
         if self.json:

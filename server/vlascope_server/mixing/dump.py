@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
-from vlascope_base.files import make_folders
+from vlascope_base.files import make_folders, why_unwritable
 from vlascope_base.options import record_of
 from vlascope_base.progress import Progress, silent
 from vlascope_base.provenance import machine, now, provenance
@@ -24,7 +24,6 @@ from vlascope_server.checkpoints import load_checkpoint
 from vlascope_server.mixing.dump_options import EPISODES_OF_A_PART, DumpOptions
 from vlascope_server.mixing.errors import MixingError
 from vlascope_server.mixing.facts import PARTS, ValidationFacts
-from vlascope_server.mixing.output import why_unwritable
 from vlascope_server.mixing.validation import write_validation_data
 from vlascope_server.policies.pi0.assembly import find_cameras, find_robot
 from vlascope_server.training.columns import find_columns
@@ -67,7 +66,7 @@ def dump_validation_data(options: DumpOptions, progress: Progress = silent) -> D
     robot = find_robot(options.checkpoint, checkpoint, options.robot)
     columns = find_columns(dataset.info, str(dataset.root), robot.spec, options.columns)
     config = dataclasses.replace(checkpoint.config, cameras=find_cameras(options.checkpoint, checkpoint, robot))
-    frames = read_frames(dataset, robot, columns, find_episodes(dataset, options))
+    frames = read_frames(dataset, robot, columns, find_episodes(dataset, options.episodes, options.tasks))
     # a cache holds whole episodes, of which few frames are wanted here
     images = ImageCache(dataset, columns.cameras, config.vision.image_size, None)
     data = prepare_data(options.checkpoint, checkpoint, config, robot, [frames], images, options)

@@ -72,7 +72,7 @@ def as_json(mixed: Mixed) -> dict[str, Any]:
         "method": mixed.method,
         "conclusion": conclusion(mixed),
         "inputs": [
-            {"location": location, "path": str(source.files.weights), "format": source.kind, "step": source.record.step}
+            {"location": location, "path": source.origin, "format": source.kind, "step": source.record.step}
             for location, source in zip(mixed.inputs.locations, mixed.inputs.sources, strict=True)
         ],
         "parameters": {"all": len(mixed.params), "mixed": len(mixed.params) - mixed.passed_on},

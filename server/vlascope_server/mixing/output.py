@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from vlascope_base.files import why_unwritable
 
 from vlascope_server.checkpoints.files import NORM_STATS_FILE, TOKENIZER_FILE, TORCH_FILE
 from vlascope_server.checkpoints.record import FILE as RECORD_FILE
@@ -38,14 +39,6 @@ def free_output(options: MixOptions) -> Path:
     if why := why_unwritable(output):
         raise MixingError(f"output: {options.output}: {why}; choose a folder elsewhere")
     return output
-
-
-def why_unwritable(path: Path) -> str | None:
-    """What keeps a file or folder from being made at an absolute path; None where nothing does."""
-    above = next(folder for folder in path.parents if folder.exists())
-    if not above.is_dir():
-        return f"{above} is no folder"
-    return None if os.access(above, os.W_OK | os.X_OK) else f"{above} is not writable"
 
 
 def _check_replaceable(options: MixOptions, output: Path) -> None:

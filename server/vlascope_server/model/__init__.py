@@ -3,7 +3,14 @@
 from vlascope_server.model.config import CAMERAS, GemmaConfig, Lora, Pi0Config, VisionConfig
 from vlascope_server.model.infer import ParameterError, check_shapes, infer_config
 from vlascope_server.model.inputs import ModelInputs, ModelInputsError
-from vlascope_server.model.parameters import Params, fuse_for_inference, init_params, lora_frozen, parameter_shapes
+from vlascope_server.model.parameters import (
+    Params,
+    draw_parameter,
+    fuse_for_inference,
+    init_params,
+    lora_frozen,
+    parameter_shapes,
+)
 from vlascope_server.model.pi0 import Draws, draw_noise_and_time, flow_errors, flow_loss, sample_actions, velocity
 
 __all__ = [
@@ -19,6 +26,7 @@ __all__ = [
     "VisionConfig",
     "check_shapes",
     "draw_noise_and_time",
+    "draw_parameter",
     "flow_errors",
     "flow_loss",
     "fuse_for_inference",

@@ -50,19 +50,20 @@ def init_params(
     Small enough to stay finite through any depth, large enough that attention is not uniform: for tests, benchmarks and
     the start of training from scratch. `names` are those that are wanted; all unless given.
     """
-
-    def draw(name: str, shape: tuple[int, ...]) -> jax.Array:
-        offset, scale = _init_law(name, shape)
-        if not scale:
-            return jnp.full(shape, offset, dtype)
-        # numpy's generator: JAX's would compile a program for every shape, a minute for a model that draws in a second
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        noise = rng.standard_normal(shape, dtype=np.float32)
-        noise *= np.float32(scale)
-        return jnp.asarray(noise + np.float32(offset) if offset else noise, dtype)
-
     shapes = parameter_shapes(config)
-    return {name: draw(name, shape) for name, shape in shapes.items() if names is None or name in names}
+    wanted = [name for name in shapes if names is None or name in names]
+    return {name: jnp.asarray(draw_parameter(name, shapes[name], seed), dtype) for name in wanted}
+
+
+def draw_parameter(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """One parameter of `init_params`, in float32."""
+    offset, scale = _init_law(name, shape)
+    if not scale:
+        return np.full(shape, offset, np.float32)
+    # numpy's generator: JAX's would compile a program for every shape, a minute for a model that draws in a second
+    noise = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape, dtype=np.float32)
+    noise *= np.float32(scale)
+    return noise + np.float32(offset) if offset else noise
 
 
 def lora_frozen(name: str) -> bool:

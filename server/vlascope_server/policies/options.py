@@ -32,5 +32,5 @@ class WhichPolicy:
     """A policy as a command is told of it; `loading.load_policy` loads it."""
 
     checkpoint: str = "tiny"
-    """A step folder, its params/, a safetensors file, a URL, or a preset's name."""
+    """A step folder, its params/, a safetensors file, a URL, or a preset's name; or drawn:SEED with --like."""
     policy: OmitArgPrefixes[PolicyOptions] = dataclasses.field(default_factory=PolicyOptions)

@@ -11,19 +11,19 @@ import shutil
 import signal
 import ssl
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from vlascope_base.files import partial_path
 from vlascope_base.options import record_of
-from vlascope_base.provenance import provenance
 from vlascope_latents import CapturePlan, CaptureSpecError
 from vlascope_latents.store import RunWriter, StoreError
 from vlascope_latents.store.run_folder import ReadableBy, make_missing_folder
 
-from vlascope_server.policies.contract import PLAIN, Policy, PolicyFacts, RequestShape, denoise_steps, usual_spec
+from vlascope_server.policies.contract import PLAIN, Policy, PolicyFacts, RequestShape, usual_spec
 from vlascope_server.policies.programs import Programs
+from vlascope_server.policies.runs import describe_run
 from vlascope_server.serving.access import Access, check_host, is_address, read_key, tls_context
 from vlascope_server.serving.batcher import Activity, Batcher
 from vlascope_server.serving.episodes import Episodes
@@ -37,8 +37,6 @@ from vlascope_server.serving.sockets import episodes_to_hold, raise_limit
 from vlascope_server.serving.typos import Typos
 
 _log = logging.getLogger(__name__)
-
-_PACKAGES = ("vlascope-server", "vlascope-latents", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,21 +253,11 @@ def check_writable(folder: Path, readable_by: ReadableBy = "owner") -> None:
 
 
 def _create_run(options: ServeOptions, store: Path, policy: Policy[Any], plan: CapturePlan, seed: int) -> RunWriter:
-    facts = policy.facts
-    model: dict[str, object] = {
-        **_plain(facts.record),
-        "checkpoint": facts.source,
-        "fingerprint": policy.fingerprint,
-        "robot": facts.robot.name,
-        "denoise_steps": denoise_steps(policy.layout),
-        "noise_seed": _noise_seed(policy, seed),
-        "options": _plain(record_of(dataclasses.replace(options, capture=plan.spec))),
-        **provenance(*_PACKAGES, *facts.packages),
-    }
+    model = describe_run(policy, record_of(dataclasses.replace(options, capture=plan.spec)), _noise_seed(policy, seed))
     if plan.nbytes > options.queue_bytes:
         raise StoreError(f"--queue-bytes {options.queue_bytes}: one frame takes {plan.nbytes} bytes: raise it")
     return RunWriter.create(
-        store, facts.name, policy.layout, model, readable_by=options.readable_by, memory_bytes=options.queue_bytes,
+        store, policy.facts.name, policy.layout, model, readable_by=options.readable_by, memory_bytes=options.queue_bytes,
         workers=options.writers, on_full=options.on_full,
     )  # fmt: skip
 
@@ -277,15 +265,6 @@ def _create_run(options: ServeOptions, store: Path, policy: Policy[Any], plan: C
 def _noise_seed(policy: Policy[Any], seed: int) -> int | None:
     """The seed of what observations draw; None where they draw nothing."""
     return None if policy.draw(seed) is None else seed
-
-
-def _plain(value: Any) -> Any:
-    """As JSON takes it."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def _on_signals() -> asyncio.Event:

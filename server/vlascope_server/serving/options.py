@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from tyro.conf import OmitArgPrefixes
-from tyro.constructors import PrimitiveConstructorSpec
-from vlascope_base import OptionError
-from vlascope_base.maps import each_once
 from vlascope_base.options import Bytes
-from vlascope_base.text import short
-from vlascope_latents import CaptureSpec, CaptureSpecError
 
+from vlascope_server.options import Capture, StoreOptions
 from vlascope_server.serving.errors import ServeError
 
 EPISODES_OF_A_CLIENT = 32
@@ -22,40 +17,6 @@ EPISODES_OF_A_CLIENT = 32
 
 
 WarmUp = Literal["none", "single", "all"]
-
-
-class CaptureOptionError(OptionError):
-    """A capture spec that cannot be read."""
-
-    def for_command(self) -> str:
-        """The message behind the option's name, which a file of options says itself."""
-        return f"--capture: {self}"
-
-
-def _read_spec(words: list[str]) -> CaptureSpec:
-    right = 'expected JSON such as \'{"layers": [5], "spans": ["text"]}\''
-    try:
-        return CaptureSpec.from_map(json.loads(words[0], object_pairs_hook=each_once))
-    except CaptureSpecError as error:
-        raise CaptureOptionError(f"{error.message}; {right}") from None
-    except OptionError as error:
-        raise CaptureOptionError(f"{error}; {right}") from None
-    except (ValueError, RecursionError) as error:
-        why = "nested too deep" if isinstance(error, RecursionError) else error
-        raise CaptureOptionError(f"{right}, found {short(words[0])} ({why})") from None
-
-
-Capture = Annotated[
-    CaptureSpec | None,
-    PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="JSON",
-        instance_from_str=_read_spec,
-        is_instance=lambda value: value is None or isinstance(value, CaptureSpec),
-        str_from_instance=lambda spec: ["None" if spec is None else json.dumps(spec.to_map())],
-    ),
-]
-"""A capture spec, written as JSON, or None; `… | None` beside the annotation would give an unreadable error."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,13 +36,11 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ServeOptions:
+class ServeOptions(StoreOptions):
     """How a policy is served."""
 
     store: Path | None = None
     """Folder of runs; a new run is made in it. Without one, nothing can be captured but what is returned."""
-    readable_by: Literal["owner", "group", "everyone"] = "owner"
-    """Who may read the run, and the folder of runs where it is made: its owner alone, its group, or everyone."""
     host: str = "127.0.0.1"
     """Address to listen on. One that other machines reach needs a key."""
     port: int = 8000
@@ -96,14 +55,8 @@ class ServeOptions:
     """Batches of one: the same request gives the same bits whoever else is connected."""
     seed: int | None = None
     """Seed of the noise of observations that bring none; drawn and printed unless told."""
-    queue_bytes: Bytes = 10**9
-    """Memory for frames on their way to disk."""
     on_full: Literal["block", "drop"] = "block"
     """A full queue makes the policy wait, or drops whole frames and counts them."""
-    min_free: Bytes = 10**9
-    """Captures are refused while the store's disk has less free."""
-    writers: int = 4
-    """Threads that write frames."""
     api_key_file: Path | None = None
     """A file with the key that clients must send."""
     tls_cert: Path | None = None

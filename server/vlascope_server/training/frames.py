@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from vlascope_base.text import listed
+from vlascope_base.text import counted, listed
 from vlascope_datasets import LeRobotDataset
 
 from vlascope_server.robots import RobotInputError, RobotIO
 from vlascope_server.training.columns import Columns
-from vlascope_server.training.options import DataOptions, TrainingError, TrainOptions
+from vlascope_server.training.options import TrainingError, TrainOptions
 
 _log = logging.getLogger(__name__)
 
@@ -150,20 +150,27 @@ def _labelled_before(labelled: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return np.maximum(np.maximum.accumulate(places), np.flatnonzero(labelled)[0])
 
 
-def find_episodes(dataset: LeRobotDataset, options: DataOptions) -> list[int]:
+def find_episodes(
+    dataset: LeRobotDataset, episodes: Sequence[int] | None = None, tasks: Sequence[str] | None = None
+) -> list[int]:
     """The episodes that are asked for and have frames, in order.
+
+    Args:
+        dataset: to choose from.
+        episodes: their numbers; all unless given.
+        tasks: only episodes of these instructions alone; all unless given.
 
     Raises:
         TrainingError: an episode or instruction that the dataset does not have, or nothing left.
     """
     chosen = list(range(len(dataset.episodes)))
-    if options.episodes is not None:
-        if unknown := sorted(set(options.episodes) - set(chosen)):
+    if episodes is not None:
+        if unknown := sorted(set(episodes) - set(chosen)):
             raise TrainingError(f"episodes: {dataset.root} has no episode {unknown[0]}; it has 0 to {len(chosen) - 1}")
-        chosen = sorted(set(options.episodes))
-    if options.tasks is not None:
+        chosen = sorted(set(episodes))
+    if tasks is not None:
         known = set(dataset.tasks.values())
-        if unknown := sorted(set(options.tasks) - known):
+        if unknown := sorted(set(tasks) - known):
             raise TrainingError(f"tasks: {dataset.root} has no {unknown[0]!r}; it has {sorted(known)}")
         for number in chosen:
             if unlisted := sorted(set(dataset.episodes[number].tasks) - known):
@@ -171,10 +178,9 @@ def find_episodes(dataset: LeRobotDataset, options: DataOptions) -> list[int]:
                     f"tasks: {dataset.root}: episode {number} lists {unlisted[0]!r}, which is none of the dataset's tasks, so"
                     " that episodes cannot be chosen by task; correct its metadata, or choose with --episodes"
                 )
-        chosen = [number for number in chosen if set(dataset.episodes[number].tasks) <= set(options.tasks)]
+        chosen = [number for number in chosen if set(dataset.episodes[number].tasks) <= set(tasks)]
     if empty := [number for number in chosen if not dataset.episodes[number].length]:
-        episodes = "1 episode" if len(empty) == 1 else f"{len(empty)} episodes"
-        _log.warning("%s: left out %s without frames: %s", dataset.root, episodes, listed(empty))
+        _log.warning("%s: left out %s without frames: %s", dataset.root, counted(len(empty), "episode"), listed(empty))
         chosen = [number for number in chosen if dataset.episodes[number].length]
     if not chosen:
         raise TrainingError(f"{dataset.root}: no episode is left; allow more with --episodes or --tasks")
@@ -187,7 +193,7 @@ def choose_episodes(dataset: LeRobotDataset, options: TrainOptions) -> tuple[lis
     Raises:
         TrainingError: as `find_episodes`.
     """
-    chosen = find_episodes(dataset, options)
+    chosen = find_episodes(dataset, options.episodes, options.tasks)
     held = min(len(chosen) - 1, max(1, round(options.validation * len(chosen)))) if options.validation else 0
     order = np.random.default_rng([options.seed, 1]).permutation(len(chosen))
     validation = sorted(chosen[place] for place in order[:held])

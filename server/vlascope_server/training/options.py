@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from vlascope_base import VlascopeError
-from vlascope_base.options import CommandOptions, NumbersOrAll
+from vlascope_base.options import CommandOptions
 
-from vlascope_server.options import CheckpointOptions
+from vlascope_server.options import CheckpointOptions, EpisodeOptions
 
 MAY_CHANGE = frozenset(
     {
@@ -35,7 +35,7 @@ class TrainingError(VlascopeError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataOptions(CheckpointOptions):
+class DataOptions(EpisodeOptions, CheckpointOptions):
     """Which frames of a dataset, and how a policy is shown them."""
 
     dataset: Path
@@ -43,20 +43,12 @@ class DataOptions(CheckpointOptions):
     norm_stats: Literal["auto", "dataset", "checkpoint"] = "auto"
     """Statistics to normalise with: measured on the dataset, or kept from the checkpoint; auto keeps those that loaded weights
     have."""
-    episodes: NumbersOrAll = None
-    """Numbers of the episodes to use, such as 0-9 (inclusive) or 0,3,5."""
-    tasks: tuple[str, ...] | None = None
-    """Instructions: only episodes of these are used; all unless given."""
     pad: Literal["mask", "repeat"] = "mask"
     """Actions beyond an episode's end: they do not count, or the last one is repeated, as in the reference."""
-    columns: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Pairs of the robot's observation key (or `actions`) and the dataset's column, where the usual names do not fit."""
     robot: str | None = None
     """Whose observations these are: libero, droid or aloha; the checkpoint says so where it knows."""
     delta_actions: bool | None = None
     """Whether the state is subtracted from actions; unless given, as the checkpoint says, or as is usual for its robot."""
-    tolerance_s: float = 1e-4
-    """Seconds that a video's frame may be off its row's timestamp; LeRobot's option of that name."""
     seed: int = 0
     """Seed of everything that is drawn."""
 

@@ -95,7 +95,7 @@ def prepare(options: TrainOptions, resumed: Path | None) -> Prepared:
     """
     dataset = LeRobotDataset.open(options.dataset, tolerance_s=options.tolerance_s)
     checkpoint = load_checkpoint(resumed, dtype="float32") if resumed else _load(options)
-    drawn = checkpoint.kind == "seeded"
+    drawn = checkpoint.kind == "seeded" or checkpoint.drawn is not None
     robot = find_robot(options.init, checkpoint, options.robot)
     columns = find_columns(dataset.info, str(dataset.root), robot.spec, options.columns)
     if options.grounding and not columns.targets:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+from vlascope_base.seeds import derive_seed
+
 from vlascope_sim.demonstrations.noise import NO_NOISE, NoiseOptions
 from vlascope_sim.demonstrations.options import PlanOptions
 from vlascope_sim.environment.goals import Goal, goals_of
 from vlascope_sim.environment.tasks import load_task, suite_tasks
 from vlascope_sim.errors import SimulationError
 from vlascope_sim.perturb import Perturbation
-from vlascope_sim.seeds import derive_seed, environment_seed
+from vlascope_sim.seeds import environment_seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import time
@@ -19,7 +20,8 @@ from vlascope_sim.environment.package import DECIDING_PACKAGES
 from vlascope_sim.environment.tasks import load_task
 from vlascope_sim.perturb import PerturbationError, PerturbationRecord, reset_perturbed
 from vlascope_sim.rollout.campaign import Campaign, EpisodeKey
-from vlascope_sim.rollout.recorder import ObservationsFile, VideoRecorder, video_path
+from vlascope_sim.rollout.observations import ObservationsFile
+from vlascope_sim.rollout.recorder import VideoRecorder, video_path
 from vlascope_sim.rollout.results import EpisodeResult
 from vlascope_sim.rollout.session import PolicySession
 
@@ -117,11 +119,15 @@ def run_episode(
     try:
         while steps < limit and not success:
             beat("policy" if session.infers_at(steps) else "step", steps)
-            annotations = environment.annotations() if campaign.annotations and session.captures_at(steps) else None
+            kept = session.captures_at(steps) or (observations is not None and session.infers_at(steps))
+            annotations = environment.annotations() if campaign.annotations and kept else None
             action = session.action(steps, seen, annotations)
             beat("step", steps)
-            _record(recorder, observations, seen, steps, asked=session.infers_at(steps))
+            if recorder and seen.image is not None and seen.wrist_image is not None:
+                recorder.add(seen.image, seen.wrist_image, steps)
             if observations:
+                if session.last is not None and session.last.timestep == steps:
+                    observations.saw(session.last, seen, annotations)
                 observations.did(action)
             digest.update(seen.state.tobytes() + np.asarray(action, np.float64).tobytes())
             drawn = campaign.video == "steps" or session.infers_at(steps + 1)
@@ -136,7 +142,13 @@ def run_episode(
         stored = session.end(success, steps, ended)
         if recorder:
             recorder.end(success)
-        files = _write_files(recorder, observations, output, blank.name, success=success)
+        about = {
+            **session.about,
+            "ended": {"success": success, "total_steps": steps, "metadata": ended},
+            "stored": dataclasses.asdict(stored),
+        }
+        seen_file = functools.partial(observations.write, about=about) if observations else None
+        files = _write_files(recorder, seen_file, output, blank.name, success=success)
     finally:
         if recorder:
             recorder.discard()
@@ -210,25 +222,15 @@ def _fps(campaign: Campaign) -> int:
     return CONTROL_HZ if campaign.video == "steps" else max(1, round(CONTROL_HZ / campaign.replan_steps))
 
 
-def _record(
-    recorder: VideoRecorder | None,
-    observations: ObservationsFile | None,
-    seen: SensorReadings,
-    step: int,
-    *,
-    asked: bool,
-) -> None:
-    if seen.image is None or seen.wrist_image is None:
-        return
-    if recorder:
-        recorder.add(seen.image, seen.wrist_image, step)
-    if observations and asked:
-        observations.saw(step, seen)
-
-
 def _write_files(
-    recorder: VideoRecorder | None, observations: ObservationsFile | None, output: Path, name: str, *, success: bool
+    recorder: VideoRecorder | None,
+    observations: Callable[[Path], None] | None,
+    output: Path,
+    name: str,
+    *,
+    success: bool,
 ) -> dict[str, str | None]:
+    """Writes the files beside an episode's result, each by itself; `observations` writes to a path."""
     video, problems = None, []
     path, other = (video_path(output / "videos", name, ended) for ended in (success, not success))
     try:
@@ -241,7 +243,7 @@ def _write_files(
         problems.append(f"video: {error.strerror or error}")
     try:
         if observations:
-            observations.write(output / "observations" / f"{name}.npz")
+            observations(output / "observations" / f"{name}.npz")
     except OSError as error:
         problems.append(f"observations: {error.strerror or error}")
     for problem in problems:

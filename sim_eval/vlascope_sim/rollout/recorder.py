@@ -1,8 +1,8 @@
-"""Files of an episode beside its result: a video for people, and what the policy saw.
+"""The video of an episode, for people.
 
-The video shows both cameras side by side, the instruction and the step below. Its last second says how the episode ended, and
-so does its name. Both files are gathered in memory (a video takes some hundred kilobytes) and written whole at the end: a disk
-that is full costs the file, never the episode.
+It shows both cameras side by side, the instruction and the step below. Its last second says how the episode ended, and so
+does its name. It is gathered in memory (some hundred kilobytes) and written whole at the end: a disk that is full costs the
+file, never the episode.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from vlascope_base.files import replace_file, replacing
-
-from vlascope_sim.environment.libero import SensorReadings
+from vlascope_base.files import replace_file
 
 _LINE, _MARGIN = 16, 6
 _BACKGROUND = {"": (0, 0, 0), "success": (0, 100, 40), "failure": (150, 20, 20)}
@@ -112,40 +110,6 @@ class VideoRecorder:
         draw = ImageDraw.Draw(strip)
         draw.text((width - _MARGIN, _MARGIN), said, "white", _font(), anchor="ra")
         return np.concatenate([pictures[:height, :width], np.asarray(strip)], axis=0)
-
-
-class ObservationsFile:
-    """What a policy saw in an episode, 0.4 MB an observation at 256 pixels, and what it did."""
-
-    def __init__(self):
-        self._seen: list[tuple[int, SensorReadings]] = []
-        self._actions: list[np.ndarray] = []
-
-    def saw(self, timestep: int, seen: SensorReadings) -> None:
-        """Keeps readings that have pictures."""
-        self._seen.append((timestep, seen))
-
-    def did(self, action: np.ndarray) -> None:
-        """Keeps an action."""
-        self._actions.append(action)
-
-    def write(self, path: Path) -> None:
-        """Writes an NPZ file, whole or not at all.
-
-        It holds `timestep` [n], `image` and `wrist_image` [n, size, size, 3], `state` [n, 8] and `actions` [steps, 7].
-
-        Raises:
-            OSError: the disk is full, or the folder is gone.
-        """
-        with replacing(path) as partial, partial.open("wb") as file:
-            np.savez_compressed(
-                file,
-                timestep=np.array([timestep for timestep, _ in self._seen]),
-                image=np.stack([np.asarray(seen.image) for _, seen in self._seen]),
-                wrist_image=np.stack([np.asarray(seen.wrist_image) for _, seen in self._seen]),
-                state=np.stack([seen.state for _, seen in self._seen]),
-                actions=np.stack(self._actions),
-            )
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from vlascope_client.requests import InferOptions
 from vlascope_sim.environment.libero import SensorReadings
 from vlascope_sim.errors import RolloutError
 from vlascope_sim.rollout.campaign import Campaign, EpisodeKey
+from vlascope_sim.rollout.observations import Inference, sent
 from vlascope_sim.seeds import inference_seed
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,8 @@ class PolicySession:
         captures: inferences that were captured.
         frame_bytes: of a captured frame; None until there was one.
         warnings: of the server, each text once, such as that the prompt was cut.
+        prompt: what the policy is told.
+        last: the inference that the latest action is of; None before the first.
 
     Raises:
         RolloutError: the policy's chunks are shorter than `replan_steps`.
@@ -106,13 +109,32 @@ class PolicySession:
         self.frame_bytes: int | None = None
         self.warnings: list[str] = []
         self._client, self._campaign, self._episode = client, campaign, episode
-        self._prompt = campaign.told(key).instruction
+        self.prompt = campaign.told(key).instruction
+        self.last: Inference | None = None
         self._noise = campaign.seeds(key)[1]
 
     @property
     def inferences(self) -> int:
         """How many so far."""
         return len(self.latency_ms)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the policy was sent beside observations, and what it said of itself: JSON."""
+        policy, campaign = self._client.metadata, self._campaign
+        spec = campaign.capture_spec or dict(policy.capture.default_spec)
+        return {
+            "robot": policy.robot,
+            "prompt": self.prompt,
+            "episode": self._episode,
+            "capture_spec": spec if campaign.collect_latents else None,
+            "policy": {
+                "checkpoint": policy.checkpoint,
+                "fingerprint": policy.fingerprint,
+                "denoise_steps": policy.denoise_steps,
+                "deterministic": policy.deterministic,
+            },
+        }
 
     def infers_at(self, timestep: int) -> bool:
         """Whether the action of this timestep needs an observation."""
@@ -130,7 +152,7 @@ class PolicySession:
         Args:
             timestep: from 0, one after the other.
             observation: with pictures where `infers_at`.
-            annotations: of this moment, where `captures_at`.
+            annotations: of this moment; sent where `captures_at`.
 
         Raises:
             vlascope_client.PolicyClientError: the server is gone or refuses.
@@ -160,14 +182,8 @@ class PolicySession:
         return Stored(receipt.run, receipt.attempt, receipt.frames, receipt.dropped)
 
     def _infer(self, timestep: int, seen: SensorReadings, annotations: dict[str, np.ndarray] | None) -> np.ndarray:
-        sent = {
-            "observation/image": seen.image,
-            "observation/wrist_image": seen.wrist_image,
-            "observation/state": seen.state,
-            "prompt": self._prompt,
-        }
-        options: InferOptions = {"seed": inference_seed(self._noise, self.inferences)}
-        capture = self.captures_at(timestep)
+        capture, seed = self.captures_at(timestep), inference_seed(self._noise, self.inferences)
+        options: InferOptions = {"seed": seed}
         if capture:
             spec = self._campaign.capture_spec
             options["collect_latents"] = True if spec is None else spec
@@ -175,7 +191,7 @@ class PolicySession:
             options["timestep"] = timestep
             options["annotations"] = annotations
         start = time.perf_counter()
-        step = self._broker.act(sent, **options)
+        step = self._broker.act({**sent(seen), "prompt": self.prompt}, **options)
         self.latency_ms.append(round((time.perf_counter() - start) * 1e3, 3))
         if "model_ms" in step.reply.policy_timing:
             self.model_ms.append(round(float(step.reply.policy_timing["model_ms"]), 3))
@@ -186,6 +202,7 @@ class PolicySession:
                 self.warnings.append(warning)
                 _warn_once(self._campaign.id, warning, self._episode["id"])
         self.captures += capture
+        self.last = Inference(timestep, seed, capture)
         return step.action
 
 

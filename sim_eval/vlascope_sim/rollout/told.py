@@ -9,11 +9,11 @@ import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
+from vlascope_base.seeds import derive_seed
 
 from vlascope_sim.environment.goals import SUITES, Goal, goals_of
 from vlascope_sim.environment.tasks import Task, load_task
 from vlascope_sim.errors import RolloutError
-from vlascope_sim.seeds import derive_seed
 
 Condition = tuple[str, str, str]
 

@@ -259,3 +259,11 @@ def test_shared_draws_are_single_ones(pi05):
     for remat in (False, True):
         errors, _ = shared(params, config, observation, actions, Draws(noise, time), remat=remat)
         np.testing.assert_allclose(errors.mean(-1), np.stack(single), rtol=2e-5)
+
+
+def test_weights_drawn_for_a_checkpoint_are_trained_as_drawn(options):
+    like = prepare(options(init="tiny", norm_stats="dataset"), None)
+    drawn = prepare(options(init="drawn:3", like="tiny", norm_stats="dataset"), None)
+    assert (like.drawn, drawn.drawn) == (False, True)
+    assert drawn.config == like.config
+    assert any(not np.array_equal(drawn.params[name], like.params[name]) for name in like.params)

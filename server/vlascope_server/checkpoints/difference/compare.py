@@ -241,7 +241,7 @@ def _side(source: Source, location: str) -> Side:
     shapes = source.weights.shapes
     return Side(
         location=location,
-        path=str(source.files.weights),
+        path=source.origin,
         format=source.kind,
         step=source.record.step,
         parameters=len(shapes),

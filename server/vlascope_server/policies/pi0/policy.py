@@ -104,9 +104,11 @@ class Pi0Policy:
             CheckpointError: it cannot be loaded, or does not fit the options.
         """
         dtype = find_dtype(options.dtype)
-        name = location.rstrip("/").rsplit("/", 1)[-1]
         checkpoint = load_checkpoint(location, options, dtype=dtype)
-        return cls(name, checkpoint, options, source=location)
+        name = _last_part(location)
+        if checkpoint.drawn is not None:  # runs of a store are called after it
+            name = f"{name.replace(':', '-')}-like-{_last_part(options.like or '')}"
+        return cls(name, checkpoint, options, source=checkpoint.drawn or location)
 
     @property
     def layout(self) -> ModelLayout:
@@ -228,6 +230,10 @@ class Pi0Policy:
             packages=_PACKAGES,
             accelerated=jax.default_backend() != "cpu",
         )
+
+
+def _last_part(location: str) -> str:
+    return location.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _pipeline(name: str, checkpoint: Checkpoint, robot: RobotIO) -> RobotPipeline:

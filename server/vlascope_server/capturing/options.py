@@ -1,0 +1,80 @@
+"""Everything that a person decides about a capture without a robot, as one frozen value. Importing it does not import JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from vlascope_base import VlascopeError
+from vlascope_base.options import CommandOptions
+
+from vlascope_server.options import Capture, EpisodeOptions, StoreOptions
+from vlascope_server.policies.options import WhichPolicy
+
+_LABEL = r"([A-Za-z0-9][A-Za-z0-9._-]{0,47})?"
+MAY_DIFFER = frozenset({"log_level", "resume", "dry_run", "readable_by", "queue_bytes", "min_free", "writers"})
+"""Options that a capture may go on with other values of: they change nothing that is stored."""
+
+
+class CaptureError(VlascopeError):
+    """A capture that cannot begin or go on; one line: what was wrong, which value, what was allowed, what to do."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptureOptions(WhichPolicy, StoreOptions, EpisodeOptions, CommandOptions):
+    """A capture without a robot.
+
+    Raises:
+        CaptureError: an option is out of its range, or contradicts another; the message begins with its name.
+    """
+
+    checkpoint: str = dataclasses.field()  # the default of other commands would be a guess
+    """A step folder, its params/, a safetensors file, a URL, or a preset's name; or drawn:SEED with --like."""
+    store: Path
+    """Folder of runs; a new run is made in it."""
+    dataset: Path | None = None
+    """Folder of a LeRobot dataset whose frames the policy is shown."""
+    observations: Path | None = None
+    """Folder of a campaign that ran with `vlascope-sim rollout --save-observations`: the policy is shown what was seen."""
+    stride: int | None = None
+    """Environment steps between captures. Unless given: every frame of a dataset; of a campaign the inferences that it
+    captured, or all where it captured none."""
+    prompt: str | None = None
+    """Tell the policy this in place of what the episodes' own instructions say."""
+    noise_seed: int | None = None
+    """Seed from which that of each inference follows, with episode and timestep. Unless given, a campaign's inferences have the
+    seeds that they had, and 0 is that of a dataset."""
+    batch_size: int | None = None
+    """Observations in one batch; 8 unless given, and 4 on a CPU. Another size may change last bits of what is captured."""
+    capture: Capture = None
+    """What to keep, as JSON (docs/model.md); unless given what the campaign kept, or hidden states of every layer and token."""
+    label: str = ""
+    """Names the capture for people: the first part of its campaign's id."""
+    resume: Path | None = None
+    """A run that was not finished: captures what it lacks. Its options are the defaults of all others, and none that decides
+    about what is stored may be another."""
+    dry_run: bool = False
+    """Check everything, say how many frames and bytes would be stored, and stop."""
+
+    def __post_init__(self):
+        """Raises `CaptureError` that names the first option out of its range."""
+        if (self.dataset is None) == (self.observations is None):
+            found = "found none" if self.dataset is None else "found both"
+            raise CaptureError(f"dataset and observations: expected one of --dataset and --observations, {found}")
+        for name, value, least in (
+            ("stride", self.stride, 1),
+            ("batch_size", self.batch_size, 1),
+            ("noise_seed", self.noise_seed, 0),
+            ("writers", self.writers, 1),
+        ):
+            if value is not None and value < least:
+                raise CaptureError(f"{name}: expected at least {least}, found {value}")
+        if self.noise_seed is not None and self.noise_seed >= 2**63:
+            raise CaptureError(f"noise_seed: expected at most 2^63-1, found {self.noise_seed}")
+        if not re.fullmatch(_LABEL, self.label):
+            raise CaptureError(
+                f"label {self.label!r}: expected at most 48 letters, digits, '.', '_' or '-', and a letter or digit first"
+            )
+        if self.observations is not None and self.columns:
+            raise CaptureError("columns: only for --dataset: saved observations have the keys that the policy was sent")
