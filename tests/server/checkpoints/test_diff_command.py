@@ -56,6 +56,28 @@ def test_something_moved(halves):
     assert layers[-1] < 0.1 * min(layers[:-1])
 
 
+def test_adapters_are_seen_to_be_adapters(tmp_path):
+    assert main(["diff", "tiny", "tiny-lora", "--output-dir", str(tmp_path / "own")]) == 0
+    own = json.loads((tmp_path / "own" / "differences.json").read_text())
+    experts = [row for row in own["parameters"] if row["component"] in ("vlm", "action expert")]
+    assert experts
+    assert all(row["changed"] == 0 for row in experts)
+    assert len(own["only_in_b"]) == 20
+    assert all("lora_" in name for name in own["only_in_b"])
+    assert (
+        main(["diff", "tiny", "tiny-lora", "--merge-lora", "--spectral", "--output-dir", str(tmp_path / "merged")]) == 0
+    )
+    rows = json.loads((tmp_path / "merged" / "differences.json").read_text())["parameters"]
+    adapted = {name.rsplit("lora_", 1)[0].rstrip("/_") for name in own["only_in_b"]}
+    layers = [row for row in rows if row["layer"] is not None and row["parameter"].removesuffix("/w") in adapted]
+    assert len(layers) == 10 * 8
+    assert all(row["effective_rank"] <= 8 for row in layers)  # the adapters' rank
+    # no action depends on what the vlm's last block writes: only its keys and values had a gradient
+    still = {row["parameter"].split("layers/")[1] for row in layers if row["changed"] == 0}
+    assert still == {"attn/q_einsum/w", "attn/attn_vec_einsum/w", "mlp/gating_einsum", "mlp/linear"}
+    assert {row["layer"] for row in layers if row["changed"] == 0} == {7}
+
+
 def test_the_json_says_how_it_was_made(halves):
     found = json.loads((halves / "differences.json").read_text())
     assert set(found["versions"]) >= {"python", "vlascope-server", "numpy"}
