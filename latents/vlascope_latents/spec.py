@@ -186,7 +186,8 @@ class CaptureSpec:
             try:
                 found.append(Site.from_map(site))
             except CaptureSpecError as error:
-                raise error.within(f"sites[{number}].{error.field}") from None
+                field = "" if error.field == "site" else f".{error.field}"
+                raise error.within(f"sites[{number}]{field}") from None
         return cls(**given, sites=found)  # pyright: ignore[reportArgumentType]
 
     @classmethod
@@ -234,6 +235,10 @@ class CaptureSpec:
                 raise CaptureSpecError("components", f"no selected expert has a component {short(name)}", offered)
         chosen = {expert: [c for c in expert.components if self._selects(c)] for expert in experts}
         self._check_fields(chosen)
+        if self.experts == "all":
+            # nobody named an expert that has none of the spans; what is left has to have a use for each field
+            chosen = {e: [c for c in own if not c.size("token") or self._has_span(e)] for e, own in chosen.items()}
+            self._check_fields(chosen)
         found: list[tuple[Site, Mapping[str, str]]] = []
         for expert, components in chosen.items():
             if not components and self.experts != "all":
@@ -245,6 +250,9 @@ class CaptureSpec:
                 raise CaptureSpecError("spans", f"{empty}: leave it out of `experts` or add a span", expert.selectors)
             found += [(self._site(expert, component, spans), _FLAT) for component in components]
         return found
+
+    def _has_span(self, expert: ExpertLayout) -> bool:
+        return any(expert.select(selector) for selector in self.spans)
 
     def _selects(self, component: Component) -> bool:
         return self.components == "all" or component.name in self.components
@@ -327,6 +335,6 @@ def _sites(sites: object) -> tuple[Site, ...]:
     for number, site in enumerate(found):
         if site.path in paths:
             same = f"sites[{paths[site.path]}] gives the tensor {site.path} too"
-            raise CaptureSpecError(f"sites[{number}].name", f"{same}: give one of them a name")  # fmt: skip
+            raise CaptureSpecError(f"sites[{number}].name", f"{same}: give one of them another name")
         paths[site.path] = number
     return found

@@ -61,10 +61,10 @@ def token_groups(site: Site, expert: ExpertLayout, *, reduced: bool, each: bool)
     for token in site.exclude:
         positions, ends = _positions("exclude", token, expert)
         if not any(positions & chosen or ends & last for _, chosen, last in before):
-            what = "the spans selected" if ends else "the tokens selected"
-            raise CaptureSpecError(
-                "exclude", f"{short(token)} takes nothing away: it is not among {what} of {site.path}"
-            )
+            why = f"it is not among the tokens selected of {site.path}"
+            if ends:
+                why = f"a negative number takes away what `tokens` of {site.path} names by it, not a part of a span"
+            raise CaptureSpecError("exclude", f"{short(token)} takes nothing away: {why}")
         selected = [(name, chosen - positions, last - ends) for name, chosen, last in selected]
     for name, chosen, last in selected:
         if not chosen and not last:

@@ -108,6 +108,16 @@ def test_the_flow_alone_asks_nothing_of_the_tokens():
     assert shapes(components=("v_t",), denoise_steps=(0, 9)) == {"action/v_t": (2, 50, 32)}
 
 
+def test_an_expert_that_nobody_named_and_that_has_none_of_the_spans_is_left_out():
+    def paths(**fields):
+        return [t.path for t in plan_capture(CaptureSpec(**fields), FULL).tensors]
+
+    assert paths(spans=("text",)) == ["vlm/hidden_states"]
+    assert paths(spans=("action",), layers=(0, 9, 17)) == ["action/hidden_states"]
+    assert paths(components=("k", "x_t"), spans=("text",)) == ["vlm/k", "action/x_t"]
+    assert paths(spans=("text", "action"), reduction="mean") == ["vlm/hidden_states", "action/hidden_states"]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -123,11 +133,15 @@ def test_the_flow_alone_asks_nothing_of_the_tokens():
         ({"layers": (18,)}, "layers: 18 is out of range: the vlm expert has 18 layers; allowed: 0-17"),
         ({"denoise_steps": (10,)}, "denoise_steps: 10 is out of range: the action expert has 10 denoise steps; allowed: 0-9"),
         ({"spans": ("wrist",)}, "spans: no selected expert has a span 'wrist'; allowed: all, image, base_0_rgb"),
-        ({"spans": ("text",)}, "spans: ['text'] selects no token of the action expert: leave it out of `experts`"),
         (
-            {"components": ("x_t", "k"), "spans": ("text",)},
+            {"experts": ("vlm", "action"), "spans": ("text",)},
             "spans: ['text'] selects no token of the action expert: leave it out of `experts`",
         ),
+        (
+            {"experts": ("action", "vlm"), "components": ("x_t", "k"), "spans": ("text",)},
+            "spans: ['text'] selects no token of the action expert: leave it out of `experts`",
+        ),
+        ({"spans": ("text",), "denoise_steps": (0,)}, "denoise_steps: no selected expert has denoise steps: leave it out"),
         # a field that no selected component has an axis for
         ({"components": ("x_t",), "layers": (99,)}, "layers: there is no axis 'layer' in x_t: leave it out"),
         (
