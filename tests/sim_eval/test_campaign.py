@@ -66,6 +66,15 @@ def test_a_stride_between_inferences_names_the_nearest_that_work(stride, nearest
         ({"suite": "libero_spatial", "perturb": "both"}, "by where they stand; use none or move"),
         ({"suite": "libero_10", "prompt_mode": "other"}, "expected libero_object or libero_goal.*found libero_10"),
         ({"prompts": {0: "x"}, "prompt_mode": "other"}, "prompts: not together with prompt_mode other"),
+        ({"prompts": {0: "x"}, "prompt_mode": "crossed"}, "prompts: not together with prompt_mode crossed"),
+        (
+            {"suite": "libero_spatial", "prompt_mode": "crossed"},
+            "expected libero_object or libero_goal.*found libero_spatial",
+        ),
+        (
+            {"episodes": tuple(range(40, 47)), "prompt_mode": "crossed"},
+            "episodes: 7 of each task.*a multiple of 6; the next that fits is 12, such as --episodes 40-51",
+        ),
     ],
 )
 def test_a_campaign_that_cannot_run_says_why(changed, message):
@@ -184,6 +193,32 @@ def test_told_another_object_never_means_the_tasks_own(suite):
     assert min(shares.values()) > 0.4 / len(shares)
     elsewhere = dataclasses.replace(ours, seed=8)
     assert [ours.told(key) for key in ours.keys] != [elsewhere.told(key) for key in ours.keys]
+
+
+@pytest.mark.parametrize(("suite", "objects"), [("libero_object", 6), ("libero_goal", 3)])
+def test_a_crossed_campaign_tells_every_scene_each_of_its_objects_once(suite, objects):
+    episodes = tuple(range(40, 40 + 2 * objects))
+    ours = campaign(suite=suite, tasks=tuple(range(10)), episodes=episodes, prompt_mode="crossed", perturb="move")
+    plain = dataclasses.replace(ours, prompt_mode="task")
+    scenes: dict[tuple[int, int], list[EpisodeKey]] = {}
+    for key in ours.keys:
+        scenes.setdefault((key.task, ours.init_state(key)), []).append(key)
+    assert sorted(scenes) == [(task, state) for task in range(10) for state in (40, 40 + objects)]
+    for (task, state), keys in scenes.items():
+        told = [ours.told(key) for key in keys]
+        assert len({one.object for one in told}) == len(keys) == objects
+        assert all(one.goal and one.goal[1] == one.object for one in told)
+        own = plain.told(keys[0]).object
+        assert own is None or own in {one.object for one in told}
+        # nothing but the instruction differs
+        assert {ours.seeds(key) for key in keys} == {plain.seeds(EpisodeKey(task, state))}
+        assert {ours.perturbation(key) for key in keys} == {plain.perturbation(EpisodeKey(task, state))}
+        assert len({ours.episode_id(key) for key in keys}) == objects
+    assert ours.conditions == "objects moved by up to 5 cm, told each object of the scene"
+    repeated = dataclasses.replace(ours, noise_seeds=2)
+    first, second = (EpisodeKey(0, 41, noise) for noise in range(2))
+    assert repeated.told(first) == repeated.told(second)
+    assert repeated.seeds(first)[1] != repeated.seeds(second)[1]
 
 
 def test_scenes_are_perturbed_by_seeds_of_their_own():

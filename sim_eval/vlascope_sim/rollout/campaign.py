@@ -17,10 +17,10 @@ from vlascope_sim.environment.libero import SETTLE_STEPS
 from vlascope_sim.environment.tasks import STEP_LIMITS, Suite, load_task, suite_tasks
 from vlascope_sim.errors import RolloutError
 from vlascope_sim.perturb import Kind, Perturbation
-from vlascope_sim.rollout.told import Told, check_others, other_object, own_object
+from vlascope_sim.rollout.told import Told, check_others, crossed_count, crossed_object, other_object, own_object
 from vlascope_sim.seeds import environment_seed, noise_seed, perturbation_seed
 
-PromptMode = Literal["task", "blank", "swapped", "other"]
+PromptMode = Literal["task", "blank", "swapped", "other", "crossed"]
 _MOVE_CM = 5.0
 _LABEL, _ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}", r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
 
@@ -31,7 +31,7 @@ class EpisodeKey:
 
     Attributes:
         task: its number in the suite.
-        episode: its number; it starts from initial state `episode` modulo the number of those.
+        episode: its number; it starts from initial state `episode` modulo the number of those (`Campaign.init_state`).
         noise: 0, or which of the repeats with other noise.
     """
 
@@ -67,8 +67,10 @@ class CampaignOptions:
     assets: Path | None = None
     """Folder of LIBERO's assets; what is found unless given."""
     prompt_mode: PromptMode = "task"
-    """The task's instruction, none, that of the next task in the suite, or `other`: each episode is told to take another object
-    of its scene, and success is judged by that (libero_object and libero_goal)."""
+    """The task's instruction, none, that of the next task in the suite, `other` or `crossed`. With `other` each episode is told
+    to take another object of its scene. With `crossed` each scene is told every one of its objects: as many episodes as it
+    has objects begin from the same initial state, with the same noise, and differ in the instruction alone. Success is judged
+    by what was told. Both are for libero_object and libero_goal."""
     perturb: Kind = "none"
     """Displace the objects that stand free before timestep 0: `move` each on its own, `shuffle` them, or `both`; the same for
     all repeats of an episode with other noise."""
@@ -143,12 +145,15 @@ class Campaign(CampaignOptions):
             _check_text(f"prompt of task {task}", text)
         _check_stride(self.stride, self.replan_steps)
         _check_perturb(self)
-        if self.prompt_mode == "other":
+        if self.prompt_mode in ("other", "crossed"):
             if self.prompts:
                 raise RolloutError(
-                    "prompts: not together with prompt_mode other, which chooses what each episode is told"
+                    f"prompts: not together with prompt_mode {self.prompt_mode}, which chooses what each episode is told"
                 )
-            check_others(self.suite, self.tasks)
+            if self.prompt_mode == "other":
+                check_others(self.suite, self.tasks)
+            else:
+                _check_crossed(self)
 
     @property
     def capture_stride(self) -> int:
@@ -177,7 +182,12 @@ class Campaign(CampaignOptions):
         """What differs from plain episodes, in words for people; empty where nothing does."""
         moved = f"moved by up to {_MOVE_CM if self.move_cm is None else self.move_cm:g} cm"
         scene = {"move": f"objects {moved}", "shuffle": "objects shuffled", "both": f"objects shuffled and {moved}"}
-        told = {"blank": "no instruction", "swapped": "another task's instruction", "other": "told another object"}
+        told = {
+            "blank": "no instruction",
+            "swapped": "another task's instruction",
+            "other": "told another object",
+            "crossed": "told each object of the scene",
+        }
         modes = {self.prompt_mode_of(key): None for key in self.keys}
         words = [{"given": "prompts of its own", **told}.get(mode) for mode in modes]
         return ", ".join(part for part in (scene.get(self.perturb), *words) if part)
@@ -195,11 +205,34 @@ class Campaign(CampaignOptions):
             return Told(tasks[key.task].instruction, own_object(tasks[key.task]))
         if self.prompt_mode == "other":
             return other_object(tasks[key.task], self.seed, key.episode)
+        if self.prompt_mode == "crossed":
+            turn = self._place(key) % crossed_count(tasks[key.task])
+            return crossed_object(tasks[key.task], self.seed, self.scene_of(key), turn)
         return Told("" if self.prompt_mode == "blank" else tasks[(key.task + 1) % len(tasks)].instruction)
+
+    def scene_of(self, key: EpisodeKey) -> int:
+        """The episode whose scene this one has: itself, or in a crossed campaign the first of those that share it."""
+        if self.prompt_mode != "crossed":
+            return key.episode
+        place, count = self._place(key), crossed_count(load_task(self.suite, key.task))
+        return self._numbers[place - place % count]
+
+    @property
+    def _numbers(self) -> tuple[int, ...]:
+        """The episodes' numbers, each once."""
+        return tuple(dict.fromkeys(self.episodes))
+
+    def _place(self, key: EpisodeKey) -> int:
+        """Where an episode's number stands among the campaign's."""
+        return self._numbers.index(key.episode)
+
+    def init_state(self, key: EpisodeKey) -> int:
+        """The initial state that an episode begins from."""
+        return self.scene_of(key) % load_task(self.suite, key.task).init_state_count
 
     def perturbation(self, key: EpisodeKey) -> Perturbation:
         """What is done to an episode's scene."""
-        seed = perturbation_seed(self.seed, self.suite, key.task, key.episode) if self.perturb != "none" else 0
+        seed = perturbation_seed(self.seed, self.suite, key.task, self.scene_of(key)) if self.perturb != "none" else 0
         return _perturbation(self, seed)
 
     def episode_name(self, key: EpisodeKey) -> str:
@@ -213,9 +246,10 @@ class Campaign(CampaignOptions):
 
     def seeds(self, key: EpisodeKey) -> tuple[int, int]:
         """An episode's seeds: of its scene, and of its policy's noise."""
+        scene = self.scene_of(key)
         return (
-            environment_seed(self.seed, self.suite, key.task, key.episode),
-            noise_seed(self.seed, self.suite, key.task, key.episode, key.noise),
+            environment_seed(self.seed, self.suite, key.task, scene),
+            noise_seed(self.seed, self.suite, key.task, scene, key.noise),
         )
 
 
@@ -276,6 +310,18 @@ def _check_perturb(campaign: Campaign) -> None:
     if campaign.suite == "libero_spatial" and campaign.perturb in ("shuffle", "both"):
         raise RolloutError(
             f"perturb {campaign.perturb!r}: libero_spatial tells its bowls apart by where they stand; use none or move"
+        )
+
+
+def _check_crossed(campaign: Campaign) -> None:
+    counts = {task: crossed_count(load_task(campaign.suite, task)) for task in campaign.tasks}
+    step, found = math.lcm(*counts.values()), len(set(campaign.episodes))
+    if found % step:
+        above, first = (found // step + 1) * step, min(campaign.episodes)
+        scenes = f"the {step} objects of a scene" if len(set(counts.values())) == 1 else "the objects of every scene"
+        raise RolloutError(
+            f"episodes: {found} of each task; prompt_mode 'crossed' tells {scenes} equally often: expected a multiple of "
+            f"{step}; the next that fits is {above}, such as --episodes {first}-{first + above - 1}"
         )
 
 

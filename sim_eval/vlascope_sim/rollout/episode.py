@@ -57,7 +57,7 @@ def blank_result(campaign: Campaign, assets: AssetsUsed, key: EpisodeKey, attemp
         perturb=campaign.perturb,
         episode_index=key.episode,
         noise_index=key.noise,
-        init_state=key.episode % task.init_state_count,
+        init_state=campaign.init_state(key),
         attempt=attempt,
         status="lost",
         seed=campaign.seed,

@@ -91,7 +91,7 @@ def _tasks(rows: Sequence[EpisodeResult]) -> list[_TaskRow]:
     found = []
     for number, own in sorted(by_task.items()):
         done = [row for row in own if row.status == "done"]
-        told = [row for row in done if row.prompt_mode == "other" and row.told_object is not None]
+        told = [row for row in done if row.prompt_mode in ("other", "crossed") and row.told_object is not None]
         found.append(
             _TaskRow(
                 name=f"{_name(own[0].task_instruction, 1 if len(by_task) > _MANY else 2)}  {number:>2}",
