@@ -21,7 +21,7 @@ from vlascope_analysis.statistics.evaluation import Design
 CELLS = 5
 PLANTED = {"balanced": 0.35, "lengths 4 to 12": 0.35, "counts 20/2/2/2/2": 0.7, "scenes shared by instructions": 0.35,
            "scenes of one instruction": 0.8, "scenes x instructions x 2": 0.2,
-           "few scenes of both, others of one": 0.6}  # fmt: skip
+           "few scenes of both, others of one": 0.6, "layouts of 6 of 10 objects": 0.25}  # fmt: skip
 """How strongly one of five cells knows the instruction, where a truth is looked for."""
 
 

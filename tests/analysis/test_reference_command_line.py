@@ -121,7 +121,7 @@ def test_usage_as_written(here, capsys, block, stem, instructions, episodes):
     assert (scores["frames"], scores["episodes"]) == (episodes * len(instructions),) * 2
     assert scores["accuracy"] == pytest.approx(1)
     assert scores["closed_form_accuracy"] == pytest.approx(1)
-    told_here = {row["task_id"]: row["instruction"] for row in result["tables"]["instructions"]}
+    told_here = {row["task_id"]: row["label"] for row in result["tables"]["classes"]}
     assert told_here == {task: told(task) for task in instructions}
     assert result["config"]["store"] == PICKLES
     assert {run["model"]["imported_from"] for run in result["data"]["runs"]} == {

@@ -17,7 +17,7 @@ from vlascope_latents.store import LatentStore
 
 from vlascope_analysis.data.episodes import Numbered
 from vlascope_analysis.data.features import Features, Slice, captured_axes, fault, load_features, select_frames
-from vlascope_analysis.data.labels import InstructionLabels, instruction_labels
+from vlascope_analysis.data.labels import Labels, labels_of
 from vlascope_analysis.data.windows import Window, gripper_closes, make_windows
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import EvaluationConfig, Expert, FeatureOptions, Windows
@@ -40,6 +40,7 @@ def sweep(
     encode: Callable[[Sequence[str]], np.ndarray],
     progress: Progress = silent,
     *,
+    label: str = "instruction",
     by: Windows | None = None,
     parts: int = 4,
 ) -> Result:
@@ -49,19 +50,20 @@ def sweep(
 
     Args:
         store: where the features are.
-        episodes: whose.
+        episodes: whose, chosen for the label.
         experts: whose states; one at least.
         what: which frames, which component, how it is pooled.
         evaluation: how to test.
         encode: texts to float [texts, E].
         progress: called after every batch that was read.
+        label: what is predicted.
         by: a cell for each timestep, part of the episode, or side of the grasp; all frames together unless told.
         parts: how many parts of an episode, for `fraction`.
 
     Returns:
         Tables: `cells`, one row a cell: expert, component, layer, denoise_step (missing for the vlm), window where
         asked, its scores, and `p_value_best`, how often the best cell of the whole sweep does as well with permuted
-        labels; `instructions`; `tested`, one row a tested episode; `episodes`, what each of them scored in each cell
+        labels; `classes`; `tested`, one row a tested episode; `episodes`, what each of them scored in each cell
         and assignment.
 
     Raises:
@@ -70,7 +72,7 @@ def sweep(
     evaluation.check()
     if by in ("fraction", "grasp"):  # windows take the place of common timesteps
         what = dataclasses.replace(what, frames="all")
-    found = _Sweep(store, episodes, what, evaluation, encode, by, parts)
+    found = _Sweep(store, episodes, what, evaluation, lambda frames: labels_of(frames, label, encode), by, parts)
     for expert in experts:
         cells_of = Slice(expert, what.component, pool=what.pool)
         for features in _blocks(store, episodes, cells_of, what, progress):
@@ -88,15 +90,15 @@ class _Sweep:
         episodes: Sequence[Numbered],
         what: FeatureOptions,
         evaluation: EvaluationConfig,
-        encode: Callable[[Sequence[str]], np.ndarray],
+        labels: Callable[[pd.DataFrame], Labels],
         by: Windows | None,
         parts: int,
     ):
         self._store, self._episodes, self._what, self._evaluation = store, episodes, what, evaluation
-        self._encode, self._parts = encode, parts
+        self._label, self._parts = labels, parts
         self._by: Windows | None = by
         self._design: Design | None = None
-        self._labels: InstructionLabels | None = None
+        self._labels: Labels | None = None
         self._windows: list[Window] = []
         self._of_frame = np.zeros(0, np.int64)
         self._rows: list[dict[str, object]] = []
@@ -140,7 +142,7 @@ class _Sweep:
         self._windows, warnings = make_windows(frames, self._by, self._parts, grasping)
         kept = np.sort(np.concatenate([window.frames for window in self._windows]))
         own = frames.iloc[kept].reset_index(drop=True)
-        self._labels = instruction_labels(own, self._encode)
+        self._labels = self._label(own)
         self._design = design = Design.of(own, self._labels, self._evaluation)
         self._of_frame = np.full(len(frames), -1)
         self._of_frame[kept] = design.episodes.of_frame
@@ -194,11 +196,8 @@ class _Sweep:
         best = table.to_dict("records")[int(np.nanargmax(table["rank_accuracy"].to_numpy()))]
         warnings += crowded(self._best[1], self._best[2], design)
         warnings += caution(design.test_units, best["accuracy_low"], best["accuracy_high"], design.unit)
-        instructions = pd.DataFrame(
-            {"number": range(len(labels)), "instruction": labels.instructions, "task_id": labels.task_ids}
-        ).astype({"task_id": "Int64"})
         tables = {
-            "cells": table, "instructions": instructions, "tested": _tested_episodes(design),
+            "cells": table, "classes": labels.table(), "tested": _tested_episodes(design),
             "episodes": pd.concat(self._tables, ignore_index=True),
         }  # fmt: skip
         return Result("sweep", tables, ("cells", "tested", "episodes"), tuple(dict.fromkeys(warnings)))
@@ -257,8 +256,9 @@ def _by_episode(scores: Scores, cell: int) -> pd.DataFrame:
 
 
 def _tested_episodes(design: Design) -> pd.DataFrame:
-    """One row a tested episode: what it was, and its unit and weight in means."""
-    columns = ["run", "campaign", "episode", "suite", "task_id", "instruction", "episode_index", "scene", "success"]
-    table = design.episodes.table.iloc[design.tested][columns].reset_index(drop=True)
+    """One row a tested episode: what it was, and its class, unit and pool in means."""
+    columns = ["run", "campaign", "episode", "suite", "task_id", "instruction", "episode_index", "scene", "init_state"]
+    table = design.episodes.table.iloc[design.tested][[*columns, "success"]].reset_index(drop=True)
     table.insert(0, "number", np.arange(len(table), dtype=np.int32))
-    return table.assign(label=design.means.label, unit=design.means.units)
+    means = design.means
+    return table.assign(label=means.label, unit=means.units, pool=0 if means.pools is None else means.pools)

@@ -64,7 +64,7 @@ def heatmap_figure(table: pd.DataFrame, title: str, subtitle: str = "", window: 
     bar = figure.colorbar(colours, ax=list(every), fraction=0.035, pad=0.02, extend="min")
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.ax.tick_params(length=0, labelsize=8, labelcolor=QUIET)
-    bar.set_label("nearest-instruction accuracy", size=9, color=QUIET)
+    bar.set_label("accuracy of the nearest label", size=9, color=QUIET)
     head(figure, title, subtitle)
     return figure
 

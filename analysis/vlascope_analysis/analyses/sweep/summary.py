@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from vlascope_base.text import printable
 
+from vlascope_analysis.analyses.words import but_the_scene, design_lines, label_line, question_in, sentence
 from vlascope_analysis.results import Result
 from vlascope_analysis.statistics.permutation import LEVEL
 
@@ -13,11 +14,14 @@ from vlascope_analysis.statistics.permutation import LEVEL
 def sweep_summary(result: Result) -> str:
     """The best cell of each expert, and what can be said of it."""
     table = result.tables["cells"]
-    row = table.iloc[0]
+    row = table.iloc[0].to_dict()
     windows = "window" in table
     lines = [
-        f"Sweep of {len(table)} cells: {row['episodes']} episodes from {row['scenes']} scenes, which were told"
-        f" {row['instructions']} instructions",
+        *design_lines(row),
+        "",
+        f"Sweep of {len(table)} cells, label {label_line(row)}",
+        f"{row['episodes']} episodes of {row['scenes']} scenes, from {row['init_states']} initial states, with {row['classes']}"
+        f" {question_in(row).several}; held out: {row['split']}",
         f"chance {row['chance']:.3f} (of rank accuracy 0.5), cosine similarity of the mean label"
         f" {row['constant_cosine']:.3f}",
         "",
@@ -41,14 +45,18 @@ def sweep_summary(result: Result) -> str:
 
 
 def _verdict(table: pd.DataFrame) -> list[str]:
-    if not table["permutations"].iloc[0]:
+    row = table.iloc[0].to_dict()
+    it = question_in(row).it
+    if not row["permutations"]:
         return ["No permutations were asked for: whether any cell is better than chance is not tested."]
     found = table[table["p_value_best"] <= LEVEL]
     lines = (
-        [f"The instruction can be read in {len(found)} of {len(table)} cells (p of best at most {LEVEL})."]
+        [
+            f"{sentence(it)} can be read in {len(found)} of {len(table)} cells (p of best at most {LEVEL}).{but_the_scene(row)}"
+        ]
         if len(found)
         else [
-            "That the instruction can be read in any cell cannot be concluded",
+            f"That {it} can be read in any cell cannot be concluded",
             f"(no p of best is at most {LEVEL}), nor that it is absent.",
         ]
     )
