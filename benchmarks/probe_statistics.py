@@ -64,6 +64,7 @@ def intervals(sets: int) -> Results:
     cases["300 episodes, one part held out"] = Simulated.of(np.arange(300) % 5, 3)
     cases |= {"lengths 12 or 2": designs()["lengths 12 or 2"], "counts 20/2/2/2/2": designs()["counts 20/2/2/2/2"],
               "scenes of one instruction": scenes, "scenes x instructions x 2": crossed,
+              "layouts of 6 of 10 objects": designs()["layouts of 6 of 10 objects"],
               "frames alike": designs()["frames alike"], "counts 30/2": designs()["counts 30/2"],
               "scenes of 20 episodes or 1": designs()["scenes of 20 episodes or 1"]}  # fmt: skip
     for name, design in cases.items():

@@ -111,7 +111,7 @@ def test_sweep_finds_the_cell_and_nothing_else(runs, tmp_path, capsys):
     assert (p_best[~knows] > 0.1).all()
     assert (p_best >= p_cell).all()
     result = json.loads((tmp_path / "results_sweep_stepall.json").read_text())
-    assert set(result["tables"]) == {"classes"}
+    assert set(result["tables"]) == {"baselines", "classes"}
     assert result["files"]["cells"] == "cells_sweep_stepall.parquet"
     check_picture(tmp_path / "heatmap_sweep_stepall.png")
     assert "best of many cells" in (tmp_path / "summary_sweep_stepall.txt").read_text()
@@ -214,7 +214,7 @@ def test_results_keep_every_option_by_its_name(runs, tmp_path):
         "store": str(runs), "rollout_step": [], "task_range": None, "episode_range": None, "run_name": None,
         "campaign": None, "suite": "libero_goal", "interrupted": False, "allow_missing": False, "exclude_episodes": [],
         "component": "hidden_states", "frames": "common", "pool": "mean", "label": "instruction", "encoder": "minilm",
-        "split": None, "where": None, "folds": None,
+        "split": None, "where": None, "control_run": None, "folds": None,
         "test_fraction": 0.2, "validation_fraction": 0.2, "permutations": 0,
         "confidence": 0.95, "seed": 42, "output_dir": str(tmp_path), "log_level": "info", "expert": "vlm", "layer": 1,
         "denoise_step": None, "span": None, "learning_rate": 0.001, "num_epochs": 2, "batch_size": 32, "patience": 0.3,

@@ -128,7 +128,11 @@ def test_usage_as_written(here, capsys, block, stem, instructions, episodes):
         f"task_{task}_{name_of(task)}.pkl" for task in instructions
     }
     summary = (here / f"results/linear_probing/summary_{stem}.txt").read_text()
-    assert summary.startswith("Linear Probing Results\n======================\n\nExpert: ")
+    # what the scene tells stands before any number; the reference's head follows
+    assert summary.startswith(
+        "Linear Probing Results\n======================\n\nThe scene alone tells the instruction: "
+    )
+    assert "\n\nExpert: " in summary
     assert "Feature Type: hidden_states" in summary
     assert f"Number of Samples: {scores['frames']}" in summary
 

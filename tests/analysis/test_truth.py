@@ -5,6 +5,7 @@ The slow ones simulate hundreds of sets; `benchmarks/probe_statistics.py` measur
 
 from __future__ import annotations
 
+import functools
 import importlib
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from vlascope_analysis.analyses.compare.compute import CellName, compare_cells
-from vlascope_analysis.analyses.sweep.compute import sweep
+from vlascope_analysis.analyses.sweep.compute import Wanted, sweep
 from vlascope_analysis.analyses.sweep.summary import sweep_summary
 from vlascope_analysis.data.encoders import open_encoder
 from vlascope_analysis.data.episodes import choose_episodes
+from vlascope_analysis.data.labels import labels_of
 from vlascope_analysis.options import EpisodeQuery, EvaluationConfig, FeatureOptions
 from vlascope_analysis.results import Result
 from vlascope_latents import CaptureSpec
@@ -116,7 +118,8 @@ def told_sweeps(root: Path, knows: str, crossed: bool, *labels: str) -> list[Res
     config, onehot, found = EvaluationConfig(permutations=39), open_encoder("onehot"), []
     for label in labels:
         episodes, _ = choose_episodes(store, EpisodeQuery(), label)
-        found.append(sweep(store, episodes, ["vlm"], FeatureOptions(), config, onehot, label=label))
+        labels = functools.partial(labels_of, label=label, encode=onehot)
+        found.append(sweep(store, episodes, Wanted(["vlm"], FeatureOptions()), config, labels))
     return found
 
 
@@ -161,8 +164,9 @@ def swept(root: Path, seed: int, planted: bool) -> Result:
     store = make_run(root, fill, tasks=3, episodes=8, timesteps=(0, 10), seed=seed)
     episodes, _ = choose_episodes(store, EpisodeQuery())
     config = EvaluationConfig(permutations=99, seed=seed)
+    labels = functools.partial(labels_of, label="instruction", encode=open_encoder("onehot"))
     return sweep(
-        store, episodes, ["vlm", "action"], FeatureOptions(), config, open_encoder("onehot"), by="timestep"
+        store, episodes, Wanted(["vlm", "action"], FeatureOptions(), by="timestep"), config, labels
     )  # fmt: skip
 
 

@@ -6,7 +6,10 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
+from vlascope_base.text import listed, printable
 
+from vlascope_analysis.analyses.controls import beaten_by
+from vlascope_analysis.data.control import HOW
 from vlascope_analysis.data.questions import Question, question_of
 from vlascope_analysis.statistics.permutation import LEVEL
 
@@ -82,3 +85,48 @@ def but_the_scene(row: Row) -> str:
 def scene_hint(row: Row) -> str:
     """The same behind the title of a figure."""
     return " (the scene alone tells it)" if scene_tells(row) else ""
+
+
+def control_lines(row: Row) -> list[str]:
+    """What of an accuracy the control run reaches already.
+
+    Args:
+        row: of the cell that is spoken of, with its scores.
+    """
+    if pd.isna(row["control_accuracy"]):
+        return [f"Not compared with weights at random: {HOW}, and --control-run scores the same cells on it."]
+    name = printable(row["control"])
+    # what a server calls a policy of weights at random
+    whose = f"weights at random ({name}) reach" if name.startswith("drawn:") else f"the control run ({name}) reaches"
+    over = f"{row['over_control']:+.3f} ({row['over_control_low']:+.3f} to {row['over_control_high']:+.3f})"
+    ending = (
+        f"the difference is {over}"
+        if row["over_control_low"] > 0
+        else f"that more is read here cannot be concluded (difference {over})"
+    )
+    return [f"Of the accuracy {row['accuracy']:.3f}, {whose} {row['control_accuracy']:.3f}: {ending}."]
+
+
+def baseline_lines(table: pd.DataFrame, whose: str) -> list[str]:
+    """What needs no hidden state, or no meaning, beside an accuracy.
+
+    Args:
+        table: `baselines`.
+        whose: what is compared with them, in words, as a sentence begins with it.
+    """
+    lines = ["Baselines without a hidden state, and labels without a meaning (control task):"]
+    for row in table.to_dict("records"):
+        name = f"  {row['baseline']:<16}"
+        if row["note"]:
+            lines.append(f"{name} not scored: {row['note']}")
+            continue
+        lines.append(
+            f"{name} accuracy {row['accuracy']:.3f} (chance {row['chance']:.3f}), difference {row['difference']:+.3f}"
+            f" ({row['difference_low']:+.3f} to {row['difference_high']:+.3f})"
+        )
+    better, worse = beaten_by(table)
+    if better:
+        lines.append(f"{whose} does better than {listed(better)}.")
+    if worse:
+        lines.append(f"That {whose[0].lower()}{whose[1:]} does better than {listed(worse)} cannot be concluded.")
+    return lines

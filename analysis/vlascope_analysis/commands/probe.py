@@ -50,11 +50,12 @@ class Probe(ProbingOptions):
         require_training()
         from vlascope_base.progress import shown
 
-        from vlascope_analysis.analyses.probe.compute import probe
+        from vlascope_analysis.analyses.probe.compute import Controls, probe
         from vlascope_analysis.data.encoders import open_encoder
         from vlascope_analysis.data.episodes import choose_episodes
         from vlascope_analysis.data.features import load_features
         from vlascope_analysis.data.labels import labels_of
+        from vlascope_analysis.data.metadata_features import metadata_features
         from vlascope_analysis.data.opening import open_store
 
         store = open_store(self.store_path(), self.query)
@@ -64,7 +65,13 @@ class Probe(ProbingOptions):
         with shown() as progress:
             features = load_features(store, episodes, what, self.features.timesteps, progress, self.features.frames)
             labels = labels_of(features.frames, self.label, encode)
-            result = probe(features, labels, self.training, self.evaluation, progress)
+            step, frames = self.features.timesteps, self.features.frames
+            control, beside = self.control(store, episodes), None
+            if control is not None:
+                beside = control.features(features.frames, what, step, frames, progress)
+            known = metadata_features(store, episodes, what, step, frames)
+            controls = Controls(known, beside, control.name if control else "")
+            result = probe(features, labels, self.training, self.evaluation, progress, controls=controls)
         self._write(store, episodes, what, dataclasses.replace(result, warnings=(*warnings, *result.warnings)))
 
     def _slice(self, store: LatentStore, episodes: list[Numbered]) -> Slice:

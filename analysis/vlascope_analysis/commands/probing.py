@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from vlascope_latents.store import LatentStore
 
+    from vlascope_analysis.data.control import ControlRun
     from vlascope_analysis.data.episodes import Numbered
     from vlascope_analysis.results import Result
 
@@ -45,6 +46,9 @@ class ProbingOptions(CommandOptions, ConfigFile):
     encoder: str | None = None
     """Text encoder of instructions: `minilm` (all-MiniLM-L6-v2: no torch, no network; the usual one), `onehot` (an axis of
     its own for each, so that look-alikes cap nothing), or a T5 (`t5-small`, a folder). Any other label is one-hot."""
+    control_run: Path | None = None
+    """A run of the same frames through weights at random, of the same architecture: each cell is scored on it too
+    (`vlascope-server capture --checkpoint drawn:0 --like CHECKPOINT`)."""
     evaluation: OmitArgPrefixes[EvaluationConfig] = dataclasses.field(default_factory=EvaluationConfig)
     output_dir: Path = Path("results/linear_probing")
     """Folder of results; made where it is missing. Files of the same name are replaced."""
@@ -102,6 +106,7 @@ class ProbingOptions(CommandOptions, ConfigFile):
         given += [name for name in (self.query.suite, self.query.run_name, self.query.campaign) if name]
         given += [_where_name(self.query.where)] if self.query.where is not None else []
         given += ["interrupted"] * self.query.interrupted
+        given += [f"control-{self.control_run.resolve().name}"] if self.control_run is not None else []
         left_out = self.query.exclude_episodes
         given += [
             "without" + (printable(left_out[0]).replace("/", "-") if len(left_out) == 1 else str(len(left_out)))
@@ -126,6 +131,16 @@ class ProbingOptions(CommandOptions, ConfigFile):
                 f"--encoder {self.encoder}: encodes texts, and --label {printable(self.label)} has an axis for each value: "
                 f"leave --encoder, or predict {' or '.join(TEXTS)}"
             )
+
+    def control(self, store: LatentStore, episodes: Sequence[Numbered]) -> ControlRun | None:
+        """The partners of some episodes in the control run.
+
+        Raises:
+            AnalysisError, StoreError: as `ControlRun.open`.
+        """
+        from vlascope_analysis.data.control import ControlRun
+
+        return None if self.control_run is None else ControlRun.open(self.control_run, store, episodes)
 
     def provenance(self, store: LatentStore, episodes: Sequence[Numbered]) -> dict[str, object]:
         """Configuration and data, as every result carries them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING
 
 from vlascope_analysis.commands.probing import ProbingOptions, refuse_pickle, show
@@ -44,20 +45,20 @@ class Sweep(ProbingOptions):
         refuse_pickle(self.output_dir, self._name())
         from vlascope_base.progress import shown
 
-        from vlascope_analysis.analyses.sweep.compute import captured_experts, sweep
+        from vlascope_analysis.analyses.sweep.compute import Wanted, captured_experts, sweep
         from vlascope_analysis.data.encoders import open_encoder
         from vlascope_analysis.data.episodes import choose_episodes
+        from vlascope_analysis.data.labels import labels_of
         from vlascope_analysis.data.opening import open_store
 
         store = open_store(self.store_path(), self.query)
         episodes, warnings = choose_episodes(store, self.query, self.label, self.features.timesteps)
         experts = self.experts or captured_experts(store, episodes, self.features.component)
-        encode = open_encoder(self.encoder or "minilm")
+        labels = functools.partial(labels_of, label=self.label, encode=open_encoder(self.encoder or "minilm"))
+        control = self.control(store, episodes)
         with shown() as progress:
-            result = sweep(
-                store, episodes, experts, self.features, self.evaluation, encode, progress,
-                label=self.label, by=self.by, parts=self.parts,
-            )  # fmt: skip
+            wanted = Wanted(experts, self.features, self.by, self.parts)
+            result = sweep(store, episodes, wanted, self.evaluation, labels, progress, control=control)
         self._write(store, episodes, dataclasses.replace(result, warnings=(*warnings, *result.warnings)))
 
     def _name(self) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
+from vlascope_analysis.data.metadata_features import time_features
 from vlascope_analysis.data.questions import TEXTS
 from vlascope_analysis.probes.ridge import ridge
 from vlascope_analysis.statistics.evaluation import Design, Scores, readable, score_row
@@ -57,12 +58,6 @@ def closed_form(x: np.ndarray, of_frame: np.ndarray, design: Design, *, refit: b
         right[:, tested], beaten[:, tested], cosine[:, tested], design.null_means(null_right), design.null_means(null_beaten)
     )  # fmt: skip
     return ClosedForm(scores, float(np.exp(np.mean(penalties))))
-
-
-def time_features(frames: pd.DataFrame) -> np.ndarray:
-    """float32 [N, 2]: the timestep and its square. What a probe reads off them, it reads off time alone."""
-    t = frames["timestep"].to_numpy(np.float32)
-    return np.stack([t, t**2], axis=1)
 
 
 def time_tells(frames: pd.DataFrame, of_frame: np.ndarray, design: Design, where: str = "") -> list[str]:

@@ -267,7 +267,7 @@ def _warnings(
         if starts == episodes.init_states:
             found.append(
                 f"--split init_state: each initial state has one {question.one}, and what is held out is rarer in the rest of "
-                "its scene: features that know the scene score below chance; --split scene, where there are enough scenes, does "
+                "its scene: features that know the scene score below chance; --split scene, where scenes are enough, does "
                 "not suffer from it"
             )
     told = np.unique(np.stack([episodes.label, units]), axis=1)[0]

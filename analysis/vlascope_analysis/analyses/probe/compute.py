@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from vlascope_base.progress import Progress, silent
 
+from vlascope_analysis.analyses.controls import NO_CONTROL, against_control, baselines, without_permutations
 from vlascope_analysis.data.features import Features, fault
 from vlascope_analysis.data.labels import Labels
 from vlascope_analysis.errors import AnalysisError
@@ -32,12 +34,29 @@ CLOSED_FORM_PERMUTATIONS = 199
 """Permutations that the closed form beside a trained probe is compared with, at least: there they cost next to nothing."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Controls:
+    """What a probe is compared with, beside what follows from its own frames.
+
+    Attributes:
+        known: features of the frames without a hidden state, by name (`metadata_features`).
+        beside: the same slice of the control run; None where there is none.
+        name: of the control run's policy.
+    """
+
+    known: Mapping[str, np.ndarray | None] = dataclasses.field(default_factory=dict)
+    beside: Features | None = None
+    name: str = ""
+
+
 def probe(
     features: Features,
     labels: Labels,
     training: TrainingConfig,
     evaluation: EvaluationConfig,
     progress: Progress = silent,
+    *,
+    controls: Controls = Controls(),
 ) -> Result:
     """Trains and tests the probe on one layer and denoise step, and solves ridge regression beside it.
 
@@ -47,7 +66,7 @@ def probe(
 
     Returns:
         Tables: `scores`, one row; `predictions`, one row a tested frame and assignment; `history`, one row an epoch, fold and
-        assignment; `classes`, one row each.
+        assignment; `classes`, one row each; `baselines`, which are compared with ridge regression on the same features.
 
     Raises:
         AnalysisError: `features` holds more than one layer or denoise step, or cannot be scored; there are too few episodes or
@@ -91,13 +110,38 @@ def probe(
         )
     warnings += crowded(x, of_frame, design) + time_tells(features.frames, of_frame, design)
     warnings += caution(design.test_units, row["accuracy_low"], row["accuracy_high"], design.unit)
+    row |= _control_scores(controls, features.frames, scores, design, training, progress)
     tables = {
         "scores": pd.DataFrame([row | design.facts(len(x))]),
+        "baselines": baselines(controls.known, features.frames, of_frame, x, closed, compared),
         "predictions": trained.predictions(features.frames, design),
         "history": trained.history,
         "classes": _by_class(scores, labels, design),
     }
     return Result("probe", tables, ("predictions",), tuple(dict.fromkeys(warnings)))
+
+
+def _control_scores(
+    controls: Controls,
+    frames: pd.DataFrame,
+    scores: Scores,
+    design: Design,
+    training: TrainingConfig,
+    progress: Progress,
+) -> dict[str, Any]:
+    """What the same probe reaches on the control run, trained in the same way with the true labels.
+
+    Raises:
+        AnalysisError: the control run's features hold nothing.
+    """
+    if controls.beside is None:
+        return NO_CONTROL
+    x = controls.beside.array[0, 0]
+    wrong = fault(x, frames)
+    if wrong is not None:
+        raise AnalysisError(f"--control-run: its features are {wrong}: nothing can be read off them")
+    bare = without_permutations(design)
+    return against_control(scores, _Trained.of(x, bare, training, progress).scores(bare), design, controls.name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from vlascope_base.text import printable
 
-from vlascope_analysis.analyses.words import but_the_scene, design_lines, question_in, sentence
+from vlascope_analysis.analyses.words import (
+    baseline_lines,
+    but_the_scene,
+    control_lines,
+    design_lines,
+    question_in,
+    sentence,
+)
 from vlascope_analysis.data.labels import in_words
 from vlascope_analysis.results import Result
 from vlascope_analysis.statistics.permutation import LEVEL
@@ -45,6 +52,9 @@ def probe_summary(result: Result) -> str:
         f" {row['closed_form_permutations']} permutations)",
         "",
         verdict(result),
+        *control_lines(row),
+        "",
+        *baseline_lines(result.tables["baselines"], "Ridge regression on these features"),
         "",
         f"{sentence(question_in(row).meaning)}, test episodes, accuracy:",
     ]

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from vlascope_base.text import printable
 
-from vlascope_analysis.analyses.words import but_the_scene, design_lines, label_line, question_in, sentence
+from vlascope_analysis.analyses.words import (
+    baseline_lines,
+    but_the_scene,
+    control_lines,
+    design_lines,
+    label_line,
+    question_in,
+    sentence,
+)
 from vlascope_analysis.results import Result
 from vlascope_analysis.statistics.permutation import LEVEL
 
@@ -40,7 +51,14 @@ def sweep_summary(result: Result) -> str:
             f" {best['rank_accuracy']:>5.3f} {best['cosine_similarity']:>6.3f} {best['shuffled_accuracy']:>8.3f}"
             f" {best['p_value']:>5.3f} {best['p_value_best']:>9.3f}" + (f"  {best['window']}" if windows else "")
         )
-    lines += ["", *_verdict(table), *(f"Warning: {printable(warning)}" for warning in result.warnings)]
+    best = table.loc[table["rank_accuracy"].idxmax()].to_dict()
+    lines += [
+        "",
+        *_verdict(table),
+        "",
+        f"The best cell ({_place(best)}) beside controls, by accuracy; that it was chosen is not corrected for.",
+        *control_lines(best), *baseline_lines(result.tables["baselines"], "The best cell"),
+              *(f"Warning: {printable(warning)}" for warning in result.warnings)]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -66,6 +84,13 @@ def _verdict(table: pd.DataFrame) -> list[str]:
         "not corrected for having been chosen. `p of best` is: how often the best cell",
         "of this sweep does as well when labels are permuted.",
     ]
+
+
+def _place(cell: Mapping[Hashable, Any]) -> str:
+    """A cell as `compare` names it."""
+    text = f"{cell['expert']}:{_axis(cell['layer'])}"
+    text += "" if pd.isna(cell["denoise_step"]) else f":{cell['denoise_step']}"
+    return text + (f"@{cell['window']}" if "window" in cell else "")
 
 
 def _axis(value: object) -> str:
