@@ -157,9 +157,6 @@ def designs() -> Mapping[str, Simulated]:
         ),
         "counts 30/2": Simulated.of(np.repeat(np.arange(2), [30, 2]), 3),
         "layouts of 6 of 10 objects": crossed_scenes(states=2),
-        "layouts of one instruction": Simulated.of(
-            np.repeat(np.arange(6), 6), 2, None, Effects(0.5, 0.5, 2.0), np.repeat(np.arange(6), 6)
-        ),
     }
 
 

@@ -414,7 +414,7 @@ def test_another_label_is_chosen_named_and_never_called_an_instruction(tmp_path,
         assert "told_object_where-prompt_mode-crossed-and-told_object-obje-" in file.name
         result = read_result(file)
         assert result.tables["classes"]["label"].tolist() == ["object 0", "object 1", "object 2"]
-        assert result.tables["classes"]["task_id"].isna().all()
+        assert result.tables["classes"]["task_id"].isna().tolist() == [True] * 3
         assert (result.provenance["config"]["label"], result.provenance["config"]["encoder"]) == ("told_object", None)
         about = {name.lower(): value for name, value in result.about.items()}
         assert about["label"] == "told object: the object that the policy was told to take"
@@ -446,3 +446,13 @@ def test_another_label_is_chosen_named_and_never_called_an_instruction(tmp_path,
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vlascope-analysis: ")]
         assert said in line
     assert not (tmp_path / "no").exists()
+
+
+def test_a_sweep_that_does_not_say_its_label_is_not_compared(runs, tmp_path, capsys):
+    assert run("sweep", runs, tmp_path, "--experts", "vlm", "--permutations", "0") == 0
+    cells = tmp_path / "cells_sweep_stepall_vlm.parquet"
+    pd.read_parquet(cells).drop(columns="label_name").to_parquet(cells)
+    capsys.readouterr()
+    sweep = str(tmp_path / "results_sweep_stepall_vlm.json")
+    assert main(["compare", sweep, "--cells", "vlm:1", "vlm:0", "--output-dir", str(tmp_path)]) == 2
+    assert "a sweep of an older vlascope, which does not say its label: make it again" in capsys.readouterr().err

@@ -173,6 +173,8 @@ def _names(first: Result, second: Result) -> tuple[str, str]:
 def _is_sweep(result: Result) -> None:
     if result.analysis != "sweep":
         raise AnalysisError(f"{result.name}: a result of `{result.analysis}`; cells are compared of results of `sweep`")
+    if "label_name" not in result.tables["cells"]:
+        raise AnalysisError(f"{result.name}: a sweep of an older vlascope, which does not say its label: make it again")
 
 
 def _scores(result: Result, cell: int, score: Score) -> np.ndarray:

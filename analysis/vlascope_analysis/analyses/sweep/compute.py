@@ -31,7 +31,7 @@ from vlascope_analysis.statistics.intervals import caution
 from vlascope_analysis.statistics.permutation import p_value_of_best
 
 BLOCK_BYTES = 1 << 30
-"""Features to hold at a time."""
+"""Features to hold at a time; as many again of a control run."""
 
 
 @dataclasses.dataclass(frozen=True)
