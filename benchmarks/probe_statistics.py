@@ -21,7 +21,7 @@ from vlascope_analysis.statistics.evaluation import Design
 CELLS = 5
 PLANTED = {"balanced": 0.35, "lengths 4 to 12": 0.35, "counts 20/2/2/2/2": 0.7, "scenes shared by instructions": 0.35,
            "scenes of one instruction": 0.8, "scenes x instructions x 2": 0.2,
-           "few scenes of both, others of one": 0.6}  # fmt: skip
+           "few scenes of both, others of one": 0.6, "layouts of 6 of 10 objects": 0.25}  # fmt: skip
 """How strongly one of five cells knows the instruction, where a truth is looked for."""
 
 
@@ -64,6 +64,7 @@ def intervals(sets: int) -> Results:
     cases["300 episodes, one part held out"] = Simulated.of(np.arange(300) % 5, 3)
     cases |= {"lengths 12 or 2": designs()["lengths 12 or 2"], "counts 20/2/2/2/2": designs()["counts 20/2/2/2/2"],
               "scenes of one instruction": scenes, "scenes x instructions x 2": crossed,
+              "layouts of 6 of 10 objects": designs()["layouts of 6 of 10 objects"],
               "frames alike": designs()["frames alike"], "counts 30/2": designs()["counts 30/2"],
               "scenes of 20 episodes or 1": designs()["scenes of 20 episodes or 1"]}  # fmt: skip
     for name, design in cases.items():

@@ -1,6 +1,8 @@
-"""Features of which it is known what they hold: noise of episodes, scenes and frames, and instructions planted in chosen cells.
+"""Features of which it is known what they hold: noise of episodes, initial states, scenes and frames, and instructions planted
+in chosen cells.
 
-The designs are those in which a probe's statistics are easily wrong: unequal lengths and classes, shared scenes, drift in time.
+The designs are those in which a probe's statistics are easily wrong: unequal lengths and classes, shared initial states and
+scenes, scenes that show which objects they hold, drift in time.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from vlascope_analysis.data.labels import InstructionLabels
+from vlascope_analysis.data.labels import Labels
 from vlascope_analysis.options import EvaluationConfig
 from vlascope_analysis.probes.closed_form import closed_form
 from vlascope_analysis.statistics.evaluation import Design, score_row
@@ -23,10 +25,12 @@ DIMS = 24
 
 @dataclasses.dataclass(frozen=True)
 class Effects:
-    """Standard deviations of what moves features whatever was told."""
+    """Standard deviations of what moves features whatever was told; `objects` is that of each object in a scene."""
 
     episode: float = 1.0
+    init_state: float = 0.0
     scene: float = 0.0
+    objects: float = 0.0
     frame: float = 0.5
     drift: float = 0.0
 
@@ -38,21 +42,23 @@ class Simulated:
     Attributes:
         label: int [U] the instruction of each episode.
         length: int [U] its frames.
-        scene: int [U] the scene that it begins from.
+        init_state: int [U] the initial state that it begins from.
         effects: of the features.
+        scene: int [U] the scene of that initial state; None where scenes are not known.
     """
 
     label: np.ndarray
     length: np.ndarray
-    scene: np.ndarray
+    init_state: np.ndarray
     effects: Effects
+    scene: np.ndarray | None = None
 
     @classmethod
-    def of(cls, label: np.ndarray, length: np.ndarray | int, scene: np.ndarray | None = None,
-           effects: Effects = Effects()) -> Simulated:  # fmt: skip
-        """A design; a scene an episode unless told."""
-        scene = np.arange(len(label)) if scene is None else scene
-        return cls(label, np.broadcast_to(length, len(label)), scene, effects)
+    def of(cls, label: np.ndarray, length: np.ndarray | int, init_state: np.ndarray | None = None,
+           effects: Effects = Effects(), scene: np.ndarray | None = None) -> Simulated:  # fmt: skip
+        """A design; an initial state an episode unless told."""
+        init_state = np.arange(len(label)) if init_state is None else init_state
+        return cls(label, np.broadcast_to(length, len(label)), init_state, effects, scene)
 
     @property
     def of_frame(self) -> np.ndarray:
@@ -75,17 +81,18 @@ class Simulated:
             {
                 "run": "simulated",
                 "episode": names[self.of_frame],
-                "scene": self.scene[self.of_frame],
+                "scene": None if self.scene is None else [f"scene {number}" for number in self.scene[self.of_frame]],
+                "init_state": self.init_state[self.of_frame],
                 "timestep": self.timestep,
             }
         )
 
-    def labels(self, embeddings: np.ndarray | None = None) -> InstructionLabels:
+    def labels(self, embeddings: np.ndarray | None = None) -> Labels:
         """The labels of its frames; one-hot embeddings unless told."""
         count = int(self.label.max()) + 1
         vectors = np.eye(count, dtype=np.float32) if embeddings is None else embeddings
         texts = tuple(f"instruction {number}" for number in range(count))
-        return InstructionLabels(texts, (None,) * count, vectors, self.label[self.of_frame])
+        return Labels(texts, (None,) * count, vectors, self.label[self.of_frame])
 
     def features(
         self, rng: np.random.Generator, cells: int, gain: np.ndarray | float = 0.0, directions: np.ndarray | None = None
@@ -109,8 +116,14 @@ class Simulated:
         own, e = self.of_frame, self.effects
         count = int(self.label.max()) + 1
         x = effect(e.episode, len(self.label))[:, own] + e.frame * rng.standard_normal((cells, len(own), DIMS))
-        if e.scene:
+        if e.init_state:
+            x += effect(e.init_state, int(self.init_state.max()) + 1)[:, self.init_state[own]]
+        if self.scene is not None:
             x += effect(e.scene, int(self.scene.max()) + 1)[:, self.scene[own]]
+            held = np.zeros((int(self.scene.max()) + 1, count))
+            held[self.scene, self.label] = 1
+            # a scene shows what it holds, and what may be told is among it
+            x += (held @ effect(e.objects, count))[:, self.scene[own]]
         x += e.drift * rng.standard_normal((cells, 1, DIMS)) * self.timestep[:, None] / 4
         if directions is None:
             directions = rng.standard_normal((cells, count, DIMS))
@@ -119,8 +132,8 @@ class Simulated:
 
 
 def designs() -> Mapping[str, Simulated]:
-    """By name."""
-    five, scenes = np.repeat(np.arange(5), 6), Effects(0.5, 2.0)
+    """By name, in which a scene is an initial state, and a layout is what the product calls a scene."""
+    five, scenes = np.repeat(np.arange(5), 6), Effects(0.5, 2.0)  # of initial states
     return {
         "balanced": Simulated.of(five, 3),
         "lengths 12 or 2": Simulated.of(five, np.where(five == 0, 12, 2)),
@@ -143,7 +156,19 @@ def designs() -> Mapping[str, Simulated]:
             Effects(0.5, 1.0),
         ),
         "counts 30/2": Simulated.of(np.repeat(np.arange(2), [30, 2]), 3),
+        "layouts of 6 of 10 objects": crossed_scenes(states=2),
     }
+
+
+def crossed_scenes(states: int) -> Simulated:
+    """Ten scenes of six out of ten objects, and as many initial states of each: every one is told each object of its scene."""
+    rng = np.random.default_rng(5)
+    held = [sorted({scene, *rng.permutation(np.delete(np.arange(10), scene))[:5].tolist()}) for scene in range(10)]
+    scene = np.repeat(np.arange(10), 6 * states)
+    effects = Effects(0.5, 1.0, 1.0, 1.0)
+    return Simulated.of(
+        np.concatenate([np.tile(own, states) for own in held]), 2, np.repeat(np.arange(10 * states), 6), effects, scene
+    )
 
 
 def tested(design: Simulated, x: np.ndarray, config: EvaluationConfig) -> pd.DataFrame:

@@ -8,6 +8,7 @@ are of things that took turns in this run.
 
 from __future__ import annotations
 
+import functools
 import os
 import statistics
 import tempfile
@@ -24,7 +25,7 @@ import numpy as np
 import optax
 from common import LAYOUT, Results, options_of, report, verdict
 from models import device, interleaved, ratio
-from vlascope_analysis.analyses.sweep.compute import sweep
+from vlascope_analysis.analyses.sweep.compute import Wanted, sweep
 from vlascope_analysis.data.episodes import Numbered, choose_episodes
 from vlascope_analysis.data.features import Slice, load_features
 from vlascope_analysis.data.labels import instruction_labels
@@ -140,10 +141,24 @@ def main() -> None:
         def ours() -> None:
             # what the reference's probe says of one cell: no permutations
             bare = EvaluationConfig(folds=1, permutations=0)
-            found["cells"] = len(sweep(store, episodes, ["action"], WHAT, bare, encode).tables["cells"])
+            found["cells"] = len(
+                sweep(
+                    store,
+                    episodes,
+                    Wanted(["action"], WHAT),
+                    bare,
+                    functools.partial(instruction_labels, encode=encode),
+                ).tables["cells"]
+            )
 
         def ours_whole() -> None:
-            found["table"] = sweep(store, episodes, ["vlm", "action"], WHAT, evaluation, encode).tables["cells"]
+            found["table"] = sweep(
+                store,
+                episodes,
+                Wanted(["vlm", "action"], WHAT),
+                evaluation,
+                functools.partial(instruction_labels, encode=encode),
+            ).tables["cells"]
 
         def theirs_vlm() -> None:
             found["vlm"] = reference_form(store, episodes, Slice("vlm", layers=(layer,)), options.epochs)

@@ -68,7 +68,7 @@ assert hidden_states.dtype == np.float32 and np.array_equal(hidden_states, store
 assert np.array_equal(vlm["hidden_states"].sel(layer=5).isel(frame=slice(0, 4)), stored[:4, 5])
 """,
     "docs/probing.md": """
-assert len(result.tables["scores"]) == 1 and len(result.tables["instructions"]) == 10
+assert len(result.tables["scores"]) == 1 and len(result.tables["classes"]) == 10
 assert len(again.tables["predictions"]) == len(result.tables["predictions"]) == 5 * 20
 assert again.tables["scores"]["accuracy"].tolist() == result.tables["scores"]["accuracy"].tolist()
 """,
@@ -81,7 +81,7 @@ assert len(frames) == 40 and len(episodes) == 20
 assert hidden.dims == ("frame", "denoise_step", "layer", "feature")
 assert successful.sizes["frame"] == 40 and by_instruction.sizes["instruction"] == 10
 assert set(share.dims) == {"layer", "denoise_step"} and float(share.min()) > 0
-assert len(result.tables["scores"]) == 1 and len(result.tables["instructions"]) == 10
+assert len(result.tables["scores"]) == 1 and len(result.tables["classes"]) == 10
 """,
     "client/README.md": "assert receipt.frames == 1",
 }

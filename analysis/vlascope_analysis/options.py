@@ -21,8 +21,9 @@ Pool = Literal["mean", "last"]
 FramesOf = Literal["common", "all"]
 """Timesteps that every episode has, or every captured frame."""
 
-SplitBy = Literal["scene", "episode", "task"]
-"""What no two parts of a split share: scenes (with all episodes that begin from them), episodes, or whole instructions."""
+SplitBy = Literal["scene", "init_state", "task", "episode"]
+"""What no two parts of a split share: whole scenes, initial states (with all episodes that begin from them), whole
+instructions, or episodes alone."""
 
 Windows = Literal["timestep", "fraction", "grasp"]
 """How an episode's frames are told apart along time."""
@@ -50,6 +51,9 @@ class EpisodeQuery:
     """Take episodes too whose client vanished. Sealed ones are taken whether they succeeded or failed."""
     exclude_episodes: tuple[str, ...] = ()
     """Episodes to leave out, by id, as `vlascope-latents ls` shows them."""
+    where: str | None = None
+    """Episodes of which a condition holds, such as "prompt_mode == 'other' and success": comparisons of what is known of an
+    episode (its metadata, `success`, `total_steps`, ...) joined by and, or and not."""
     allow_missing: bool = False
     """Where tasks or episodes of a given range are missing, take the others and warn."""
 
@@ -86,12 +90,14 @@ class FeatureOptions:
 class SplitConfig:
     """How frames are split into training, validation and test parts."""
 
-    split: SplitBy = "scene"
-    """What no two parts share: scenes, with all episodes that begin from one initial state; `episode`: episodes, as if each
-    had a scene of its own; `task`: whole instructions, to ask whether the map reaches those it never saw."""
+    split: SplitBy | None = None
+    """What no two parts share. `scene`: whole scenes, which are a task's layout of objects with all its initial states, where
+    scenes have several labels each; `init_state`: initial states, with all episodes that begin from them; `task`: whole
+    instructions, to ask whether the map reaches those it never saw; `episode`: episodes, as if each had an initial state of
+    its own. Unless given, `scene` where six scenes or more have several labels each, else `init_state`."""
     folds: int | None = None
-    """Parts that are tested in turn: 3 or more, or 1, which holds out one part. 5 for fewer than 250 episodes (or scenes), else
-    1, unless given."""
+    """Parts that are tested in turn: 3 or more, or 1, which holds out one part. 5 for fewer than 250 episodes (or initial
+    states, or scenes), else 1, unless given."""
     test_fraction: float = 0.2
     """Share of episodes (or instructions) to hold out, where there is one fold."""
     validation_fraction: float = 0.2

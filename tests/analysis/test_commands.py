@@ -79,8 +79,8 @@ def test_probe(runs, tmp_path, capsys, options, stem, accuracy):
     assert "Label: instruction: what the policy was told" in summary
     for number, instruction in enumerate(INSTRUCTIONS[:4]):
         assert f"  {number}: {instruction}" in summary
-        row = result["tables"]["instructions"][number]
-        assert (row["number"], row["instruction"], row["task_id"]) == (number, instruction, number)
+        row = result["tables"]["classes"][number]
+        assert (row["number"], row["label"], row["task_id"]) == (number, instruction, number)
     assert result["config"]["seed"] == 42
     assert result["data"]["runs"][0]["model"] == {"fingerprint": "f00d"}
     assert len(result["data"]["episodes"]) == 20
@@ -113,7 +113,7 @@ def test_sweep_finds_the_cell_and_nothing_else(runs, tmp_path, capsys):
     assert (p_best[~knows] > 0.1).all()
     assert (p_best >= p_cell).all()
     result = json.loads((tmp_path / "results_sweep_stepall.json").read_text())
-    assert set(result["tables"]) == {"instructions"}
+    assert set(result["tables"]) == {"baselines", "classes"}
     assert result["files"]["cells"] == "cells_sweep_stepall.parquet"
     check_picture(tmp_path / "heatmap_sweep_stepall.png")
     assert "best of many cells" in (tmp_path / "summary_sweep_stepall.txt").read_text()
@@ -176,8 +176,9 @@ def test_a_probe_of_each_campaign_by_its_own_labels(tmp_path):
     for stem, units, warned in (("stepall_own", 32, 0), ("stepall_other", 32, 0), ("stepall", 32, 1)):
         result = json.loads((tmp_path / "out" / f"results_text_only_layer0_{stem}.json").read_text())
         (scores,) = result["tables"]["scores"]
-        assert (scores["accuracy"], scores["episodes"], scores["test_units"]) == (1.0, 64 if warned else 32, units)
-        assert sum("64 episodes begin from 32 scenes" in warning for warning in result["warnings"]) == warned
+        assert scores["accuracy"] == pytest.approx(1)
+        assert (scores["episodes"], scores["test_units"]) == (64 if warned else 32, units)
+        assert sum("64 episodes begin from 32 initial states" in warning for warning in result["warnings"]) == warned
         assert sum("several campaigns: other, own" in warning for warning in result["warnings"]) == warned
         campaigns = {episode["campaign"] for episode in result["data"]["episodes"]}
         assert campaigns == ({"own", "other"} if warned else {stem.removeprefix("stepall_")})
@@ -192,7 +193,17 @@ def test_help_is_quick_and_documents_every_option(command):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"jax", "optax", "torch", "numpy", "pandas", "matplotlib"} & set(done.stderr.split())
-    for option in ("--task-range", "--rollout-step", "--component", "--split", "--seed", "--output-dir", "--log-level"):
+    for option in (
+        "--task-range",
+        "--label",
+        "--where",
+        "--rollout-step",
+        "--component",
+        "--split",
+        "--seed",
+        "--output-dir",
+        "--log-level",
+    ):
         assert option in done.stdout
     assert ("--learning-rate" in done.stdout) == ("--layer" in done.stdout) == (command == "probe")
 
@@ -217,7 +228,8 @@ def test_results_keep_every_option_by_its_name(runs, tmp_path):
     assert result["config"] == {
         "store": str(runs), "rollout_step": [], "task_range": None, "episode_range": None, "run_name": None,
         "campaign": None, "suite": "libero_goal", "interrupted": False, "allow_missing": False, "exclude_episodes": [],
-        "component": "hidden_states", "frames": "common", "pool": "mean", "encoder": "minilm", "split": "scene", "folds": None,
+        "component": "hidden_states", "frames": "common", "pool": "mean", "label": "instruction", "encoder": "minilm",
+        "split": None, "where": None, "control_run": None, "folds": None,
         "test_fraction": 0.2, "validation_fraction": 0.2, "permutations": 0,
         "confidence": 0.95, "seed": 42, "output_dir": str(tmp_path), "log_level": "info", "expert": "vlm", "layer": 1,
         "denoise_step": None, "span": None, "learning_rate": 0.001, "num_epochs": 2, "batch_size": 32, "patience": 0.3,
@@ -261,7 +273,7 @@ def test_episodes_without_task_or_instruction_are_no_class_and_are_named(tmp_pat
     assert run(command, runs, tmp_path / "out", "--permutations", "0", *chosen) == 0
     (file,) = (tmp_path / "out").glob("results_*.json")
     result = json.loads(file.read_text())
-    assert [row["instruction"] for row in result["tables"]["instructions"]] == list(INSTRUCTIONS[:4])
+    assert [row["label"] for row in result["tables"]["classes"]] == list(INSTRUCTIONS[:4])
     assert {episode["campaign"] for episode in result["data"]["episodes"]} == {"own"}
     for name in ("client+robot-task0-ep0", "silent+robot-task0-ep0"):
         assert sum(name in warning for warning in result["warnings"]) == 1
@@ -387,8 +399,8 @@ def test_a_result_is_read_as_it_was_written(runs, tmp_path):
     file = tmp_path / "results_vlm_layer1_stepall.json"
     result = read_result(file)
     assert (result.analysis, result.name) == ("probe", "vlm_layer1_stepall")
-    assert result.tables["instructions"]["task_id"].tolist() == [0, 1, 2, 3]
-    assert str(result.tables["instructions"]["task_id"].dtype) == "Int64"
+    assert result.tables["classes"]["task_id"].tolist() == [0, 1, 2, 3]
+    assert str(result.tables["classes"]["task_id"].dtype) == "Int64"
     assert len(result.tables["predictions"]) == 5 * 40
     (tmp_path / "predictions_vlm_layer1_stepall.parquet").unlink()
     with pytest.raises(AnalysisError, match=r"predictions_vlm_layer1_stepall.parquet is missing or damaged"):
@@ -396,3 +408,66 @@ def test_a_result_is_read_as_it_was_written(runs, tmp_path):
     file.write_text("{}")
     with pytest.raises(AnalysisError, match="is no result of an analysis"):
         read_result(file)
+
+
+def test_another_label_is_chosen_named_and_never_called_an_instruction(tmp_path, capsys):
+    def metadata(task: int, number: int) -> dict:
+        told = f"object {(task + number) % 3}"
+        return {"told_object": told, "instruction": f"take {told}", "prompt_mode": "task" if number > 5 else "crossed"}
+
+    def fill(path: str, array: np.ndarray, moment) -> None:
+        array += 2 * direction(1, (moment.task + moment.episode) % 3, width=array.shape[-1])
+
+    spec = CaptureSpec(experts=("vlm",), layers=(0,), spans=("text",), dtype="float32")
+    make_run(tmp_path / "runs", fill, tasks=3, episodes=8, timesteps=(0,), spec=spec, metadata=metadata)
+    where = "prompt_mode == 'crossed' and told_object != 'object 9'"
+    chosen = ["--label", "told_object", "--where", where, "--permutations", "0"]
+    trained = ["--expert", "vlm", "--layer", "0", "--num-epochs", "3"]
+    for command, more in (("sweep", ["--experts", "vlm"]), ("probe", trained)):
+        assert run(command, tmp_path / "runs", tmp_path / "out", *chosen, *more) == 0
+        (file,) = (tmp_path / "out").glob(f"results_*{'sweep' if command == 'sweep' else 'layer0'}*.json")
+        assert "told_object_where-prompt_mode-crossed-and-told_object-obje-" in file.name
+        result = read_result(file)
+        assert result.tables["classes"]["label"].tolist() == ["object 0", "object 1", "object 2"]
+        assert result.tables["classes"]["task_id"].isna().tolist() == [True] * 3
+        assert (result.provenance["config"]["label"], result.provenance["config"]["encoder"]) == ("told_object", None)
+        about = {name.lower(): value for name, value in result.about.items()}
+        assert about["label"] == "told object: the object that the policy was told to take"
+        summary = file.with_name(f"summary_{result.name}.txt").read_text()
+        assert "told object" in summary
+        assert "instruction" not in summary.lower()
+        assert main([command, "--config", str(file), "--output-dir", str(tmp_path / "again")]) == 0
+    sweeps = ["--experts", "vlm", "--permutations", "0", "--where", "prompt_mode == 'crossed'"]
+    assert run("sweep", tmp_path / "runs", tmp_path / "own", *sweeps) == 0
+    files = [str(next((tmp_path / name).glob("results_sweep*.json"))) for name in ("out", "own")]
+    capsys.readouterr()
+    assert main(["compare", *files, "--output-dir", str(tmp_path / "compared")]) == 2
+    assert "the sweeps predict different labels, told_object and instruction" in capsys.readouterr().err
+    for options, said in (
+        (
+            ["--label", "told_object", "--encoder", "minilm"],
+            "--encoder minilm: encodes texts, and --label told_object has",
+        ),
+        (["--label", "nothing", "--where", "prompt_mode == 'task'"], "--label nothing: no episode has it; known of"),
+        (["--label", "told_object"], "several prompt modes, crossed (18 episodes), task (6 episodes)"),
+        (["--where", "os.system('ls')"], "is no condition; expected comparisons"),
+        (
+            [*chosen[2:], "--split", "scene", "--label", "task_instruction"],
+            "every scene has one task's instruction, so",
+        ),
+        (["--label", "task_name", "--where", "prompt_mode == 'crossed'", "--split", "task"], "have nothing in common"),
+    ):
+        assert run("sweep", tmp_path / "runs", tmp_path / "no", *options) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vlascope-analysis: ")]
+        assert said in line
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_sweep_that_does_not_say_its_label_is_not_compared(runs, tmp_path, capsys):
+    assert run("sweep", runs, tmp_path, "--experts", "vlm", "--permutations", "0") == 0
+    cells = tmp_path / "cells_sweep_stepall_vlm.parquet"
+    pd.read_parquet(cells).drop(columns="label_name").to_parquet(cells)
+    capsys.readouterr()
+    sweep = str(tmp_path / "results_sweep_stepall_vlm.json")
+    assert main(["compare", sweep, "--cells", "vlm:1", "vlm:0", "--output-dir", str(tmp_path)]) == 2
+    assert "a sweep of an older vlascope, which does not say its label: make it again" in capsys.readouterr().err

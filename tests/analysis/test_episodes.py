@@ -77,7 +77,9 @@ def test_several_runs(tmp_path):
     episodes, _ = choose_episodes(store, EpisodeQuery())
     assert len(episodes) == 4
     frames = load_features(store, episodes, Slice("text_only")).frames
-    assert len(set(frames["scene"])) == 2, "the same episode in two runs is one scene: it stays on one side of a split"
+    assert len(set(frames["init_state"])) == 2, (
+        "the same episode in two runs begins alike: it stays on one side of a split"
+    )
     make_run(tmp_path, tasks=1, episodes=2, timesteps=(0,), spec=TINY, fingerprint="other", suite="libero_10")
     store = LatentStore(tmp_path)
     with pytest.raises(AnalysisError, match=r"runs of different policies: .*f00d.*other.*--run"):
@@ -98,8 +100,8 @@ def test_two_campaigns_of_one_scene(tmp_path):
     assert warnings == ["episodes of several campaigns: again, own, swapped; --campaign takes those of one"]
     frames = load_features(store, episodes, Slice("text_only")).frames
     one = frames[(frames["task_id"] == 0) & (frames["episode_index"] == 1)]
-    assert len(set(one["scene"])) == 1, "one scene, whatever the campaign and whatever was told"
-    assert len(set(frames["scene"])) == 4
+    assert len(set(one["init_state"])) == 1, "one initial state, whatever the campaign and whatever was told"
+    assert (len(set(frames["init_state"])), len(set(frames["scene"]))) == (4, 2)
     episodes, warnings = choose_episodes(store, EpisodeQuery(campaign="swapped"))
     assert ([e.episode.campaign for e in episodes], warnings) == (["swapped"] * 4, [])
     with pytest.raises(StoreError, match="no episodes without a campaign; found again, own, swapped"):

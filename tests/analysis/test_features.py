@@ -85,7 +85,7 @@ def test_frames_are_described(store):
     assert frames["timestep"].tolist() == [10] * 4
     assert frames["episode_index"].tolist() == [0, 1, 0, 1]
     assert frames["success"].tolist() == [True, False] * 2
-    assert len(set(frames["scene"])) == 4
+    assert (len(set(frames["init_state"])), len(set(frames["scene"]))) == (4, 2)
     assert frames["total_steps"].tolist() == [11] * 4
     assert frames["instruction"].iloc[0] == "open the drawer"
 

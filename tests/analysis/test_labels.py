@@ -26,7 +26,7 @@ def frames(tasks: int, episodes: int) -> pd.DataFrame:
     rows = [
         {
             "run": "r", "campaign": "c", "episode": f"{t}-{e}", "suite": "s", "task_id": t, "task_name": "",
-            "instruction": INSTRUCTIONS[t], "task_instruction": INSTRUCTIONS[t], "scene": f"s/{t}/{e}",
+            "instruction": INSTRUCTIONS[t], "task_instruction": INSTRUCTIONS[t], "scene": f"s/{t}", "init_state": f"s/{t}/{e}",
         }
         for t in range(tasks) for e in range(episodes)
     ]  # fmt: skip
@@ -39,7 +39,7 @@ def test_labels():
     table.loc[table["task_id"] == 1, ["instruction", "task_instruction"]] = None
     table.loc[table["task_id"] == 1, "task_name"] = "turn_on_the_stove"
     labels = instruction_labels(table, encode)
-    assert labels.instructions == ("open the drawer", "turn on the stove")
+    assert labels.names == ("open the drawer", "turn on the stove")
     assert labels.index.tolist() == [0, 0, 1, 1, 0, 0]
     assert len(labels.warnings) == 2
     np.testing.assert_allclose(np.linalg.norm(labels.embeddings, axis=1), 1, atol=1e-6)
@@ -52,7 +52,7 @@ def test_a_label_is_what_was_told_and_not_what_the_scene_says():
     table = frames(3, 2)
     told = ["wave", INSTRUCTIONS[0], INSTRUCTIONS[0], "", "wave", ""]
     labels = instruction_labels(table.assign(instruction=told), encode)
-    assert labels.instructions == (INSTRUCTIONS[0], "", "wave")
+    assert labels.names == (INSTRUCTIONS[0], "", "wave")
     assert labels.task_ids == (0, None, None)  # nobody's task is to wave
     assert labels.index.tolist() == [2, 0, 0, 1, 2, 1]
     assert labels.warnings == ()
@@ -61,7 +61,7 @@ def test_a_label_is_what_was_told_and_not_what_the_scene_says():
 def test_what_was_told_never_stands_in_for_a_tasks_own_words():
     table = frames(2, 2).assign(instruction=["do one", "do one", "do zero", "do zero"], task_instruction=None)
     labels = instruction_labels(table, encode)
-    assert (labels.instructions, labels.task_ids) == (("do one", "do zero"), (None, None))
+    assert (labels.names, labels.task_ids) == (("do one", "do zero"), (None, None))
     plain = instruction_labels(table.assign(task_id=-1, task_instruction="do one"), encode)
     assert plain.task_ids == (None, None)
 
@@ -69,7 +69,7 @@ def test_what_was_told_never_stands_in_for_a_tasks_own_words():
 def test_being_told_nothing_is_no_gap_to_fill():
     table = frames(3, 2).assign(instruction="", task_name="open_the_drawer")
     labels = instruction_labels(table, encode)
-    assert (labels.instructions, labels.task_ids) == (("",), (None,))
+    assert (labels.names, labels.task_ids) == (("",), (None,))
     with pytest.raises(AnalysisError, match="the policy was told the same in every episode"):
         Design.of(table, labels, EvaluationConfig())
 
@@ -85,7 +85,7 @@ def test_capitals_and_spaces_make_no_other_instruction():
     ]
     labels = instruction_labels(frames(2, 3).assign(instruction=told), encode)
     # the first is the spelling of most frames; of the second's two, one is the task's own
-    assert labels.instructions == ("Open the drawer", "turn on the stove", "wave")
+    assert labels.names == ("Open the drawer", "turn on the stove", "wave")
     assert labels.task_ids == (0, 1, None)
     assert labels.index.tolist() == [0, 0, 0, 1, 1, 2]
     assert labels.warnings == (
@@ -96,14 +96,14 @@ def test_capitals_and_spaces_make_no_other_instruction():
 
 def test_of_two_spellings_as_frequent_the_first_in_order_is_shown():
     labels = instruction_labels(frames(1, 2).assign(instruction=["wave", "Wave"]), encode)
-    assert labels.instructions == ("Wave",)
+    assert labels.names == ("Wave",)
 
 
 def test_a_tasks_own_words_may_be_spelled_in_another_way():
     table = frames(2, 2)
     table["task_instruction"] = table["task_instruction"].str.title() + " "
     labels = instruction_labels(table, encode)
-    assert (labels.instructions, labels.task_ids, labels.warnings) == (INSTRUCTIONS[:2], (0, 1), ())
+    assert (labels.names, labels.task_ids, labels.warnings) == (INSTRUCTIONS[:2], (0, 1), ())
     # two tasks of the same words: the first one's
     table["task_instruction"] = ["Open  the drawer", "Open  the drawer", "open the drawer", "open the drawer"]
     assert instruction_labels(table, encode).task_ids == (0, None)
@@ -111,7 +111,7 @@ def test_a_tasks_own_words_may_be_spelled_in_another_way():
 
 def test_a_blank_text_is_the_empty_instruction():
     labels = instruction_labels(frames(1, 4).assign(instruction=["  ", "\n", "  ", "wave"]), encode)
-    assert labels.instructions == ("", "wave")
+    assert labels.names == ("", "wave")
     assert labels.index.tolist() == [0, 0, 0, 1]
     assert labels.warnings == (
         r"texts that differ in capitals or spaces alone are taken as one instruction: '\n' and '  '",

@@ -10,7 +10,7 @@ import pytest
 from vlascope_analysis.analyses.probe.compute import probe
 from vlascope_analysis.analyses.probe.summary import probe_summary, verdict
 from vlascope_analysis.data.features import Features
-from vlascope_analysis.data.labels import InstructionLabels, instruction_labels
+from vlascope_analysis.data.labels import Labels, instruction_labels
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import EvaluationConfig, TrainingConfig
 from vlascope_analysis.statistics.evaluation import Design
@@ -33,14 +33,15 @@ def frames(tasks: int, episodes: int, per_episode: int) -> pd.DataFrame:
         {
             "run": "r", "campaign": "c", "episode": f"{t}-{e}", "suite": "s", "task_id": t, "task_name": "",
             "instruction": TEXTS[t], "task_instruction": TEXTS[t],
-            "timestep": f, "success": True, "status": "sealed", "episode_index": e, "scene": f"s/{t}/{e}", "total_steps": 50,
+            "timestep": f, "success": True, "status": "sealed", "episode_index": e, "scene": f"s/{t}",
+            "init_state": f"s/{t}/{e}", "total_steps": 50,
         }
         for t in range(tasks) for e in range(episodes) for f in range(per_episode)
     ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def made_of(table: pd.DataFrame, x: np.ndarray) -> tuple[Features, InstructionLabels]:
+def made_of(table: pd.DataFrame, x: np.ndarray) -> tuple[Features, Labels]:
     return Features(x[None, None].astype(np.float32), table, (0,), (None,)), instruction_labels(table, encode)
 
 
@@ -64,10 +65,10 @@ def test_finds_the_task_and_describes_itself():
     assert row["cosine_similarity"] > row["constant_cosine"] + 0.2
     assert row["p_value"] == pytest.approx(1 / 21)
     assert abs(row["shuffled_accuracy"] - 0.25) < 0.1
-    assert row["chance"] == 0.25
+    assert row["chance"] == pytest.approx(0.25)
     assert row["closed_form_accuracy"] > 0.95
     assert row["closed_form_p_value"] == pytest.approx(1 / 200)
-    assert (row["frames"], row["episodes"], row["instructions"], row["folds"]) == (72, 24, 4, 5)
+    assert (row["frames"], row["episodes"], row["classes"], row["folds"]) == (72, 24, 4, 5)
     assert (row["assignments"], row["test_units"], row["interval_unit"]) == (5, 24, "episode")
     answers = result.tables["predictions"]
     assert len(answers) == 5 * 72
@@ -76,8 +77,8 @@ def test_finds_the_task_and_describes_itself():
     right = answers["label"].to_numpy() == answers["predicted"].to_numpy()
     np.testing.assert_array_equal(answers["correct"], right)
     assert right.mean() == pytest.approx(row["accuracy"])
-    assert result.tables["instructions"]["instruction"].tolist() == list(INSTRUCTIONS[:4])
-    assert result.tables["instructions"]["test_episodes"].tolist() == [6] * 4
+    assert result.tables["classes"]["label"].tolist() == list(INSTRUCTIONS[:4])
+    assert result.tables["classes"]["test_episodes"].tolist() == [6] * 4
     assert set(result.tables["history"]["fold"]) == set(range(5))
 
 
@@ -88,7 +89,7 @@ def test_frames_of_one_episode_cannot_be_told_by_each_other():
     assert honest["accuracy"] < 0.45
     assert honest["accuracy_low"] <= 0.25
     # the same features, had frames been split: what the split by episode protects from
-    own = table.assign(episode=[str(n) for n in range(len(table))], scene=[str(n) for n in range(len(table))])
+    own = table.assign(episode=[str(n) for n in range(len(table))], init_state=[str(n) for n in range(len(table))])
     leaky = Features(features.array, own, (0,), (None,))
     assert probe(leaky, labels, FAST, EvaluationConfig(permutations=0)).tables["scores"].iloc[0]["accuracy"] > 0.9
 
@@ -209,7 +210,7 @@ def test_timesteps_that_tell_the_instruction_are_named():
 def test_instructions_that_were_told_in_few_episodes_are_counted():
     table = frames(3, 8, 1).query("task_id == 0 or episode_index < 2").reset_index(drop=True)
     warnings = Design.of(table, instruction_labels(table, encode), EvaluationConfig()).warnings
-    assert sum("2 instructions were told in fewer than 4 episodes" in warning for warning in warnings) == 1
+    assert sum("2 instructions occur in fewer than 4 episodes" in warning for warning in warnings) == 1
     even = frames(3, 4, 1)
     assert not Design.of(even, instruction_labels(even, encode), EvaluationConfig()).warnings
 
@@ -225,7 +226,13 @@ def test_the_verdict_says_what_planted_and_null_features_allow():
         assert verdict(probe(*made_of(table, x), FAST, config)).startswith(said)
     # too few permutations for a p value of 0.05: the closed form's has 199
     few = verdict(probe(*made_of(table, planted), FAST, EvaluationConfig(permutations=5)))
-    assert few == "The instruction can be told from others here (of ridge regression, rank accuracy; p = 0.005)."
+    assert few.startswith(
+        "The instruction can be told from others here (of ridge regression, rank accuracy; p = 0.005)."
+    )
+    # a scene each instruction, so that knowing the scene is enough; and where all begin in one scene, it is not
+    assert "But the scene alone tells it (1.00): that a state knows more than its scene cannot be concluded" in few
+    one = probe(*made_of(table.assign(scene="s/0"), planted), FAST, EvaluationConfig(permutations=5))
+    assert "But the scene" not in verdict(one)
 
 
 def test_the_verdict_claims_nothing_where_few_labels_may_move():

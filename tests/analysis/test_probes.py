@@ -76,7 +76,7 @@ def parts_of(label: np.ndarray, seed: int) -> Split:
     for c in range(C):
         own = rng.permutation(np.flatnonzero(label == c))
         part[own[:2]], part[own[2:4]] = 2, 1
-    return Split(part == 0, part == 1, part == 2, np.ones(C, bool))
+    return Split(part == 0, part == 1, part == 2, np.ones((len(label), C), bool))
 
 
 @pytest.mark.parametrize(("frames", "D"), [(2, 200), (5, 20)])
@@ -112,7 +112,7 @@ def test_ridge_is_ridge(frames, D):
 
 def test_ridge_answers_are_candidates():
     label = np.repeat(np.arange(C), 8)
-    split = dataclasses.replace(parts_of(label, 2), candidates=np.array([False, True, False, True]))
+    split = dataclasses.replace(parts_of(label, 2), candidates=np.tile(np.array([False, True, False, True]), (32, 1)))
     # of the test part, those that were told a candidate
     split = dataclasses.replace(
         split, test=split.test & np.isin(label, [1, 3]), held=split.held | (split.test & ~np.isin(label, [1, 3]))

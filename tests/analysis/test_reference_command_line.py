@@ -121,14 +121,18 @@ def test_usage_as_written(here, capsys, block, stem, instructions, episodes):
     assert (scores["frames"], scores["episodes"]) == (episodes * len(instructions),) * 2
     assert scores["accuracy"] == pytest.approx(1)
     assert scores["closed_form_accuracy"] == pytest.approx(1)
-    told_here = {row["task_id"]: row["instruction"] for row in result["tables"]["instructions"]}
+    told_here = {row["task_id"]: row["label"] for row in result["tables"]["classes"]}
     assert told_here == {task: told(task) for task in instructions}
     assert result["config"]["store"] == PICKLES
     assert {run["model"]["imported_from"] for run in result["data"]["runs"]} == {
         f"task_{task}_{name_of(task)}.pkl" for task in instructions
     }
     summary = (here / f"results/linear_probing/summary_{stem}.txt").read_text()
-    assert summary.startswith("Linear Probing Results\n======================\n\nExpert: ")
+    # what the scene tells stands before any number; the reference's head follows
+    assert summary.startswith(
+        "Linear Probing Results\n======================\n\nThe scene alone tells the instruction: "
+    )
+    assert "\n\nExpert: " in summary
     assert "Feature Type: hidden_states" in summary
     assert f"Number of Samples: {scores['frames']}" in summary
 

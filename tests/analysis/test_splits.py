@@ -1,25 +1,36 @@
-"""No episode and no scene is ever on two sides of a split, every instruction is tested, and too little data is an error."""
+"""No episode, initial state or scene is on two sides of a split, every class is tested, and too little data is an error."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 import pytest
+from vlascope_analysis.data.labels import Labels
+from vlascope_analysis.data.questions import question_of
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import SplitConfig
 from vlascope_analysis.statistics.splits import default_folds, make_splits, units_of
 from vlascope_analysis.statistics.units import Episodes, frame_weights
 
 
-def episodes(label, scene=None, per_episode: int = 3) -> Episodes:
-    """Episodes of several frames each, in no order."""
+def labels_like(label, question: str = "instruction") -> Labels:
+    """One-hot labels of frames, int [N]."""
+    count = int(np.max(label)) + 1
+    names = tuple(f"class {number}" for number in range(count))
+    return Labels(
+        names, (None,) * count, np.eye(count, dtype=np.float32), np.asarray(label), question=question_of(question)
+    )
+
+
+def episodes(label, init_state=None, per_episode: int = 3, scene=None) -> Episodes:
+    """Episodes of several frames each, in no order; an initial state each, and no known scene, unless told."""
     label = np.asarray(label)
-    scene = np.arange(len(label)) if scene is None else np.asarray(scene)
+    start = np.arange(len(label)) if init_state is None else np.asarray(init_state)
     own = np.random.default_rng(0).permutation(np.repeat(np.arange(len(label)), per_episode))
     table = pd.DataFrame(
-        {"run": "r", "episode": [f"e{n}" for n in own], "scene": [f"s{n}" for n in scene[own]], "true": label[own]}
-    )
-    return Episodes.of(table, label[own])
+        {"run": "r", "episode": [f"e{n}" for n in own], "init_state": [f"i{n}" for n in start[own]], "true": label[own]}
+    ).assign(scene=None if scene is None else [f"s{n}" for n in np.asarray(scene)[own]])
+    return Episodes.of(table, labels_like(label[own]))
 
 
 def counted(counts: dict[int, int]) -> Episodes:
@@ -29,12 +40,13 @@ def counted(counts: dict[int, int]) -> Episodes:
 
 def test_episodes_are_counted_in_their_frames():
     found = episodes([0, 0, 1, 1, 2], [7, 7, 8, 9, 9], per_episode=4)
-    assert (len(found), found.scenes) == (5, 3)
+    assert (len(found), found.init_states) == (5, 3)
     np.testing.assert_array_equal(np.bincount(found.of_frame), [4] * 5)
     np.testing.assert_array_equal(found.label, found.table["true"])
     np.testing.assert_allclose(frame_weights(np.array([0, 1, 1, 1])), [1, 1 / 3, 1 / 3, 1 / 3])
+    assert units_of(found, "init_state")[1] == "initial state"
+    assert units_of(found, "episode")[1] == units_of(episodes([0, 1]), "init_state")[1] == "episode"
     assert units_of(found, "scene")[1] == "scene"
-    assert units_of(found, "episode")[1] == units_of(episodes([0, 1]), "scene")[1] == "episode"
 
 
 @pytest.mark.parametrize("folds", [1, 3, 5])
@@ -75,24 +87,24 @@ def test_one_held_out_part_has_its_share_of_every_instruction():
 
 @pytest.mark.parametrize("folds", [1, 4])
 @pytest.mark.parametrize(
-    ("label", "scene"),
+    ("label", "start"),
     [
         (np.repeat(np.arange(3), 12), np.repeat(np.arange(12), 3)),  # of one instruction each
         (np.tile(np.arange(3), 8), np.repeat(np.arange(8), 3)),  # every instruction in each
         (np.arange(30) % 3, np.arange(30) // 4),  # some of each
     ],
 )
-def test_a_scene_is_held_out_whole(label, scene, folds):
-    found = episodes(label, scene)
+def test_an_initial_state_is_held_out_whole(label, start, folds):
+    found = episodes(label, start)
     splits = make_splits(found, 3, SplitConfig(folds=folds))
     for split in splits:
         for part in (split.fit, split.held, split.test):
-            others = found.scene[~part]
-            assert not set(found.scene[part]) & set(others)
+            others = found.init_state[~part]
+            assert not set(found.init_state[part]) & set(others)
         assert set(found.label[split.test]) <= set(found.label[~split.test])
     # told to, it deals out episodes all the same
     alone = make_splits(found, 3, SplitConfig(folds=folds, split="episode"))
-    assert any(set(found.scene[split.test]) & set(found.scene[split.fit]) for split in alone)
+    assert any(set(found.init_state[split.test]) & set(found.init_state[split.fit]) for split in alone)
 
 
 @pytest.mark.parametrize("folds", [1, 3])
@@ -106,7 +118,7 @@ def test_by_task(folds):
         assert not held & test
         assert len(test) >= 2, "with one candidate every answer is right"
         assert len(fit) >= 2
-        assert set(np.flatnonzero(split.candidates)) == test
+        assert all(set(np.flatnonzero(row)) == test for row in split.candidates)
 
 
 def test_the_seed_and_the_assignment_decide():
@@ -137,19 +149,21 @@ def test_errors(counts, options, message):
         make_splits(counted(counts), len(counts), SplitConfig(**options))
 
 
-def test_one_instruction_or_one_scene_is_too_little():
+def test_one_instruction_or_one_initial_state_is_too_little():
     with pytest.raises(AnalysisError, match="told the same in every episode"):
         make_splits(counted({0: 9}), 1, SplitConfig())
     one = episodes([0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 2])
-    with pytest.raises(AnalysisError, match=r"instructions 0 .* were told in one scene: .*--split episode lets"):
+    with pytest.raises(
+        AnalysisError, match=r"instructions 0 .* were told in one initial state: .*--split episode lets"
+    ):
         make_splits(one, 2, SplitConfig())
     assert len(make_splits(one, 2, SplitConfig(split="episode", folds=3))) == 3
 
 
 def test_an_episode_of_two_instructions_is_an_error():
-    table = pd.DataFrame({"run": "r", "episode": ["a", "a", "b"], "scene": "s"})
+    table = pd.DataFrame({"run": "r", "episode": ["a", "a", "b"], "scene": "s", "init_state": "i"})
     with pytest.raises(AnalysisError, match="two instructions"):
-        Episodes.of(table, np.array([0, 1, 1]))
+        Episodes.of(table, labels_like([0, 1, 1]))
 
 
 def test_default_folds():

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from vlascope_analysis.data.labels import InstructionLabels
+from vlascope_analysis.data.labels import Labels
 from vlascope_analysis.options import EvaluationConfig, SplitConfig
 from vlascope_analysis.statistics.evaluation import Design
 from vlascope_analysis.statistics.intervals import Means, caution
-from vlascope_analysis.statistics.permutation import arrangements, p_value, p_value_of_best, permuted_labels
+from vlascope_analysis.statistics.permutation import Freedom, arrangements, p_value, p_value_of_best, permuted_labels
 from vlascope_analysis.statistics.splits import make_splits, units_of
 
 from tests.analysis.test_splits import episodes
@@ -91,38 +91,39 @@ def test_caution():
 @pytest.mark.parametrize("folds", [1, 4])
 def test_labels_move_inside_folds(folds):
     found = episodes(np.repeat(np.arange(3), [12, 4, 5]))
-    units, _ = units_of(found, "scene")
+    units, _ = units_of(found, "init_state")
     splits = make_splits(found, 3, SplitConfig(folds=folds))
-    labels = permuted_labels(found, units, splits, 50, seed=5)
+    free = Freedom.of(found, units, splits, None)
+    labels = permuted_labels(found, free, 50, seed=5)
     np.testing.assert_array_equal(labels[0], found.label)
     for row in labels:
         for split in splits:
             for part in (split.fit, split.held, split.test):
                 np.testing.assert_array_equal(np.sort(row[part]), np.sort(found.label[part]))
     assert 0.2 < (labels[1:] == found.label).mean() < 0.7
-    np.testing.assert_array_equal(permuted_labels(found, units, splits, 3, seed=5), labels[:4])
+    np.testing.assert_array_equal(permuted_labels(found, free, 3, seed=5), labels[:4])
 
 
-def test_scenes_of_one_instruction_change_labels_whole():
+def test_initial_states_of_one_instruction_change_labels_whole():
     found = episodes(np.repeat(np.arange(3), 12), np.repeat(np.arange(12), 3))
-    units, name = units_of(found, "scene")
-    assert name == "scene"
+    units, name = units_of(found, "init_state")
+    assert name == "initial state"
     splits = make_splits(found, 3, SplitConfig())
-    for row in permuted_labels(found, units, splits, 30, seed=1):
-        for scene in range(found.scenes):
-            assert len(set(row[found.scene == scene])) == 1, "a scene was torn"
+    for row in permuted_labels(found, Freedom.of(found, units, splits, None), 30, seed=1):
+        for start in range(found.init_states):
+            assert len(set(row[found.init_state == start])) == 1, "an initial state was torn"
         for split in splits:
             np.testing.assert_array_equal(np.sort(row[split.test]), np.sort(found.label[split.test]))
 
 
-@pytest.mark.parametrize("split", ["scene", "task"])
-def test_means_of_permuted_labels_are_means_where_scenes_and_instructions_differ_in_size(split):
-    scene = np.repeat(np.arange(24), np.where(np.arange(24) < 4, 8, 2))  # scenes of the first instruction are large
-    told = scene // 4
-    frames = pd.DataFrame({"run": "r", "episode": np.arange(len(scene)), "scene": scene})
+@pytest.mark.parametrize("split", ["init_state", "task"])
+def test_means_of_permuted_labels_are_means_where_units_and_instructions_differ_in_size(split):
+    start = np.repeat(np.arange(24), np.where(np.arange(24) < 4, 8, 2))  # those of the first instruction are large
+    told = start // 4
+    frames = pd.DataFrame({"run": "r", "episode": np.arange(len(start)), "init_state": start, "scene": None})
     embeddings = RNG.standard_normal((6, 8)).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    labels = InstructionLabels(tuple("abcdef"), (None,) * 6, embeddings, told)
+    labels = Labels(tuple("abcdef"), (None,) * 6, embeddings, told)
     design = Design.of(frames, labels, EvaluationConfig(permutations=50, split=split))
     assert len({tuple(np.bincount(row)) for row in design.labellings}) > 1
     np.testing.assert_allclose(design.null_means(np.ones(design.labellings.shape)), 1)
@@ -133,34 +134,36 @@ def test_means_of_permuted_labels_are_means_where_scenes_and_instructions_differ
     np.testing.assert_allclose(design.null_means(values), expected)
 
 
-def test_where_scenes_are_told_several_things_labels_move_inside_them():
+def test_where_initial_states_are_told_several_things_labels_move_inside_them():
     found = episodes(np.tile(np.arange(3), 8), np.repeat(np.arange(8), 3))
-    units, _ = units_of(found, "scene")
+    units, _ = units_of(found, "init_state")
     splits = make_splits(found, 3, SplitConfig())
-    labels = permuted_labels(found, units, splits, 60, seed=1)
+    free = Freedom.of(found, units, splits, None)
+    labels = permuted_labels(found, free, 60, seed=1)
     for row in labels:
-        for scene in range(8):
-            np.testing.assert_array_equal(np.sort(row[found.scene == scene]), [0, 1, 2])
-    assert arrangements(found, units, splits) == pytest.approx(6**8)
+        for start in range(8):
+            np.testing.assert_array_equal(np.sort(row[found.init_state == start]), [0, 1, 2])
+    assert arrangements(found, free) == pytest.approx(6**8)
 
 
-def test_one_scene_that_was_told_two_things_leaves_the_others_free():
-    # a scene of both instructions among twenty of one each
+def test_one_initial_state_that_was_told_two_things_leaves_the_others_free():
+    # one of both instructions among twenty of one each
     found = episodes([0, 1, *(np.arange(20) % 2)], [0, 0, *range(1, 21)])
-    units, name = units_of(found, "scene")
-    assert name == "scene"
+    units, name = units_of(found, "init_state")
+    assert name == "initial state"
     splits = make_splits(found, 2, SplitConfig())
-    labels = permuted_labels(found, units, splits, 60, seed=1)
-    both = found.scene == found.scene[np.flatnonzero(found.table["scene"] == "s0")[0]]
+    free = Freedom.of(found, units, splits, None)
+    labels = permuted_labels(found, free, 60, seed=1)
+    both = found.init_state == found.init_state[np.flatnonzero(found.table["init_state"] == "i0")[0]]
     for row in labels:
         np.testing.assert_array_equal(np.sort(row[both]), [0, 1])
         for split in splits:
             np.testing.assert_array_equal(np.sort(row[split.test]), np.sort(found.label[split.test]))
     assert (labels[1:, ~both] == found.label[~both]).mean() < 0.7
-    assert arrangements(found, units, splits) > 1000
+    assert arrangements(found, free) > 1000
 
 
-def test_scenes_count_alike_however_many_episodes_begin_from_them():
+def test_units_count_alike_however_many_episodes_they_have():
     label, units = np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 1, 2])
     right = np.array([1, 1, 1, 0, 0])
     assert means(label, units).mean(right) == pytest.approx(1 / 4)
@@ -188,11 +191,12 @@ def test_differences_that_are_all_the_same_are_not_certain():
 
 def test_possible_arrangements_are_counted():
     found = episodes(np.repeat(np.arange(2), 3))
-    units, _ = units_of(found, "scene")
+    units, _ = units_of(found, "init_state")
     splits = make_splits(found, 2, SplitConfig(folds=3))
     # one of each instruction in a fold: two arrangements of each
-    assert arrangements(found, units, splits) == pytest.approx(8)
-    reached = {tuple(row) for row in permuted_labels(found, units, splits, 300, seed=0)}
+    free = Freedom.of(found, units, splits, None)
+    assert arrangements(found, free) == pytest.approx(8)
+    reached = {tuple(row) for row in permuted_labels(found, free, 300, seed=0)}
     assert len(reached) == 8
 
 

@@ -5,6 +5,7 @@ The slow ones simulate hundreds of sets; `benchmarks/probe_statistics.py` measur
 
 from __future__ import annotations
 
+import functools
 import importlib
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from vlascope_analysis.analyses.compare.compute import CellName, compare_cells
-from vlascope_analysis.analyses.sweep.compute import sweep
+from vlascope_analysis.analyses.sweep.compute import Wanted, sweep
+from vlascope_analysis.analyses.sweep.summary import sweep_summary
 from vlascope_analysis.data.encoders import open_encoder
 from vlascope_analysis.data.episodes import choose_episodes
+from vlascope_analysis.data.labels import labels_of
 from vlascope_analysis.options import EpisodeQuery, EvaluationConfig, FeatureOptions
 from vlascope_analysis.results import Result
+from vlascope_latents import CaptureSpec
 
 from tests.analysis.stores import direction, make_run
 
@@ -51,8 +55,8 @@ def test_lengths_and_classes_alone_are_no_knowledge(simulated):
         assert own <= 0.24, name
 
 
-def test_scenes_are_no_instructions(simulated):
-    # features know the scene well; were episodes of one scene on both sides of a split, each would be told by it
+def test_initial_states_are_no_instructions(simulated):
+    # features know the initial state well; were episodes of one on both sides of a split, each would be told by it
     own, _ = false_rates(simulated, "scenes of one instruction", 20, 1)
     assert own <= 0.25
     careless, _ = false_rates(simulated, "scenes of one instruction", 20, 1, split="episode")
@@ -64,7 +68,7 @@ def test_scenes_are_no_instructions(simulated):
     "name",
     ["balanced", "lengths 12 or 2", "lengths 4 to 12", "lengths, drift in time", "counts 20/2/2/2/2", "frames alike",
      "scenes shared by instructions", "scenes of one instruction", "scenes x instructions x 2",
-     "scenes of 20 episodes or 1", "few scenes of both, others of one", "counts 30/2"],
+     "scenes of 20 episodes or 1", "few scenes of both, others of one", "counts 30/2", "layouts of 6 of 10 objects"],
 )  # fmt: skip
 def test_noise_stays_at_its_nominal_rate(simulated, name):
     own, best = false_rates(simulated, name, 200, 3)
@@ -78,6 +82,71 @@ def test_noise_stays_at_its_nominal_rate(simulated, name):
 def test_intervals_cover(simulated, gain):
     covered = simulated.coverage(simulated.Simulated.of(np.arange(30) % 5, 3), gain, 200)
     assert covered["covered"]["mean"] >= 0.95 - 3 * 0.0154
+
+
+def test_layouts_that_show_which_objects_they_hold_are_no_instructions(simulated):
+    design, ranks = simulated.crossed_scenes(states=2), []
+    for number in range(16):
+        x = design.features(np.random.default_rng([13, number]), 1)
+        split = ("scene", "init_state")[number % 2]
+        ranks += list(simulated.tested(design, x, EvaluationConfig(permutations=0, split=split))["rank_accuracy"])
+    # were all ten objects candidates, the four that a scene lacks would be beaten by whoever sees the scene: 0.72
+    assert abs(np.mean(ranks) - 0.5) < 0.03
+
+
+TOLD = CaptureSpec(experts=("vlm",), layers=(0, 1), spans=("text",), dtype="float32")
+
+
+def told_sweeps(root: Path, knows: str, crossed: bool, *labels: str) -> list[Result]:
+    """Six scenes, told four of six objects each from two initial states, or their own alone. The vlm's layer 1 knows the scene,
+    the told object, or nothing. A sweep a label."""
+
+    def told(task: int, number: int) -> int:
+        return (task + number % 4) % 6 if crossed else task
+
+    def metadata(task: int, number: int) -> dict:
+        name = f"object {told(task, number)}"
+        return {"instruction": f"pick up {name}", "told_object": name, "init_state": number // 4 if crossed else number}
+
+    def fill(path: str, array: np.ndarray, moment) -> None:
+        if knows != "nothing":
+            own = moment.task if knows == "scene" else told(moment.task, moment.episode)
+            array[1] += 2 * direction(5, own, width=array.shape[-1])
+
+    store = make_run(root, fill, tasks=6, episodes=8, timesteps=(0,), spec=TOLD, metadata=metadata, seed=1)
+    config, onehot, found = EvaluationConfig(permutations=39), open_encoder("onehot"), []
+    for label in labels:
+        episodes, _ = choose_episodes(store, EpisodeQuery(), label)
+        labelled = functools.partial(labels_of, label=label, encode=onehot)
+        found.append(sweep(store, episodes, Wanted(["vlm"], FeatureOptions()), config, labelled))
+    return found
+
+
+@pytest.mark.parametrize("knows", ["scene", "nothing"])
+def test_in_a_suites_own_scenes_what_can_be_read_may_be_the_scene_and_it_is_said(tmp_path, knows):
+    (result,) = told_sweeps(tmp_path, knows, False, "instruction")
+    summary = sweep_summary(result)
+    assert summary.startswith(
+        "The scene alone tells the instruction: the best answer for each scene is right in 1.00 (chance 0.17"
+    )
+    read = "The instruction can be read in 1 of 2 cells (p of best at most 0.05). But the scene alone tells it (1.00)"
+    assert (read in summary) == (knows != "nothing")
+    assert "`vlascope-sim rollout --prompt-mode crossed`" in summary
+
+
+@pytest.mark.parametrize("knows", ["scene", "told", "nothing"])
+def test_in_crossed_scenes_what_can_be_read_is_the_label(tmp_path, knows):
+    labels = {"instruction": "the instruction", "told_object": "the told object"}
+    for result, (label, it) in zip(told_sweeps(tmp_path, knows, True, *labels), labels.items(), strict=True):
+        summary = sweep_summary(result)
+        assert summary.startswith(f"The scene tells nothing of {it}: each scene has several")
+        assert "right in 0.25, chance 0.25" in summary.splitlines()[0]
+        assert "But the scene" not in summary
+        read = f"{it[0].upper()}{it[1:]} can be read in 1 of 2 cells"
+        assert (read if knows == "told" else f"That {it} can be read in any cell cannot be concluded") in summary
+        assert ("instruction" in summary) == (label == "instruction")
+        cells = result.tables["cells"]
+        assert (set(cells["split"]), set(cells["label_name"])) == ({"scene"}, {label})
 
 
 def swept(root: Path, seed: int, planted: bool) -> Result:
@@ -94,8 +163,9 @@ def swept(root: Path, seed: int, planted: bool) -> Result:
     store = make_run(root, fill, tasks=3, episodes=8, timesteps=(0, 10), seed=seed)
     episodes, _ = choose_episodes(store, EpisodeQuery())
     config = EvaluationConfig(permutations=99, seed=seed)
+    labels = functools.partial(labels_of, label="instruction", encode=open_encoder("onehot"))
     return sweep(
-        store, episodes, ["vlm", "action"], FeatureOptions(), config, open_encoder("onehot"), by="timestep"
+        store, episodes, Wanted(["vlm", "action"], FeatureOptions(), by="timestep"), config, labels
     )  # fmt: skip
 
 

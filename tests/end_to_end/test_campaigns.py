@@ -48,8 +48,8 @@ def test_a_probe_reads_what_was_told_in_one_and_the_same_scene(server, tmp_path)
     assert analysis(["sweep", str(server.run), "--experts", "text_only", *options]) == 0
     found = read_result(tmp_path / "sweep" / f"results_sweep_stepall_text_only_{rows[0]['campaign']}.json").tables
     assert found["cells"]["accuracy"].tolist() == [1.0] * 8  # every layer
-    assert set(found["instructions"]["instruction"]) == set(told.values())
-    assert found["instructions"]["task_id"].isna().tolist() == [True, True]  # their own scenes are not here
+    assert set(found["classes"]["label"]) == set(told.values())
+    assert found["classes"]["task_id"].isna().tolist() == [True, True]  # their own scenes are not here
 
 
 @pytest.mark.parametrize(

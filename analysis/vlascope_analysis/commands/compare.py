@@ -16,8 +16,8 @@ from vlascope_analysis.commands.probing import refuse_pickle, show
 class Compare(CommandOptions, ConfigFile):
     """Compares cells of one sweep with each other, or the same cells of two sweeps (of two policies, two campaigns).
 
-    Episodes are paired: both cells answered the same ones, from the same initial state and told the same. Writes
-    results_*.json, summary_*.txt and differences_*.png to the output folder.
+    Episodes are paired: both cells answered the same ones, from the same initial state and told the same, and predict one
+    label. Writes results_*.json, summary_*.txt and differences_*.png to the output folder.
     """
 
     results: Positional[tuple[Path, ...]]

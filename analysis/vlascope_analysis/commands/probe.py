@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Probe(ProbingOptions):
-    """Trains a linear map from one layer's features to the embedding of what the policy was told, and tests it on other
-    episodes.
+    """Trains a linear map from one layer's features to the embedding of what the policy was told, or to another label, and
+    tests it on other episodes.
 
     Writes results_*.json, predictions_*.parquet, summary_*.txt, curve_*.png and confusion_*.png to the output folder.
     """
@@ -44,28 +44,35 @@ class Probe(ProbingOptions):
     def run(self) -> None:
         """Reads, trains, tests, writes."""
         self.training.check()
-        self.evaluation.check()
+        self.check()
         refuse_pickle(self.output_dir, self._name())
         from vlascope_analysis.probes import require_training
 
         require_training()
         from vlascope_base.progress import shown
 
-        from vlascope_analysis.analyses.probe.compute import probe
+        from vlascope_analysis.analyses.probe.compute import Controls, probe
         from vlascope_analysis.data.encoders import open_encoder
         from vlascope_analysis.data.episodes import choose_episodes
         from vlascope_analysis.data.features import load_features
-        from vlascope_analysis.data.labels import instruction_labels
+        from vlascope_analysis.data.labels import labels_of
+        from vlascope_analysis.data.metadata_features import metadata_features
         from vlascope_analysis.data.opening import open_store
 
         store = open_store(self.store_path(), self.query)
-        episodes, warnings = choose_episodes(store, self.query)
+        episodes, warnings = choose_episodes(store, self.query, self.label, self.features.timesteps)
         what = self._slice(store, episodes)
-        encode = open_encoder(self.encoder)
+        encode = open_encoder(self.encoder or "minilm")
         with shown() as progress:
             features = load_features(store, episodes, what, self.features.timesteps, progress, self.features.frames)
-            labels = instruction_labels(features.frames, encode)
-            result = probe(features, labels, self.training, self.evaluation, progress)
+            labels = labels_of(features.frames, self.label, encode)
+            step, frames = self.features.timesteps, self.features.frames
+            control, beside = self.control(store, episodes), None
+            if control is not None:
+                beside = control.features(features.frames, what, step, frames, progress)
+            known = metadata_features(store, episodes, what, step, frames)
+            controls = Controls(known, beside, control.name if control else "")
+            result = probe(features, labels, self.training, self.evaluation, progress, controls=controls)
         self._write(store, episodes, what, dataclasses.replace(result, warnings=(*warnings, *result.warnings)))
 
     def _slice(self, store: LatentStore, episodes: list[Numbered]) -> Slice:
@@ -95,8 +102,11 @@ class Probe(ProbingOptions):
         from vlascope_analysis.analyses.probe.confusion import confusion_figure
         from vlascope_analysis.analyses.probe.curve import curve_figure
         from vlascope_analysis.analyses.probe.summary import probe_summary
+        from vlascope_analysis.analyses.words import label_line, question_in, scene_hint
         from vlascope_analysis.data.labels import in_words
 
+        row = result.tables["scores"].iloc[0].to_dict()
+        question = question_in(row)
         denoise = what.denoise_steps[0] if what.denoise_steps else None
         about = {
             "Expert": self.expert,
@@ -104,7 +114,7 @@ class Probe(ProbingOptions):
             "Denoise Step": "-" if denoise is None else denoise,
             "Rollout Step": ", ".join(map(str, self.features.rollout_step)) or self.features.frames,
             "Feature Type": self.features.component,
-            "Label": "instruction: what the policy was told",
+            "Label": label_line(row),
         }
         result = dataclasses.replace(
             result,
@@ -112,18 +122,21 @@ class Probe(ProbingOptions):
             about=about,
             provenance=self.provenance(store, episodes),
         )
-        row = result.tables["scores"].iloc[0]
         heading = ", ".join(f"{key.lower()} {value}" for key, value in about.items() if value != "-" and key != "Label")
         tested = (
             f"{heading}. {row['frames']} frames of {row['episodes']} episodes, {row['test_units']} {row['interval_unit']}s "
             f"tested. Accuracy {row['accuracy']:.2f} [{row['accuracy_low']:.2f}, {row['accuracy_high']:.2f}], chance "
             f"{row['chance']:.2f}."
         )
-        names = [in_words(text) for text in result.tables["instructions"]["instruction"]]
+        names = [in_words(text) for text in result.tables["classes"]["label"]]
         figures = {
             "curve": curve_figure(result.tables["history"], "Training of the linear probe", heading),
             "confusion": confusion_figure(
-                result.tables["predictions"], names, "Which instruction the probe reads", tested
+                result.tables["predictions"],
+                names,
+                question,
+                f"Which {question.one} the probe reads{scene_hint(row)}",
+                tested,
             ),
         }
         show(result, self.output_dir, probe_summary(result), figures)

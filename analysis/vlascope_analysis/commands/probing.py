@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ from vlascope_base.errors import OptionError
 from vlascope_base.options import UNRECORDED, CommandOptions, ConfigFile, word_of
 from vlascope_base.text import printable
 
+from vlascope_analysis.data.questions import TEXTS
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import EpisodeQuery, EvaluationConfig, FeatureOptions
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from vlascope_latents.store import LatentStore
 
+    from vlascope_analysis.data.control import ControlRun
     from vlascope_analysis.data.episodes import Numbered
     from vlascope_analysis.results import Result
 
@@ -36,9 +40,15 @@ class ProbingOptions(CommandOptions, ConfigFile):
     """Another way to name the store; one of the two is needed."""
     query: OmitArgPrefixes[EpisodeQuery] = dataclasses.field(default_factory=EpisodeQuery)
     features: OmitArgPrefixes[FeatureOptions] = dataclasses.field(default_factory=FeatureOptions)
-    encoder: str = "minilm"
-    """Text encoder of the instructions: `minilm` (all-MiniLM-L6-v2: no torch, no network), `onehot` (an axis of
-    its own for each, so that look-alikes cap nothing), or a T5 (`t5-small`, a folder)."""
+    label: str = "instruction"
+    """What to predict of an episode: `instruction` (what the policy was told), `task_instruction` (what the scene's own task
+    says), `told_object`, `lifted_first`, `success`, any other of its metadata, or an annotation that does not change in it."""
+    encoder: str | None = None
+    """Text encoder of instructions: `minilm` (all-MiniLM-L6-v2: no torch, no network; the usual one), `onehot` (an axis of
+    its own for each, so that look-alikes cap nothing), or a T5 (`t5-small`, a folder). Any other label is one-hot."""
+    control_run: Path | None = None
+    """A run of the same frames through weights at random, of the same architecture: each cell is scored on it too
+    (`vlascope-server capture --checkpoint drawn:0 --like CHECKPOINT`)."""
     evaluation: OmitArgPrefixes[EvaluationConfig] = dataclasses.field(default_factory=EvaluationConfig)
     output_dir: Path = Path("results/linear_probing")
     """Folder of results; made where it is missing. Files of the same name are replaced."""
@@ -84,8 +94,9 @@ class ProbingOptions(CommandOptions, ConfigFile):
             "component": "hidden_states",
             "pool": "mean",
             "frames": "common",
-            "encoder": "minilm",
-            "split": "scene",
+            "label": "instruction",
+            "encoder": "minilm" if self.label in TEXTS else None,
+            "split": None,
         }
         chosen = self.flat()
         given = [Path(str(chosen[name])).name for name, value in usual.items() if chosen[name] != value]
@@ -93,7 +104,9 @@ class ProbingOptions(CommandOptions, ConfigFile):
         ranges = {"tasks": self.query.task_range, "episodes": self.query.episode_range}
         given += [f"{name}{bounds[0]}to{bounds[1]}" for name, bounds in ranges.items() if bounds]
         given += [name for name in (self.query.suite, self.query.run_name, self.query.campaign) if name]
+        given += [_where_name(self.query.where)] if self.query.where is not None else []
         given += ["interrupted"] * self.query.interrupted
+        given += [f"control-{self.control_run.resolve().name}"] if self.control_run is not None else []
         left_out = self.query.exclude_episodes
         given += [
             "without" + (printable(left_out[0]).replace("/", "-") if len(left_out) == 1 else str(len(left_out)))
@@ -103,11 +116,31 @@ class ProbingOptions(CommandOptions, ConfigFile):
         return "".join(f"_{value}" for value in given)
 
     def flat(self) -> dict[str, object]:
-        """Every option by its name on the command line, as results keep them; the store in one way."""
+        """Every option by its name on the command line, as results keep them; the store in one way, the encoder as used."""
         unrecorded = (*UNRECORDED, "data_path")
         return {name: value for name, value in _flat(self).items() if name not in unrecorded} | {
-            "store": self.store_path()
+            "store": self.store_path(),
+            "encoder": (self.encoder or "minilm") if self.label in TEXTS else None,
         }
+
+    def check(self) -> None:
+        """Raises AnalysisError where options cannot be used together."""
+        self.evaluation.check()
+        if self.encoder is not None and self.label not in TEXTS:
+            raise AnalysisError(
+                f"--encoder {self.encoder}: encodes texts, and --label {printable(self.label)} has an axis for each value: "
+                f"leave --encoder, or predict {' or '.join(TEXTS)}"
+            )
+
+    def control(self, store: LatentStore, episodes: Sequence[Numbered]) -> ControlRun | None:
+        """The partners of some episodes in the control run.
+
+        Raises:
+            AnalysisError, StoreError: as `ControlRun.open`.
+        """
+        from vlascope_analysis.data.control import ControlRun
+
+        return None if self.control_run is None else ControlRun.open(self.control_run, store, episodes)
 
     def provenance(self, store: LatentStore, episodes: Sequence[Numbered]) -> dict[str, object]:
         """Configuration and data, as every result carries them."""
@@ -149,6 +182,12 @@ def show(result: Result, folder: Path, summary: str, figures: Mapping[str, Figur
     files = write_result(result, folder, summary, figures)
     print(summary)
     print("\n".join(map(str, files)))
+
+
+def _where_name(condition: str) -> str:
+    """A condition as part of a file's name: its words as far as they are short, and a digest, since signs are left out."""
+    words = "-".join(re.findall(r"\w+", condition, re.ASCII))[:40]
+    return f"where-{words}-{hashlib.blake2b(condition.encode('utf-8', 'surrogateescape'), digest_size=3).hexdigest()}"
 
 
 def _same(first: Path, second: Path) -> bool:

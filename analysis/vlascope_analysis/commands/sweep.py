@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING
 
 from vlascope_analysis.commands.probing import ProbingOptions, refuse_pickle, show
@@ -40,23 +41,24 @@ class Sweep(ProbingOptions):
         # Before numpy loads it: matrices this small gain nothing from LAPACK's threads, and where other processes want the
         # cores too, threads that wait for each other by spinning take ten times as long.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        self.evaluation.check()
+        self.check()
         refuse_pickle(self.output_dir, self._name())
         from vlascope_base.progress import shown
 
-        from vlascope_analysis.analyses.sweep.compute import captured_experts, sweep
+        from vlascope_analysis.analyses.sweep.compute import Wanted, captured_experts, sweep
         from vlascope_analysis.data.encoders import open_encoder
         from vlascope_analysis.data.episodes import choose_episodes
+        from vlascope_analysis.data.labels import labels_of
         from vlascope_analysis.data.opening import open_store
 
         store = open_store(self.store_path(), self.query)
-        episodes, warnings = choose_episodes(store, self.query)
+        episodes, warnings = choose_episodes(store, self.query, self.label, self.features.timesteps)
         experts = self.experts or captured_experts(store, episodes, self.features.component)
-        encode = open_encoder(self.encoder)
+        labels = functools.partial(labels_of, label=self.label, encode=open_encoder(self.encoder or "minilm"))
+        control = self.control(store, episodes)
         with shown() as progress:
-            result = sweep(
-                store, episodes, experts, self.features, self.evaluation, encode, progress, by=self.by, parts=self.parts
-            )
+            wanted = Wanted(experts, self.features, self.by, self.parts)
+            result = sweep(store, episodes, wanted, self.evaluation, labels, progress, control=control)
         self._write(store, episodes, dataclasses.replace(result, warnings=(*warnings, *result.warnings)))
 
     def _name(self) -> str:
@@ -68,6 +70,7 @@ class Sweep(ProbingOptions):
     def _write(self, store: LatentStore, episodes: list[Numbered], result: Result) -> None:
         from vlascope_analysis.analyses.sweep.heatmap import heatmap_figure
         from vlascope_analysis.analyses.sweep.summary import sweep_summary
+        from vlascope_analysis.analyses.words import label_line, question_in, scene_hint, scene_tells
         from vlascope_analysis.statistics.evaluation import readable
         from vlascope_analysis.statistics.permutation import LEVEL
 
@@ -75,6 +78,9 @@ class Sweep(ProbingOptions):
         frames = "all" if self.by in ("fraction", "grasp") else self.features.frames
         chosen = ", ".join(map(str, self.features.rollout_step))
         steps = f"rollout step {chosen}" if chosen else f"{frames} rollout steps"
+        cells = result.tables["cells"]
+        row = cells.iloc[0].to_dict()
+        question = question_in(row)
         result = dataclasses.replace(
             result,
             name=self._name(),
@@ -82,13 +88,12 @@ class Sweep(ProbingOptions):
                 "component": self.features.component,
                 "rollout_step": chosen or frames,
                 "by": self.by,
-                "label": "instruction: what the policy was told",
+                "label": label_line(row),
             },
             provenance=self.provenance(store, episodes),
         )
-        cells = result.tables["cells"]
-        row = cells.iloc[0]
-        told = f"{row['episodes']} episodes, which were told {row['instructions']} instructions"
+        told = f"{row['episodes']} episodes with {row['classes']} {question.several}"
+        told += f" (which the scene alone tells: {row['scene_accuracy']:.2f})" * scene_tells(row)
         if row["permutations"]:
             dot = f"not told from chance among all cells (p of best above {LEVEL})"
         else:
@@ -99,7 +104,9 @@ class Sweep(ProbingOptions):
         )
         found = any(readable(cell, "p_value_best") for cell in cells.to_dict("records"))
         title = (
-            "Where the instruction can be read" if found else "No cell in which the instruction can be read was found"
+            f"Where {question.it} can be read{scene_hint(row)}"
+            if found
+            else f"No cell in which {question.it} can be read was found"
         )
         window = {"timestep": "rollout step", "fraction": "part of the episode", "grasp": ""}[self.by or "grasp"]
         figures = {"heatmap": heatmap_figure(cells, title, about, window)}

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 
-from vlascope_base.text import counted, listed
+from vlascope_base.text import counted, listed, printable
 from vlascope_latents.store import Episode, LatentStore
+from vlascope_latents.store.labels import episode_labels
 
+from vlascope_analysis.data.label_values import Value, label_values
+from vlascope_analysis.data.questions import question_of
+from vlascope_analysis.data.where import Where
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import EpisodeQuery, Range
 
@@ -17,26 +22,40 @@ NO_TASK = -1
 
 @dataclasses.dataclass(frozen=True)
 class Numbered:
-    """An episode with its task (`NO_TASK` where it says none) and its number within the task."""
+    """An episode with its task (`NO_TASK` where it says none), its number within the task, and what is to be predicted of it.
+
+    `value` is that of the label; None for the label `instruction`, whose texts `instruction_labels` takes from the frames.
+    """
 
     episode: Episode
     suite: str
     task: int
     number: int
+    value: Value | None = None
 
 
-def choose_episodes(store: LatentStore, query: EpisodeQuery) -> tuple[list[Numbered], list[str]]:
+def choose_episodes(
+    store: LatentStore, query: EpisodeQuery, label: str = "instruction", timesteps: Sequence[int] | None = None
+) -> tuple[list[Numbered], list[str]]:
     """The episodes that a query asks for, and warnings.
 
     An episode without `episode_index` is numbered by its place among its task's, in order of run and id. Left out, and named
-    in a warning, are episodes that say neither what the policy was told nor a task's name, and, where others say their task,
-    those that do not (no `task_id`): nobody decided that they are a class beside the tasks. Where none has one, all are taken.
+    in a warning, are episodes that do not say what is to be predicted (for `instruction` neither what the policy was told nor
+    a task's name), and, where others say their task, those that do not (no `task_id`): nobody decided that they are a class
+    beside the tasks. Where none has one, all are taken.
+
+    Args:
+        store: whose episodes.
+        query: which.
+        label: what is to be predicted.
+        timesteps: frames whose annotations count, where the label is one; every captured frame unless told.
 
     Raises:
         AnalysisError: nothing matches, no episode has something to predict, part of an explicit range is missing, or episodes
-            of different models or suites would mix; the message lists what there is.
+            of different models, suites or prompt modes would mix; the message lists what there is.
     """
     query.check()
+    where = None if query.where is None else Where.parse(query.where)
     here = [episode for episode in store.episodes(query.run_name, campaign=query.campaign) if episode.frames]
     wanted = ("sealed", "interrupted") if query.interrupted else ("sealed",)
     left_out = [episode for episode in here if episode.status not in wanted]
@@ -50,7 +69,7 @@ def choose_episodes(store: LatentStore, query: EpisodeQuery) -> tuple[list[Numbe
     warnings = [f"{counted(len(left_out), 'episode')} left out: {listed(sorted({e.status for e in left_out}))}"] * bool(
         left_out
     )
-    episodes = _of_tasks(store, episodes, warnings)
+    episodes = _of_tasks(store, episodes, label, warnings)
     episodes = _of_suite(store, episodes, query)
     known = {(e.task, e.number) for e in episodes}
     tasks, numbers = sorted({task for task, _ in known}), sorted({number for _, number in known})
@@ -61,6 +80,11 @@ def choose_episodes(store: LatentStore, query: EpisodeQuery) -> tuple[list[Numbe
         raise AnalysisError(f"{store.path}: {missing or 'no episode matches'}{hint}")
     if missing:
         warnings.append(missing)
+    if where is not None:
+        holds = where.chosen([episode_labels(e.episode) for e in episodes])
+        episodes = [e for e, chosen in zip(episodes, holds, strict=True) if chosen]
+    _same_prompts(store, episodes, where)
+    episodes = _valued(episodes, label, timesteps, warnings)
     _same_model(store, episodes)
     campaigns = {e.episode.campaign or "none" for e in episodes}
     if len(campaigns) > 1:
@@ -88,26 +112,55 @@ def _numbered(episodes: list[Episode]) -> list[Numbered]:
     return found
 
 
-def _of_tasks(store: LatentStore, episodes: list[Numbered], warnings: list[str]) -> list[Numbered]:
-    """Those that an instruction can be predicted of; `warnings` get the names of the others."""
-
-    def leave_out(gone: list[Numbered], why: str) -> None:
-        if gone:
-            names = listed((e.episode.id for e in gone), limit=5)
-            warnings.append(f"{len(gone)} episode{'s' * (len(gone) > 1)} left out, {why}: {names}")
-
-    nameless = [e for e in episodes if not _says_instruction(e.episode)]
-    if len(nameless) == len(episodes):
-        raise AnalysisError(
-            f"{store.path}: no episode says what the policy was told, or its task's name: nothing to predict"
-        )
-    leave_out(nameless, "with neither an instruction nor a task's name")
-    episodes = [e for e in episodes if _says_instruction(e.episode)]
+def _of_tasks(store: LatentStore, episodes: list[Numbered], label: str, warnings: list[str]) -> list[Numbered]:
+    """Those whose class somebody decided; `warnings` get the names of the others."""
+    if label == "instruction":
+        nameless = [e for e in episodes if not _says_instruction(e.episode)]
+        if len(nameless) == len(episodes):
+            raise AnalysisError(
+                f"{store.path}: no episode says what the policy was told, or its task's name: nothing to predict"
+            )
+        _leave_out(nameless, "with neither an instruction nor a task's name", warnings)
+        episodes = [e for e in episodes if _says_instruction(e.episode)]
     homeless = [e for e in episodes if e.task == NO_TASK]
     if 0 < len(homeless) < len(episodes):
-        leave_out(homeless, "of no task where others have one (their metadata lack `task_id`)")
+        _leave_out(homeless, "of no task where others have one (their metadata lack `task_id`)", warnings)
         episodes = [e for e in episodes if e.task != NO_TASK]
     return episodes
+
+
+def _leave_out(gone: list[Numbered], why: str, warnings: list[str]) -> None:
+    if gone:
+        names = listed((e.episode.id for e in gone), limit=5)
+        warnings.append(f"{len(gone)} episode{'s' * (len(gone) > 1)} left out, {why}: {names}")
+
+
+def _valued(
+    episodes: list[Numbered], label: str, timesteps: Sequence[int] | None, warnings: list[str]
+) -> list[Numbered]:
+    """The episodes with the value of the label; `warnings` get the names of those without."""
+    if label == "instruction":
+        return episodes
+    values = label_values([e.episode for e in episodes], label, timesteps)
+    silent = [e for e, value in zip(episodes, values, strict=True) if value is None]
+    _leave_out(silent, f"of which {question_of(label).it} is not known", warnings)
+    return [dataclasses.replace(e, value=value) for e, value in zip(episodes, values, strict=True) if value is not None]
+
+
+def _same_prompts(store: LatentStore, episodes: list[Numbered], where: Where | None) -> None:
+    """Raises AnalysisError where episodes of several prompt modes would mix, unless the condition chose them."""
+    if where is not None and "prompt_mode" in where.names:
+        return
+    modes = Counter(e.episode.metadata.get("prompt_mode") for e in episodes)
+    known = sorted(str(mode) for mode in modes if mode is not None)
+    if len(known) < 2:
+        return
+    counts = ", ".join(f"{printable(mode)} ({modes[mode]} episodes)" for mode in known)
+    raise AnalysisError(
+        f"{store.path}: episodes of several prompt modes, {counts}, which are different designs: choose with --where "
+        f'"prompt_mode == \'{printable(known[0])}\'" or with a --campaign of one mode; --where "prompt_mode in {known}" takes '
+        "them together"
+    )
 
 
 def _says_instruction(episode: Episode) -> bool:

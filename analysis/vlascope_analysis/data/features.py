@@ -16,7 +16,7 @@ from vlascope_base.text import counted, listed
 from vlascope_latents.store import LatentStore, NotCapturedError, Selection
 from vlascope_latents.store.selection import FrameRef
 
-from vlascope_analysis.data.episodes import Numbered
+from vlascope_analysis.data.episodes import NO_TASK, Numbered
 from vlascope_analysis.data.pooling import TokenPool, disjoint_spans, pool_tokens
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import Expert, FramesOf, Pool
@@ -69,8 +69,10 @@ class Features:
         array: float32 [Q, L, N, D]: denoise steps, layers, frames, features.
         frames: one row a frame: run, campaign, episode, suite, task_id, task_name, instruction (what the policy was told;
             None where that is not known), task_instruction (what the scene's own task says), episode_index, timestep,
-            total_steps (missing where nobody said), success, status, and `scene`: the initial state that the episode
-            begins from, where the store says it (`init_state`), else the episode's name. Episodes of one scene look alike.
+            total_steps (missing where nobody said), success, status; `scene`: the task of a suite, whose layout of objects
+            its episodes share (None where no task is known); `init_state`: that scene and the initial state that the episode
+            begins from, or the episode's name where the store does not say it; and `value`: that of the label which is to be
+            predicted (`Numbered.value`). Episodes of one scene look alike, and those of one initial state still more.
         layers: the model's layer numbers along L; (None,) for components without layers.
         denoise_steps: the same along Q; (None,) for the vlm.
         warnings: what the reader should know.
@@ -238,12 +240,16 @@ def frame_table(selection: Selection, episodes: Sequence[Numbered]) -> pd.DataFr
     table["episode_index"] = [numbers[f.episode.run, f.episode.row.folder] for f in selection.frames]
     table["total_steps"] = pd.array([f.episode.row.total_steps for f in selection.frames], dtype="Int64")
     start = [_start(f.episode.metadata.get("init_state"), f.episode.row.name) for f in selection.frames]
-    table["scene"] = table["suite"] + "/" + table["task_id"].astype(str) + "/" + pd.Series(start, dtype=object)
+    task = table["suite"] + "/" + table["task_id"].astype(str)
+    table["init_state"] = task + "/" + pd.Series(start, dtype=object)
+    table["scene"] = task.where(table["task_id"] != NO_TASK, None)
+    values = {(e.episode.run, e.episode.row.folder): e.value for e in episodes}
+    table["value"] = pd.Series([values[_episode_of(frame)] for frame in selection.frames], dtype=object)
     return table
 
 
 def _start(init_state: int | None, name: str) -> str:
-    # without run and campaign: an episode of the same name is the same scene, whatever was told there
+    # without run and campaign: an episode of the same name begins from the same state, whatever was told there
     return f"episode {name}" if init_state is None else f"initial state {init_state}"
 
 

@@ -1,4 +1,4 @@
-"""What a probe is to predict: the embedding of what the policy was told."""
+"""What a probe is to predict: a vector for each class of a label, such as the embedding of what the policy was told."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from vlascope_base.text import printable
 
+from vlascope_analysis.data.questions import INSTRUCTION, TEXTS, Question, question_of
 from vlascope_analysis.errors import AnalysisError
 
 NEAR = 0.95
@@ -21,30 +22,67 @@ _NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class InstructionLabels:
-    """The instructions that policies were told in some frames: each is one class.
+class Labels:
+    """The classes of a label in some frames, such as the instructions that policies were told.
 
     Attributes:
-        instructions: each once, as it is spelled in most frames; those that are a task's own words first, in order of suite and
-            task id. An empty one is an instruction too: the policy was told nothing.
+        names: of the classes, each once. Texts as they are spelled in most frames: those that are a task's own words first, in
+            order of suite and task id; an empty one is a class too (the policy was told nothing). Other values in their order.
         task_ids: of the task whose own words each of them is, the first where there are several; None where no task among
             the frames is known to have these words.
         embeddings: float32 [C, E], each of length 1.
-        index: int [N] what was told in each frame, as a number into `instructions`.
+        index: int [N] the class of each frame, as a number into `names`.
         warnings: what the reader should know.
+        question: which label it is, in words.
     """
 
-    instructions: tuple[str, ...]
+    names: tuple[str, ...]
     task_ids: tuple[int | None, ...]
     embeddings: np.ndarray
     index: np.ndarray
     warnings: tuple[str, ...] = ()
+    question: Question = INSTRUCTION
 
     def __len__(self) -> int:
-        return len(self.instructions)
+        return len(self.names)
+
+    def table(self) -> pd.DataFrame:
+        """One row a class: `number`, `label` (its name), `task_id`."""
+        found = pd.DataFrame({"number": range(len(self)), "label": self.names, "task_id": self.task_ids})
+        return found.astype({"task_id": "Int64"})
 
 
-def instruction_labels(frames: pd.DataFrame, encode: Callable[[Sequence[str]], np.ndarray]) -> InstructionLabels:
+def labels_of(frames: pd.DataFrame, label: str, encode: Callable[[Sequence[str]], np.ndarray]) -> Labels:
+    """The label of frames (`Features.frames` of episodes that were chosen for it).
+
+    Args:
+        frames: one row a frame.
+        label: its name.
+        encode: texts to float [texts, E]; for the instruction and the task's instruction. Of any other label each value has an
+            axis of its own.
+
+    Raises:
+        AnalysisError: an episode has neither an instruction nor a task's name.
+    """
+    if label == "instruction":
+        return instruction_labels(frames, encode)
+    question = question_of(label)
+    if label in TEXTS:
+        return _text_labels(frames, frames["value"].astype(str).tolist(), encode, [], question)
+    values = frames["value"].tolist()
+    # numbers by size, truth values and texts by their letters
+    order = sorted(dict.fromkeys(values), key=lambda value: (isinstance(value, str), value))
+    numbers = {value: number for number, value in enumerate(order)}
+    return Labels(
+        tuple(map(str, order)),
+        (None,) * len(order),
+        np.eye(len(order), dtype=np.float32),
+        np.array([numbers[value] for value in values], np.int64),
+        question=question,
+    )
+
+
+def instruction_labels(frames: pd.DataFrame, encode: Callable[[Sequence[str]], np.ndarray]) -> Labels:
     """Labels of frames (`Features.frames`) by what the policy was told; `encode` turns texts into float [texts, E].
 
     Texts of the same `wording` are one instruction, with a warning. Where a store does not say what was told, the task's name
@@ -54,6 +92,21 @@ def instruction_labels(frames: pd.DataFrame, encode: Callable[[Sequence[str]], n
         AnalysisError: an episode has neither.
     """
     text, warnings = _told(frames)
+    found = _text_labels(frames, text, encode, warnings, INSTRUCTION)
+    if len(frames.drop_duplicates(["suite", "task_id"])) > len(found):
+        warning = "tasks whose episodes were told the same count as one: their labels are the same"
+        found = dataclasses.replace(found, warnings=(*found.warnings, warning))
+    return found
+
+
+def _text_labels(
+    frames: pd.DataFrame,
+    text: Sequence[str],
+    encode: Callable[[Sequence[str]], np.ndarray],
+    warnings: list[str],
+    question: Question,
+) -> Labels:
+    """The classes of texts, one a frame."""
     owners = _owners(frames)
     spellings: dict[str, Counter[str]] = {}
     for spelling, count in Counter(text).items():
@@ -64,23 +117,22 @@ def instruction_labels(frames: pd.DataFrame, encode: Callable[[Sequence[str]], n
     instructions = tuple(_shown(spellings[words], own) for words in wordings)
     if together := [" and ".join(map(_quoted, sorted(s))) for s in spellings.values() if len(s) > 1]:
         warnings.append(
-            f"texts that differ in capitals or spaces alone are taken as one instruction: {_examples(together)}"
+            f"texts that differ in capitals or spaces alone are taken as one {question.one}: {_examples(together)}"
         )
-    if len(frames.drop_duplicates(["suite", "task_id"])) > len(instructions):
-        warnings.append("tasks whose episodes were told the same count as one: their labels are the same")
     embeddings = np.asarray(encode(instructions), np.float32)
     embeddings = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     if pairs := near_pairs(embeddings):
         near = [f"{_quoted(instructions[a])} and {_quoted(instructions[b])} ({cosine:.3f})" for a, b, cosine in pairs]
         warnings.append(
-            f"instructions with nearly the same embedding (cosine above {NEAR}): a probe may take one for the other although "
-            f"the features tell them apart: {_examples(near)}; --encoder onehot gives each instruction an axis of its own"
+            f"{question.several} with nearly the same embedding (cosine above {NEAR}): a probe may take one for the other "
+            f"although the features tell them apart: {_examples(near)}; --encoder onehot gives each {question.one} "
+            "an axis of its own"
         )
     numbers = {words: number for number, words in enumerate(wordings)}
     lookup = {spelling: numbers[words] for words, found in spellings.items() for spelling in found}
     index = np.array([lookup[told] for told in text], np.int64)
     task_ids = tuple(owners[words][1] if words in owners else None for words in wordings)
-    return InstructionLabels(instructions, task_ids, embeddings, index, tuple(warnings))
+    return Labels(instructions, task_ids, embeddings, index, tuple(warnings), question)
 
 
 def in_words(instruction: str) -> str:

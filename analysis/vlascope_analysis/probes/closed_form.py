@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
+from vlascope_analysis.data.metadata_features import time_features
+from vlascope_analysis.data.questions import TEXTS
 from vlascope_analysis.probes.ridge import ridge
 from vlascope_analysis.statistics.evaluation import Design, Scores, readable, score_row
 from vlascope_analysis.statistics.units import frame_weights
@@ -58,15 +60,9 @@ def closed_form(x: np.ndarray, of_frame: np.ndarray, design: Design, *, refit: b
     return ClosedForm(scores, float(np.exp(np.mean(penalties))))
 
 
-def time_features(frames: pd.DataFrame) -> np.ndarray:
-    """float32 [N, 2]: the timestep and its square. What a probe reads off them, it reads off time alone."""
-    t = frames["timestep"].to_numpy(np.float32)
-    return np.stack([t, t**2], axis=1)
-
-
 def time_tells(frames: pd.DataFrame, of_frame: np.ndarray, design: Design, where: str = "") -> list[str]:
-    """A warning where the timesteps of an episode's frames alone tell its instruction, which features that drift with
-    time would show.
+    """A warning where the timesteps of an episode's frames alone tell its label, which features that drift with time would
+    show.
 
     Args:
         frames: of the cells that are tested (`Features.frames`).
@@ -80,9 +76,10 @@ def time_tells(frames: pd.DataFrame, of_frame: np.ndarray, design: Design, where
     found = score_row(closed_form(time_features(frames), of_frame, design).scores, design)
     if not readable(found | {"chance": design.chance, "permutations": design.config.permutations}, "p_value"):
         return []
+    it = design.episodes.question.it
     return [
-        f"{where}the timesteps of the frames alone tell the instruction (accuracy {found['accuracy']:.3f}, chance "
-        f"{design.chance:.3f}): features that know the time would pass for knowing the instruction; take common rollout steps "
+        f"{where}the timesteps of the frames alone tell {it} (accuracy {found['accuracy']:.3f}, chance "
+        f"{design.chance:.3f}): features that know the time would pass for knowing {it}; take common rollout steps "
         "(--frames common), or --rollout-step"
     ]
 
@@ -91,7 +88,7 @@ def crowded(x: np.ndarray, of_frame: np.ndarray, design: Design) -> list[str]:
     """A warning where the label embeddings resemble each other so much that the accuracy is capped: where targets that have
     nothing in common (one-hot) are read better in the same features.
     """
-    if design.config.split == "task":
+    if design.config.split == "task" or design.episodes.question.label not in TEXTS:
         return []
     bare = dataclasses.replace(design, labellings=design.labellings[:1])
     axes = np.eye(len(design.embeddings), dtype=np.float32)
@@ -102,9 +99,10 @@ def crowded(x: np.ndarray, of_frame: np.ndarray, design: Design) -> list[str]:
         return []
     similarity = design.embeddings @ design.embeddings.T - 2 * axes
     first, second = sorted(np.unravel_index(similarity.argmax(), similarity.shape))
+    several = design.episodes.question.several
     reached, capped = (design.means.mean(right).mean() for right in (apart, embedded))
     return [
-        "the embeddings of the instructions resemble each other and cap the accuracy: with --encoder onehot ridge "
+        f"the embeddings of the {several} resemble each other and cap the accuracy: with --encoder onehot ridge "
         f"regression reaches {reached:.3f} in place of {capped:.3f} (difference {gain.low:.3f} to {gain.high:.3f}); nearest "
-        f"are instructions {first} and {second}, cosine {similarity.max():.2f}"
+        f"are {several} {first} and {second}, cosine {similarity.max():.2f}"
     ]

@@ -3,7 +3,7 @@
 Maps for permuted labels are trained by the same program as the map for the true ones, so that the baseline is the same
 probe in every respect.
 
-Axis letters: R maps, N frames, D features, E label width, C instructions.
+Axis letters: R maps, N frames, D features, E label width, C classes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Part(NamedTuple):
 
     Attributes:
         x: float32 [N, D], standardised.
-        labels: int [R, N] the instruction of each frame.
+        labels: int [R, N] the class of each frame.
         weights: float32 [R, N] how much each frame counts.
     """
 
@@ -96,7 +96,7 @@ def train_probes(
         seed: of the order of frames.
         progress: called after every epoch.
 
-    The loss is 1 - cosine(x·kernel + bias, embedding of the instruction), averaged over frames by their weights.
+    The loss is 1 - cosine(x·kernel + bias, embedding of the class), averaged over frames by their weights.
 
     Raises:
         AnalysisError: `config` cannot be used.

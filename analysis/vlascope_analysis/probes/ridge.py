@@ -1,14 +1,14 @@
 """Ridge regression to label embeddings in closed form, for many labellings at once.
 
-With labels among C embeddings G, the fitted map's answer to any frame is a mixture M of them, and cosines follow from
-M and G Gᵀ; so the solver carries C numbers a frame and not the embedding's width. Labellings share the factors, and
+With labels among the embeddings G of C classes, the fitted map's answer to any frame is a mixture M of them, and cosines
+follow from M and G Gᵀ; so the solver carries C numbers a frame and not the embedding's width. Labellings share the factors, and
 each is a combination of the same right sides (one an episode), so that permutations cost next to nothing.
 
-Scenes count alike, and so do instructions: a frame weighs 1 / (frames of its episode x episodes of its scene), and an
-instruction's target is divided by C x its share of the episodes, so that the constant part of every answer is 1 / C
+Units count alike, and so do classes: a frame weighs 1 / (frames of its episode x episodes of its unit), and a
+class's target is divided by C x its share of the episodes, so that the constant part of every answer is 1 / C
 (Parker, Günter & Bedo 2007 describe what happens without: rare labels are answered less than chance).
 
-Axis letters: N frames, U episodes, R labellings (the true one, then permutations), C instructions, D features, K penalties.
+Axis letters: N frames, U episodes, R labellings (the true one, then permutations), C classes, D features, K penalties.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Answers:
     """What maps answered to the test part of one fold.
 
     Attributes:
-        right: float32 [R, U] share of an episode's frames whose nearest instruction is the true one; of test episodes alone.
-        beaten: float32 [R, U] share of the other candidates that the true instruction is nearer than, mean over frames.
-        cosine: float32 [n] of the frames of the test part, with the true labels, to their instruction.
-        predicted: int [n] the nearest instruction.
+        right: float32 [R, U] share of an episode's frames whose nearest class is the true one; of test episodes alone.
+        beaten: float32 [R, U] share of the other candidates that the true class is nearer than, mean over frames.
+        cosine: float32 [n] of the frames of the test part, with the true labels, to their class.
+        predicted: int [n] the nearest class.
         penalty: the penalty that was chosen with the true labels.
     """
 
@@ -53,18 +53,18 @@ def ridge(
     x: np.ndarray, of_frame: np.ndarray, labels: np.ndarray, embeddings: np.ndarray, split: Split,
     weights: np.ndarray, *, refit: bool = True,
 ) -> Answers:  # fmt: skip
-    """Fits, chooses the penalty, fits again on everything that is not tested, and answers the test part.
+    """Fits, chooses the penalty, fits again on both parts, and answers the test part.
 
-    Features are standardised by everything that is not tested. For each labelling the penalty of greatest mean cosine on the
+    Features are standardised by what is fitted and what is held. For each labelling the penalty of greatest mean cosine on the
     held part is taken.
 
     Args:
         x: float32 [N, D].
         of_frame: int [N] the episode of each frame.
-        labels: int [R, U] the instruction of each episode; the true labels first.
+        labels: int [R, U] the class of each episode; the true labels first.
         embeddings: float32 [C, E] of length 1.
         split: the parts, as episodes.
-        weights: float [U] how much each episode counts, whatever it was told.
+        weights: float [U] how much each episode counts, whatever its class.
         refit: fit on the held part too, once it has chosen; without, maps have seen what a trained one has.
     """
     parts = _Parts(x, of_frame, split, weights)
@@ -79,13 +79,13 @@ def ridge(
     cosine, predicted = np.zeros(len(parts.test), np.float32), np.zeros(len(parts.test), np.int64)
     # the mean over an episode's frames, all of which are tested together
     mean = _member(of_frame[parts.test], len(split.test)) * parts.within[parts.test][:, None]
-    fitted = ~split.test if refit else split.fit
+    fitted = split.fit | split.held if refit else split.fit
     for rows in (np.flatnonzero(best == number) for number in np.unique(best)):
         penalty = (PENALTIES[best[rows[0]]],)
         for _, found in parts.fitted(fitted, parts.test, labels[rows], similarity, penalty):
             cosines = _cosines(found, similarity)
             own = labels[rows][:, of_frame[parts.test]]
-            scored = score_answers(cosines, own, split.candidates)
+            scored = score_answers(cosines, own, split.candidates[of_frame[parts.test]])
             right[rows], beaten[rows] = scored[0] @ mean, scored[1] @ mean
             if rows[0] == 0:
                 cosine = np.take_along_axis(cosines[0], own[0, :, None], 1)[:, 0]
@@ -99,9 +99,9 @@ def score_answers(
     """Whether each frame was right, the share of other candidates that the true one beats, and the nearest candidate.
 
     Args:
-        cosines: float [R, n, C] of each answer to every instruction.
+        cosines: float [R, n, C] of each answer to every class.
         labels: int [R, n] the true one, which is a candidate.
-        candidates: bool [C].
+        candidates: bool [n, C] what each answer may be.
 
     Returns:
         float32 [R, n], float32 [R, n], int [R, n].
@@ -109,9 +109,9 @@ def score_answers(
     asked = np.where(candidates, cosines, -np.inf)
     predicted = asked.argmax(axis=-1)
     own = np.take_along_axis(cosines, labels[..., None], axis=-1)
-    others = max(1, int(candidates.sum()) - 1)
-    beaten = (asked < own).sum(axis=-1, dtype=np.float32) - np.float32((~candidates).sum())
-    return (predicted == labels).astype(np.float32), beaten / np.float32(others), predicted
+    others = np.maximum(1, candidates.sum(axis=-1) - 1).astype(np.float32)
+    beaten = (asked < own).sum(axis=-1, dtype=np.float32) - (~candidates).sum(axis=-1).astype(np.float32)
+    return (predicted == labels).astype(np.float32), beaten / others, predicted
 
 
 class _Parts:
@@ -123,7 +123,7 @@ class _Parts:
         self.within = frame_weights(of_frame).astype(np.float32)
         self.of_episode = np.asarray(weights, np.float32)
         self.weights = self.within * self.of_episode[of_frame]
-        self._rest = np.flatnonzero(~split.test[of_frame])
+        self._rest = np.flatnonzero((split.fit | split.held)[of_frame])
         self._x = Standardiser.fit(x[self._rest], self.weights[self._rest])(x)
         self._dual = len(self._rest) <= x.shape[1]
         # frames with each other where they are fewer than features: one product serves both fits and their answers
@@ -139,7 +139,7 @@ class _Parts:
         similarity: np.ndarray,
         penalties: tuple[float, ...],
     ) -> Iterator[tuple[float, np.ndarray]]:
-        """For each penalty: it, and the mixtures of instructions that are the answers, float32 [R, n, C].
+        """For each penalty: it, and the mixtures of classes that are the answers, float32 [R, n, C].
 
         Args:
             part: bool [U] the episodes to fit on.
@@ -184,7 +184,7 @@ class _Parts:
 
 
 def _targets(labels: np.ndarray, weights: np.ndarray, C: int) -> tuple[np.ndarray, np.ndarray]:
-    """Balanced indicators of the instruction of each episode, float32 [U, R C], and their weighted means, float32 [R, C]."""
+    """Balanced indicators of the class of each episode, float32 [U, R C], and their weighted means, float32 [R, C]."""
     R, U = labels.shape
     onehot = labels[:, :, None] == np.arange(C)
     share = np.einsum("U,RUC->RC", weights / weights.sum(), onehot)
@@ -209,14 +209,14 @@ def _solve(gram: np.ndarray, penalty: float, right: np.ndarray) -> np.ndarray:
 
 
 def _cosines(mixture: np.ndarray, similarity: np.ndarray) -> np.ndarray:
-    """Cosines of mixtures [R, n, C] to every instruction, float32 [R, n, C]."""
+    """Cosines of mixtures [R, n, C] to every class, float32 [R, n, C]."""
     products = mixture @ similarity
     squared = (products * mixture).sum(axis=-1, keepdims=True)
     return products / np.sqrt(np.maximum(squared, np.float32(1e-12)))
 
 
 def _agreement(mixture: np.ndarray, labels: np.ndarray, similarity: np.ndarray, parts: _Parts) -> np.ndarray:
-    """Mean cosine of held frames to their instruction, float [R]; episodes count alike, and so do instructions."""
+    """Mean cosine of held frames to their class, float [R]; episodes count alike, and so do classes."""
     of_frame = parts.of_frame[parts.held]
     own = labels[:, of_frame]
     cosine = np.take_along_axis(_cosines(mixture, similarity), own[..., None], axis=-1)[..., 0]

@@ -13,18 +13,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from vlascope_base.text import counted
+from vlascope_base.text import counted, listed
 
-from vlascope_analysis.data.labels import InstructionLabels
+from vlascope_analysis.data.labels import Labels
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import EvaluationConfig
+from vlascope_analysis.statistics.crossing import Told
 from vlascope_analysis.statistics.intervals import ASSIGNMENTS, INFLATION, Means, balanced
-from vlascope_analysis.statistics.permutation import LEVEL, arrangements, p_value, permuted_labels
-from vlascope_analysis.statistics.splits import Split, make_splits, units_of
+from vlascope_analysis.statistics.permutation import LEVEL, Freedom, arrangements, p_value, permuted_labels
+from vlascope_analysis.statistics.splits import Split, chosen_split, crossed, make_splits, scenes_tested, units_of
 from vlascope_analysis.statistics.units import Episodes, frame_weights, unit_weights
 
 FEW = 4
-"""Units of an instruction below which a warning says how much they count."""
+"""Units of a class below which a warning says how much they count."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Scores:
     """What maps answered for each tested episode (T of them), in one cell.
 
     Attributes:
-        right: float32 [assignments, T] share of an episode's frames whose nearest instruction is the true one.
-        beaten: float32 [assignments, T] share of the other candidates that the true instruction is nearer than.
-        cosine: float32 [assignments, T] to the true instruction, mean over frames.
+        right: float32 [assignments, T] share of an episode's frames whose nearest class is the true one.
+        beaten: float32 [assignments, T] share of the other candidates that the true class is nearer than.
+        cosine: float32 [assignments, T] to the true class, mean over frames.
         null_right, null_beaten: float64 [R - 1] means over episodes with permuted labels, in the first assignment.
     """
 
@@ -52,12 +53,12 @@ class Design:
     Attributes:
         episodes: what is split, permuted and drawn.
         embeddings: float32 [C, E] of length 1.
-        config: how.
-        unit: what is held out whole and counts as independent: `episode`, `scene` or `instruction`.
+        config: how; its `split` is the one that was taken.
+        unit: what is held out whole and counts as independent: `episode`, `initial state`, `scene` or `instruction`.
         assignments: random assignments of episodes to folds; the first serves the test, all of them the scores.
         labellings: int [R, U] the true labels, then permuted ones.
-        weights: float64 [U] how much each episode counts, whatever it was told: scenes count alike.
-        tested: int [T] the episodes that are tested; all of them where there are folds.
+        weights: float64 [U] how much each episode counts, whatever its class: units count alike.
+        tested: int [T] the episodes that are tested.
         means: how tested episodes are averaged.
         warnings: what the reader should know.
     """
@@ -74,29 +75,37 @@ class Design:
     warnings: tuple[str, ...]
 
     @classmethod
-    def of(cls, frames: pd.DataFrame, labels: InstructionLabels, config: EvaluationConfig) -> Design:
+    def of(cls, frames: pd.DataFrame, labels: Labels, config: EvaluationConfig) -> Design:
         """Splits the episodes of frames (`Features.frames`) and permutes their labels.
 
         Raises:
-            AnalysisError: `config` cannot be used, or there are too few episodes, scenes or instructions.
+            AnalysisError: `config` cannot be used, or there are too few episodes, scenes or classes.
         """
         if config.split == "task" and np.abs(np.triu(labels.embeddings @ labels.embeddings.T, 1)).max(initial=0) < 1e-6:
             raise AnalysisError(
-                "--split task: the labels have nothing in common (one-hot), so that no map reaches an instruction that it "
-                "never saw: use an --encoder that knows words"
+                "--split task: the labels have nothing in common (one-hot), so that no map reaches one that it never saw: "
+                "predict an instruction, with an --encoder that knows words"
             )
-        episodes = Episodes.of(frames, labels.index)
-        units, unit = units_of(episodes, config.split)
+        config.check()
+        episodes = Episodes.of(frames, labels)
+        by = chosen_split(episodes, config)
+        config = dataclasses.replace(config, split=by)
+        units, unit = units_of(episodes, by)
         splits = make_splits(episodes, len(labels), config)
         several = len(splits) > 1
         more = (tuple(make_splits(episodes, len(labels), config, n)) for n in range(1, ASSIGNMENTS if several else 1))
-        labellings = permuted_labels(episodes, units, splits, config.permutations, config.seed)
+        pools = _pools(episodes, config)
+        free = Freedom.of(episodes, episodes.init_state if unit == "scene" else units, splits, pools)
+        labellings = permuted_labels(episodes, free, config.permutations, config.seed)
         tested = np.flatnonzero(np.any([split.test for split in splits], axis=0))
+        own = None if pools is None else np.unique(pools[tested], return_inverse=True)[1]
         # one held-out part tests one map, whose answers to other episodes are independent
-        means = Means(episodes.label[tested], units[tested], INFLATION if several else 1.0)
+        means = Means(episodes.label[tested], units[tested], INFLATION if several else 1.0, own)
+        warnings = _warnings(episodes, units, unit, splits, config, arrangements(episodes, free))
+        warnings += _not_tested(episodes, labels, config)
         return cls(
             episodes, labels.embeddings, config, unit, (tuple(splits), *more), labellings, unit_weights(units), tested, means,
-            _warnings(episodes, units, unit, splits, config),
+            tuple(warnings),
         )  # fmt: skip
 
     @functools.cached_property
@@ -111,9 +120,17 @@ class Design:
 
     @functools.cached_property
     def chance(self) -> float:
-        """The accuracy of any constant answer, and of guessing: labels count alike, so that there is no better constant."""
-        splits = self.assignments[0]
-        return float(np.average([1 / s.candidates.sum() for s in splits], weights=[s.candidates.sum() for s in splits]))
+        """The accuracy of any constant answer, and of guessing: classes count alike, so that there is no better constant."""
+        candidates = np.ones(len(self.episodes))
+        for split in self.assignments[0]:
+            candidates[split.test] = split.candidates[split.test].sum(axis=1)
+        return float(self.means.mean(1 / candidates[self.tested]))
+
+    @functools.cached_property
+    def told(self) -> Told:
+        """What of the label the scene and the initial state tell, without a look at any state."""
+        crossed = self.means.pools is not None
+        return Told.of(self.episodes, self.tested, self.means.weights, crossed, self.config.seed)
 
     @functools.cached_property
     def constant_cosine(self) -> float:
@@ -132,8 +149,16 @@ class Design:
             "constant_cosine": self.constant_cosine,
             "frames": frames,
             "episodes": len(self.episodes),
-            "scenes": self.episodes.scenes,
-            "instructions": len(self.embeddings),
+            "scenes": len(np.unique(self.episodes.scene[self.episodes.scene >= 0])),
+            "init_states": self.episodes.init_states,
+            "label_name": self.episodes.question.label,
+            "classes": len(self.embeddings),
+            "crossed": self.told.crossed,
+            "scene_accuracy": self.told.scene,
+            "scene_at_random": self.told.scene_at_random,
+            "scene_p_value": self.told.scene_p,
+            "init_state_accuracy": self.told.init_state,
+            "init_state_p_value": self.told.init_state_p,
             "test_units": self.test_units,
             "interval_unit": self.unit,
             "split": self.config.split,
@@ -149,10 +174,10 @@ class Design:
 
     @functools.cached_property
     def _null_weights(self) -> np.ndarray:
-        """The weights of tested episodes with each permuted labelling, float64 [R - 1, T]: where scenes or instructions
-        move whole, they take unequal numbers of episodes along.
+        """The weights of tested episodes with each permuted labelling, float64 [R - 1, T]: where scenes or classes move whole,
+        they take unequal numbers of episodes along.
         """
-        return balanced(self.labellings[1:, self.tested], unit_weights(self.means.units))
+        return balanced(self.labellings[1:, self.tested], unit_weights(self.means.units), self.means.pools)
 
 
 def score_row(scores: Scores, design: Design) -> dict[str, float]:
@@ -195,33 +220,68 @@ UNSCORED = dict.fromkeys(_COLUMNS, np.nan)
 """The columns of a cell that could not be scored."""
 
 
+def _pools(episodes: Episodes, config: EvaluationConfig) -> np.ndarray | None:
+    """The scene of each episode whose answer is asked for among the classes of its scene, int [U]; -1 for those that are not
+    tested. None where an answer may be any class.
+    """
+    if config.split == "scene":
+        return np.where(scenes_tested(episodes, config)[0], episodes.scene, -1)
+    return episodes.scene if config.split != "task" and crossed(episodes) else None
+
+
+def _not_tested(episodes: Episodes, labels: Labels, config: EvaluationConfig) -> list[str]:
+    """Which scenes and classes are fitted on and not tested, where whole scenes are held out."""
+    if config.split != "scene":
+        return []
+    tested, classes = scenes_tested(episodes, config)
+    question, found = labels.question, []
+    if rare := [labels.names[number] for number in np.flatnonzero(~classes)]:
+        found.append(
+            f"{question.several} of too few scenes to be fitted on whichever scenes are held out, which are not tested: "
+            f"{listed(rare)}"
+        )
+    if alone := len(set(episodes.scene.tolist()) - set(episodes.scene[tested].tolist())):
+        found.append(
+            f"{counted(alone, 'scene')} with only one of the {question.several} that can be tested: not tested"
+        )
+    return found
+
+
 def _warnings(
-    episodes: Episodes, units: np.ndarray, unit: str, splits: list[Split], config: EvaluationConfig
-) -> tuple[str, ...]:
-    found = []
-    if unit == "scene":
+    episodes: Episodes, units: np.ndarray, unit: str, splits: list[Split], config: EvaluationConfig, reached: float
+) -> list[str]:
+    question, found = episodes.question, []
+    if unit in ("initial state", "scene"):
+        where = f"{'begin from' if unit == 'initial state' else 'take place in'} {len(np.unique(units))} {unit}s"
         found.append(
-            f"{len(episodes)} episodes begin from {episodes.scenes} scenes: those of one scene look alike, so that scenes "
-            "are held out whole, and count as the independent units"
+            f"{len(episodes)} episodes {where}: those of one {unit} look alike, so that {unit}s are held out whole, and count "
+            "as the independent units"
         )
-    if config.split == "episode" and episodes.scenes < len(episodes):
+    if config.split == "episode" and episodes.init_states < len(episodes):
         found.append(
-            f"--split episode: {len(episodes)} episodes begin from {episodes.scenes} scenes, and a probe may read scenes: the "
-            "p value and the interval do not account for it"
+            f"--split episode: {len(episodes)} episodes begin from {episodes.init_states} initial states, and a probe may read "
+            "those: the p value and the interval do not account for it"
         )
+    if config.split == "init_state" and crossed(episodes) and len(np.unique(episodes.scene)) > 1:
+        starts = len(np.unique(np.stack([episodes.init_state, episodes.label]), axis=1)[0])
+        if starts == episodes.init_states:
+            found.append(
+                f"--split init_state: each initial state has one {question.one}, and what is held out is rarer in the rest of "
+                "its scene: features that know the scene score below chance; --split scene, where scenes are enough, does "
+                "not suffer from it"
+            )
     told = np.unique(np.stack([episodes.label, units]), axis=1)[0]
-    rare = np.count_nonzero(np.bincount(told) < FEW) if unit != "instruction" else 0
+    rare = int(np.count_nonzero(np.bincount(told) < FEW)) if unit != "instruction" else 0
     if rare:
         found.append(
-            f"{rare} instruction{'s were' if rare > 1 else ' was'} told in fewer than {FEW} {unit}s: they count as much as the "
-            "others, so that few episodes decide much of every score"
+            f"{counted(rare, question.one, question.several)} occur{'s' * (rare == 1)} in fewer than {FEW} {unit}s: they count "
+            "as much as the others, so that few episodes decide much of every score"
         )
     if not all(split.held.any() for split in splits):
         found.append("too few episodes to hold some for choosing the penalty, or when to stop: nothing chooses")
-    reached = arrangements(episodes, units, splits)
     if config.permutations and reached < 100:
         found.append(
             f"the design leaves only {counted(round(reached), 'arrangement')} of the labels: no p value below "
             f"{1 / reached:.2g} can be shown"
         )
-    return tuple(found)
+    return found

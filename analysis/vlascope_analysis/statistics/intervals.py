@@ -1,10 +1,10 @@
-"""Means over episodes that count instructions alike, and intervals that speak of other episodes.
+"""Means over episodes that count classes alike, and intervals that speak of other episodes.
 
 The accuracy of a cross-validated probe varies more than its episodes alone would make it: they share training sets,
 and no unbiased estimate of that exists (Bengio & Grandvalet 2004). Here several random assignments to folds are
-averaged, and the variance between units (episodes, or scenes that several episodes begin from) is multiplied by a
-factor that was chosen by simulation; `benchmarks/probe_statistics.py` measures what the intervals cover. Shares get
-Wilson's interval (1927) with the sample size that this variance implies (as Korn & Graubard 1998 do for exact
+averaged, and the variance between units (episodes, or the initial states or scenes that several episodes have) is
+multiplied by a factor that was chosen by simulation; `benchmarks/probe_statistics.py` measures what the intervals cover.
+Shares get Wilson's interval (1927) with the sample size that this variance implies (as Korn & Graubard 1998 do for exact
 intervals), other means Student's.
 """
 
@@ -25,18 +25,25 @@ INFLATION = 1.25
 """Of the variance between units, for the mean of five assignments."""
 
 
-def balanced(labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weights of episodes with which instructions count alike, float64 [R, U], each row summing to 1.
+def balanced(labels: np.ndarray, weights: np.ndarray, pools: np.ndarray | None = None) -> np.ndarray:
+    """Weights of episodes with which classes count alike, float64 [R, U], each row summing to 1.
+
+    Where there are pools, they count alike, and so do the classes of each pool: whatever one answers by the pool alone is right
+    as often as any other answer.
 
     Args:
         labels: int [R, U].
-        weights: float [U] of episodes, whatever they were told.
+        weights: float [U] of episodes, whatever their class.
+        pools: int [U] from 0; all episodes are of one unless given.
     """
     R, C = len(labels), int(labels.max(initial=0)) + 1
-    apart = labels + C * np.arange(R)[:, None]
-    sums = np.bincount(apart.ravel(), np.broadcast_to(weights, labels.shape).ravel(), minlength=R * C)
-    present = np.count_nonzero(sums.reshape(R, C), axis=1)
-    return weights / (present[:, None] * sums[apart])
+    own = np.zeros(labels.shape[1], np.int64) if pools is None else pools
+    P = int(own.max(initial=0)) + 1
+    apart = labels + C * (own + P * np.arange(R)[:, None])
+    sums = np.bincount(apart.ravel(), np.broadcast_to(weights, labels.shape).ravel(), minlength=R * P * C)
+    present = np.count_nonzero(sums.reshape(R, P, C), axis=2)
+    count = np.count_nonzero(present, axis=1)
+    return weights / (count[:, None] * present[:, own] * sums[apart])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,22 +57,24 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Means:
-    """How episodes are averaged: within scenes first, then within instructions, then over them; and which vary together.
+    """How episodes are averaged: within units first, then within classes, then over them; and which vary together.
 
     Attributes:
         label: int [U].
-        units: int [U] what is independent: the episode or the scene that it begins from.
+        units: int [U] what is independent: the episode, or the initial state or scene that it has.
         inflation: factor of the variance between units.
+        pools: int [U] the scenes inside which classes count alike, from 0; None where they do over all episodes.
     """
 
     label: np.ndarray
     units: np.ndarray
     inflation: float
+    pools: np.ndarray | None = None
 
     @functools.cached_property
     def weights(self) -> np.ndarray:
         """The weight of each episode, float64 [U], summing to 1."""
-        return balanced(self.label[None], unit_weights(self.units))[0]
+        return balanced(self.label[None], unit_weights(self.units), self.pools)[0]
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """The weighted mean over episodes: [..., U] to float64 [...]."""
@@ -108,8 +117,8 @@ class Means:
     def _moments(self, values: np.ndarray) -> tuple[float, float, float]:
         """Mean, variance of the mean (inflated), and the effective number of units.
 
-        The variance is that of sums over units of (value - mean) x weight; a unit may hold episodes of several instructions.
-        Where units weigh unequally, as the few episodes of a rare instruction do, so many of equal weight tell as much (Kish
+        The variance is that of sums over units of (value - mean) x weight; a unit may hold episodes of several classes.
+        Where units weigh unequally, as the few episodes of a rare class do, so many of equal weight tell as much (Kish
         1965): 1 / sum of squared weights.
         """
         values = np.atleast_2d(np.asarray(values, np.float64))

@@ -1,13 +1,14 @@
 """Labels moved among episodes that could as well have had them, and the p-values that follow.
 
-Under the hypothesis that features know nothing of the instruction, such labels are as likely as the true ones, and so
+Under the hypothesis that features know nothing of the label, such labels are as likely as the true ones, and so
 is whatever a probe makes of them. Episodes change labels only where the design leaves them free: inside the folds,
-which were dealt with a view to the labels, and inside scenes, which features may recognise (Winkler et al. 2014,
-2015: restricted permutation).
+which were dealt with a view to the labels, and inside scenes and initial states, which features may recognise (Winkler et
+al. 2014, 2015: restricted permutation).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -20,41 +21,82 @@ LEVEL = 0.05
 """A p-value up to here allows to say that something can be read."""
 
 
-def permuted_labels(
-    episodes: Episodes, units: np.ndarray, splits: Sequence[Split], count: int, seed: int
-) -> np.ndarray:
+def permuted_labels(episodes: Episodes, free: Freedom, count: int, seed: int) -> np.ndarray:
     """The true labels and permutations of them.
-
-    A unit whose episodes were all told the same changes labels whole, with others of its fold. Where several things were told
-    in a scene, its episodes change labels inside it.
 
     Args:
         episodes: whose labels.
-        units: int [U] the scene, episode or instruction of each episode (`units_of`).
-        splits: the assignment that serves the test.
+        free: where they may move.
         count: how many permutations.
         seed: permutation k depends on it and on k alone.
 
     Returns:
         int [1 + count, U].
     """
-    blocks, moved = _free(episodes.label, units, splits)
     labels = np.tile(episodes.label, (1 + count, 1))
+    movable = free.movable()
     for number in range(count):
         rng = np.random.default_rng([seed, 1, number])
-        for own, first, place in _movable(blocks, moved):
+        for own, first, place in movable:
             labels[1 + number, own] = rng.permutation(episodes.label[own][first])[place]
     return labels
 
 
-def arrangements(episodes: Episodes, units: np.ndarray, splits: Sequence[Split]) -> float:
+def arrangements(episodes: Episodes, free: Freedom) -> float:
     """How many different labellings the permutations can reach, the true one among them; may be infinite."""
-    blocks, moved = _free(episodes.label, units, splits)
     logarithm = 0.0
-    for own, first, _ in _movable(blocks, moved):
+    for own, first, _ in free.movable():
         counts = np.bincount(episodes.label[own][first])
         logarithm += math.lgamma(counts.sum() + 1) - sum(math.lgamma(count + 1) for count in counts)
     return math.exp(logarithm) if logarithm < 700 else math.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class Freedom:
+    """Where labels may move.
+
+    Attributes:
+        block: int [U] inside which each episode's label may move.
+        moved: int [U] what moves with it as one.
+    """
+
+    block: np.ndarray
+    moved: np.ndarray
+
+    @classmethod
+    def of(cls, episodes: Episodes, units: np.ndarray, splits: Sequence[Split], pools: np.ndarray | None) -> Freedom:
+        """Of a design.
+
+        A unit whose episodes all have one class changes labels whole, with others of its fold. Where it has several, its
+        episodes change labels inside it. Where answers are asked for among the classes of a scene, no label leaves its scene,
+        and what is not tested keeps its own.
+
+        Args:
+            episodes: whose labels.
+            units: int [U] what looks alike: what the split holds out whole, and where that is scenes, initial states.
+            splits: the assignment that serves the test.
+            pools: int [U] the scene of each tested episode, -1 for others; None where answers may be any class.
+        """
+        folds = _blocks(splits)
+        apart = np.arange(len(units))
+        if pools is None:
+            mixed, place = _mixed(units, episodes.label)
+            return cls(np.where(mixed, folds.max() + 1 + place, folds), np.where(mixed, place.max() + 1 + apart, place))
+        starts = np.where(pools < 0, units.max() + 1 + apart, units)
+        mixed, place = _mixed(starts, episodes.label)
+        scenes = np.unique(np.stack([folds, pools]), axis=1, return_inverse=True)[1].reshape(-1)
+        # what is not tested is alone in its initial state, and in a block of its own
+        block = np.where(mixed | (pools < 0), scenes.max() + 1 + place, scenes)
+        return cls(block, np.where(mixed, place.max() + 1 + apart, place))
+
+    def movable(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each block: its episodes, the first of each unit that moves, and the unit of each."""
+        found = []
+        for block in np.unique(self.block):
+            own = np.flatnonzero(self.block == block)
+            _, first, place = np.unique(self.moved[own], return_index=True, return_inverse=True)
+            found.append((own, first, place))
+        return found
 
 
 def p_value(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
@@ -83,16 +125,11 @@ def p_value_of_best(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
     return p_value(observed, null[scored].max(axis=0)) if null.shape[1] else np.full(len(observed), np.nan)
 
 
-def _free(label: np.ndarray, units: np.ndarray, splits: Sequence[Split]) -> tuple[np.ndarray, np.ndarray]:
-    """Inside which block each episode's label may move, int [U], and what moves with it as one, int [U]."""
+def _mixed(units: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each episode's unit has several classes, bool [U], and its number from 0, int [U]."""
     _, place = np.unique(units, return_inverse=True)
     kinds = np.unique(np.stack([place, label]), axis=1)[0]
-    mixed = np.bincount(kinds)[place] > 1
-    folds = _blocks(splits)
-    return (
-        np.where(mixed, folds.max() + 1 + place, folds),
-        np.where(mixed, place.max() + 1 + np.arange(len(label)), place),
-    )
+    return np.bincount(kinds)[place] > 1, place
 
 
 def _blocks(splits: Sequence[Split]) -> np.ndarray:
@@ -103,13 +140,3 @@ def _blocks(splits: Sequence[Split]) -> np.ndarray:
     for number, split in enumerate(splits):
         block[split.test] = number
     return block
-
-
-def _movable(blocks: np.ndarray, moved: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Of each block: its episodes, the first of each unit that moves, and the unit of each."""
-    found = []
-    for block in np.unique(blocks):
-        own = np.flatnonzero(blocks == block)
-        _, first, place = np.unique(moved[own], return_index=True, return_inverse=True)
-        found.append((own, first, place))
-    return found

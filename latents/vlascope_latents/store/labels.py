@@ -113,6 +113,20 @@ class FrameLabels:
         return [_column(f"metadata.{key}", [e.metadata.get(key) for e in self.episodes], object) for key in keys]
 
 
+def episode_labels(episode: Episode) -> dict[str, Plain | None]:
+    """What is known of a whole episode, by name: `run` to `total_steps`, then its further metadata by their own keys.
+
+    None is what is not known. Lists and maps are no labels. A key of the metadata that is a label's name too is left out.
+    """
+    known = _known_of(episode)
+    found = {name: value if isinstance(value, Plain) else None for name, value in known.items()}
+    return found | {
+        key: value
+        for key, value in episode.metadata.items()
+        if key not in found and (value is None or isinstance(value, Plain))
+    }
+
+
 def _known_of(episode: Episode) -> dict[str, object]:
     row = episode.row
     return {

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from vlascope_base.text import listed
 
+from vlascope_analysis.data.questions import question_of
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.results import Result
 from vlascope_analysis.statistics.intervals import INFLATION, Means
@@ -27,7 +28,7 @@ Score = Literal["accuracy", "rank_accuracy", "cosine_similarity"]
 """What is compared."""
 
 _CELL = re.compile(r"(?P<expert>[a-z_]+)(:(?P<layer>\d+|-))?(:(?P<step>\d+))?(@(?P<window>.+))?")
-_PAIRED = ["suite", "task_id", "scene", "instruction"]
+_PAIRED = ["suite", "task_id", "init_state", "instruction"]
 """What two episodes share that are compared with each other."""
 
 
@@ -125,6 +126,11 @@ def compare_sweeps(first: Result, second: Result, names: Sequence[CellName], sco
     for result in (first, second):
         _is_sweep(result)
     one, other = first.tables["cells"].iloc[0], second.tables["cells"].iloc[0]
+    if one["label_name"] != other["label_name"]:
+        raise AnalysisError(
+            f"the sweeps predict different labels, {one['label_name']} and {other['label_name']}: their scores cannot be "
+            "compared"
+        )
     for name in ("split", "folds", "assignments", "interval_unit"):
         if one[name] != other[name]:
             raise AnalysisError(f"the sweeps were tested in different ways: {name} {one[name]} and {other[name]}")
@@ -143,10 +149,12 @@ def compare_sweeps(first: Result, second: Result, names: Sequence[CellName], sco
     if other_ways:
         told = "; ".join(f"{name} {asked[0].get(name)} and {asked[1].get(name)}" for name in other_ways)
         warnings.append(f"the sweeps differ in more than their policies: {told}")
-    if set(first.tables["instructions"]["instruction"]) != set(second.tables["instructions"]["instruction"]):
-        warnings.append("the sweeps tell different instructions apart: their scores are of different questions")
+    if set(first.tables["classes"]["label"]) != set(second.tables["classes"]["label"]):
+        several = question_of(str(one["label_name"])).several
+        warnings.append(f"the sweeps tell different {several} apart: their scores are of different questions")
     chosen = [(name.text, name.find(first), name.find(second)) for name in names] or _shared(first, second)
-    means = _means(first.tables["tested"].iloc[ours], first)
+    paired = first.tables["tested"].iloc[ours]
+    means = _means(paired.assign(pool=pd.factorize(paired["pool"])[0]), first)
     rows = []
     for text, a, b in chosen:
         values = _scores(first, a, score)[:, ours], _scores(second, b, score)[:, theirs]
@@ -165,6 +173,8 @@ def _names(first: Result, second: Result) -> tuple[str, str]:
 def _is_sweep(result: Result) -> None:
     if result.analysis != "sweep":
         raise AnalysisError(f"{result.name}: a result of `{result.analysis}`; cells are compared of results of `sweep`")
+    if "label_name" not in result.tables["cells"]:
+        raise AnalysisError(f"{result.name}: a sweep of an older vlascope, which does not say its label: make it again")
 
 
 def _scores(result: Result, cell: int, score: Score) -> np.ndarray:
@@ -176,7 +186,8 @@ def _scores(result: Result, cell: int, score: Score) -> np.ndarray:
 
 def _means(tested: pd.DataFrame, result: Result) -> Means:
     several = result.tables["cells"]["assignments"].iloc[0] > 1
-    return Means(tested["label"].to_numpy(), tested["unit"].to_numpy(), INFLATION if several else 1.0)
+    label, unit, pool = (tested[name].to_numpy() for name in ("label", "unit", "pool"))
+    return Means(label, unit, INFLATION if several else 1.0, pool)
 
 
 def _paired(first: pd.DataFrame, second: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

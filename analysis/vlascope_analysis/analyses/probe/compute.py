@@ -1,16 +1,18 @@
-"""The trained linear probe: can a linear map read the instruction off these features? From features to a result."""
+"""The trained linear probe: can a linear map read the label off these features? From features to a result."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from vlascope_base.progress import Progress, silent
 
+from vlascope_analysis.analyses.controls import NO_CONTROL, against_control, baselines, without_permutations
 from vlascope_analysis.data.features import Features, fault
-from vlascope_analysis.data.labels import InstructionLabels
+from vlascope_analysis.data.labels import Labels
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.options import EvaluationConfig, TrainingConfig
 from vlascope_analysis.probes import require_training
@@ -32,26 +34,43 @@ CLOSED_FORM_PERMUTATIONS = 199
 """Permutations that the closed form beside a trained probe is compared with, at least: there they cost next to nothing."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Controls:
+    """What a probe is compared with, beside what follows from its own frames.
+
+    Attributes:
+        known: features of the frames without a hidden state, by name (`metadata_features`).
+        beside: the same slice of the control run; None where there is none.
+        name: of the control run's policy.
+    """
+
+    known: Mapping[str, np.ndarray | None] = dataclasses.field(default_factory=dict)
+    beside: Features | None = None
+    name: str = ""
+
+
 def probe(
     features: Features,
-    labels: InstructionLabels,
+    labels: Labels,
     training: TrainingConfig,
     evaluation: EvaluationConfig,
     progress: Progress = silent,
+    *,
+    controls: Controls = Controls(),
 ) -> Result:
     """Trains and tests the probe on one layer and denoise step, and solves ridge regression beside it.
 
-    Every test frame is answered by a map that saw no frame of its episode, nor of another of its scene. Accuracy is
-    the share of frames whose predicted embedding has its greatest cosine with that of the true instruction, averaged
-    within episodes, then within scenes, then within instructions, then over them.
+    Every test frame is answered by a map that saw no frame of its episode, nor of another of its scene (or initial state,
+    whatever the split holds out whole). Accuracy is the share of frames whose predicted embedding has its greatest cosine with
+    that of the true class, averaged within episodes, then within units, then within classes, then over them.
 
     Returns:
         Tables: `scores`, one row; `predictions`, one row a tested frame and assignment; `history`, one row an epoch, fold and
-        assignment; `instructions`, one row each.
+        assignment; `classes`, one row each; `baselines`, which are compared with ridge regression on the same features.
 
     Raises:
         AnalysisError: `features` holds more than one layer or denoise step, or cannot be scored; there are too few episodes or
-            instructions, or an option cannot be used.
+            classes, or an option cannot be used.
     """
     training.check()
     require_training()
@@ -91,13 +110,38 @@ def probe(
         )
     warnings += crowded(x, of_frame, design) + time_tells(features.frames, of_frame, design)
     warnings += caution(design.test_units, row["accuracy_low"], row["accuracy_high"], design.unit)
+    row |= _control_scores(controls, features.frames, scores, design, training, progress)
     tables = {
         "scores": pd.DataFrame([row | design.facts(len(x))]),
+        "baselines": baselines(controls.known, features.frames, of_frame, x, closed, compared),
         "predictions": trained.predictions(features.frames, design),
         "history": trained.history,
-        "instructions": _by_instruction(scores, labels, design),
+        "classes": _by_class(scores, labels, design),
     }
     return Result("probe", tables, ("predictions",), tuple(dict.fromkeys(warnings)))
+
+
+def _control_scores(
+    controls: Controls,
+    frames: pd.DataFrame,
+    scores: Scores,
+    design: Design,
+    training: TrainingConfig,
+    progress: Progress,
+) -> dict[str, Any]:
+    """What the same probe reaches on the control run, trained in the same way with the true labels.
+
+    Raises:
+        AnalysisError: the control run's features hold nothing.
+    """
+    if controls.beside is None:
+        return NO_CONTROL
+    x = controls.beside.array[0, 0]
+    wrong = fault(x, frames)
+    if wrong is not None:
+        raise AnalysisError(f"--control-run: its features are {wrong}: nothing can be read off them")
+    bare = without_permutations(design)
+    return against_control(scores, _Trained.of(x, bare, training, progress).scores(bare), design, controls.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +150,7 @@ class _Trained:
 
     Attributes:
         null_right, null_beaten: float32 [R, N] with the labels of each labelling, in the first assignment.
-        predicted: int [assignments, N] the nearest instruction, with the true labels.
+        predicted: int [assignments, N] the nearest class, with the true labels.
         right, beaten, cosine: float32 [assignments, N], with the true labels.
         fold: int [assignments, N]; -1 for frames that are not tested.
         epochs: the best epoch of each fold and assignment.
@@ -152,7 +196,7 @@ class _Trained:
                     )
                     cosines = _cosines(maps.predict(scaled[test]), design.embeddings)
                     own = labels[:, of_frame[test]]
-                    scored = score_answers(cosines, own, split.candidates)
+                    scored = score_answers(cosines, own, split.candidates[of_frame[test]])
                     if number == 0:
                         null_right[chunk, test], null_beaten[chunk, test] = scored[:2]
                     if chunk.start == 0:
@@ -196,7 +240,7 @@ class _Trained:
 
 
 def _part(x: np.ndarray, design: Design, episodes: np.ndarray, labels: np.ndarray) -> Part:
-    """The frames of some episodes (bool [U]); scenes count alike, and so do instructions, in each labelling [R, U]."""
+    """The frames of some episodes (bool [U]); units count alike, and so do classes, in each labelling [R, U]."""
     from vlascope_analysis.probes.linear import Part
 
     of_frame = design.episodes.of_frame
@@ -207,23 +251,25 @@ def _part(x: np.ndarray, design: Design, episodes: np.ndarray, labels: np.ndarra
     return Part(x[frames], labels[:, of_frame[frames]], within * weights[:, of_frame[frames]])
 
 
-def _by_instruction(scores: Scores, labels: InstructionLabels, design: Design) -> pd.DataFrame:
-    """How well each instruction was told from the others."""
-    rows = []
-    for number, (instruction, task_id) in enumerate(zip(labels.instructions, labels.task_ids, strict=True)):
-        own = design.means.label == number
-        row: dict[str, object] = {"number": number, "instruction": instruction, "task_id": task_id}
-        row["test_episodes"] = int(own.sum())
+def _by_class(scores: Scores, labels: Labels, design: Design) -> pd.DataFrame:
+    """How well each class was told from the others."""
+    means, rows = design.means, []
+    for number in range(len(labels)):
+        own = means.label == number
+        row: dict[str, object] = {"test_episodes": int(own.sum()), "accuracy": np.nan}
+        row |= {"accuracy_low": np.nan, "accuracy_high": np.nan}
         if own.any():
-            means = Means(design.means.label[own], design.means.units[own], design.means.inflation)
-            found = means.share(scores.right[:, own], design.config.confidence)
+            pools = None if means.pools is None else np.unique(means.pools[own], return_inverse=True)[1]
+            found = Means(means.label[own], means.units[own], means.inflation, pools).share(
+                scores.right[:, own], design.config.confidence
+            )
             row |= {"accuracy": found.mean, "accuracy_low": found.low, "accuracy_high": found.high}
         rows.append(row)
-    return pd.DataFrame(rows).astype({"task_id": "Int64"})
+    return pd.concat([labels.table(), pd.DataFrame(rows)], axis=1)
 
 
 def _cosines(predicted: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
-    """Cosine of each prediction to each instruction: [..., E] and [C, E] of length 1 to float32 [..., C]."""
+    """Cosine of each prediction to each class: [..., E] and [C, E] of length 1 to float32 [..., C]."""
     length = np.linalg.norm(predicted, axis=-1, keepdims=True)
     return (predicted @ embeddings.T) / np.maximum(length, 1e-8)
 

@@ -9,21 +9,25 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from vlascope_analysis.analyses.style import INK, QUIET, SEQUENTIAL, dress, head, new_figure, short_names
+from vlascope_analysis.data.questions import Question
 
 NAMED = 20
-"""Up to so many instructions are written out, and cells have their share."""
+"""Up to so many classes are written out, and cells have their share."""
 
 
-def confusion_figure(predictions: pd.DataFrame, instructions: Sequence[str], title: str, subtitle: str = "") -> Figure:
-    """Which instruction was taken for which: each row is one that was told, its cells the shares of answers.
+def confusion_figure(
+    predictions: pd.DataFrame, classes: Sequence[str], question: Question, title: str, subtitle: str = ""
+) -> Figure:
+    """Which class was taken for which: each row is a true one, its cells the shares of answers.
 
     Args:
-        predictions: columns label and predicted, numbers into `instructions`, and weight (the table `predictions` of a probe).
-        instructions: in words.
+        predictions: columns label and predicted, numbers into `classes`, and weight (the table `predictions` of a probe).
+        classes: in words.
+        question: which label they are of.
         title: of the figure.
         subtitle: what was tested.
     """
-    C = len(instructions)
+    C = len(classes)
     counts = np.zeros((C, C))
     cells = predictions["label"].to_numpy(), predictions["predicted"].to_numpy()
     np.add.at(counts, cells, predictions["weight"].to_numpy())
@@ -35,7 +39,7 @@ def confusion_figure(predictions: pd.DataFrame, instructions: Sequence[str], tit
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap=SEQUENTIAL, vmin=0, vmax=1)
     if named:
-        texts = short_names(list(instructions), 36)
+        texts = short_names(list(classes), 36)
         axes.set_yticks(range(C), [f"{text}  {n:>2}" for n, text in enumerate(texts)])
         axes.set_xticks(range(C))
         for true in range(C):
@@ -51,13 +55,13 @@ def confusion_figure(predictions: pd.DataFrame, instructions: Sequence[str], tit
     axes.set_xticks(np.arange(C + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(C + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", lw=1.2 if named else 0.3)
-    axes.set(xlabel="nearest instruction", ylabel="" if named else "what was told")
+    axes.set(xlabel=f"nearest {question.one}", ylabel="" if named else f"true {question.one}")
     dress(axes)
     axes.spines[:].set_visible(False)
     axes.tick_params(which="both", length=0, labelsize=8)
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.ax.tick_params(length=0, labelsize=8, labelcolor=QUIET)
-    bar.set_label("share of the episodes that were told it", size=8.5, color=QUIET)
+    bar.set_label("share of the episodes that have it", size=8.5, color=QUIET)
     head(figure, title, subtitle)
     return figure

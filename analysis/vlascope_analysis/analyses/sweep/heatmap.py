@@ -26,7 +26,8 @@ def heatmap_figure(table: pd.DataFrame, title: str, subtitle: str = "", window: 
 
     Where cells have windows of time, those stand in the place of denoise steps, and of each expert the step of its
     best cell is shown. A dot marks a cell that cannot be told from chance: by `p_value_best` where labels were
-    permuted, else by its interval. A frame marks the best cell of all by rank accuracy.
+    permuted, else by its interval. A frame marks the best cell of all by rank accuracy. Where a control run was scored, its
+    cells stand below, on the same scale.
 
     Args:
         table: `cells` of a sweep.
@@ -38,35 +39,49 @@ def heatmap_figure(table: pd.DataFrame, title: str, subtitle: str = "", window: 
     across = "window" if "window" in table else "denoise_step"
     grids = {str(expert): _Grid(own, across) for expert, own in table.groupby("expert", sort=False)}
     columns = [len(grid.columns) for grid in grids.values()]
-    rows = max(len(grid.layers) for grid in grids.values())
-    figure = new_figure(max(6.0, 0.46 * sum(columns) + 1.25 * len(grids) + 1.2), min(12.0, max(2.2, 0.33 * rows) + 2.0))
-    every = figure.subplots(1, len(grids), squeeze=False, width_ratios=[max(n, 1.4) for n in columns])[0]
+    controlled = bool(np.any(table["control_accuracy"].notna().to_numpy()))
+    scores = ["accuracy", "control_accuracy"][: 1 + controlled]
+    high = max(2.2, 0.33 * max(len(grid.layers) for grid in grids.values())) * len(scores)
+    figure = new_figure(
+        max(6.0, 0.46 * sum(columns) + 1.25 * len(grids) + 1.2), min(12.0 + 8.0 * (len(scores) - 1), high + 2.0)
+    )
+    every = figure.subplots(len(scores), len(grids), squeeze=False, width_ratios=[max(n, 1.4) for n in columns])
     floor = float(np.max(table["chance"]))
-    colours = ScalarMappable(Normalize(min(floor, 0.99), 1), SEQUENTIAL)
-    for axes, (expert, grid) in zip(every, grids.items(), strict=True):
-        axes.imshow(grid.accuracy, cmap=colours.cmap, norm=colours.norm, origin="lower", aspect="auto")
-        _label(axes, grid, TITLES.get(expert, expert), window, first=axes is every[0])
-        for cell in grid.cells:
-            y, x = grid.place(cell)
-            if pd.isna(cell["accuracy"]):
-                axes.text(x, y, "-", ha="center", va="center", size=7.5, color=QUIET)
-                continue
-            share = f"{cell['accuracy']:.2f}".lstrip("0") if cell["accuracy"] < 1 else "1"
-            dark = cell["accuracy"] > floor + 0.48 * (1 - floor)
-            weak = not readable(cell, "p_value_best")
-            ink = "white" if dark else QUIET if weak else INK
-            axes.text(x, y, share, ha="center", va="center", size=7.5, color=ink)
-            if weak:
-                axes.plot(x + 0.38, y + 0.3, "o", ms=1.8, color=QUIET)
-            if all(_same(cell[name], best[name]) for name in ("expert", "layer", "denoise_step", across)):
-                frame = Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, ec=ALERT, lw=2, zorder=5, clip_on=False)
-                axes.add_patch(frame)
-    bar = figure.colorbar(colours, ax=list(every), fraction=0.035, pad=0.02, extend="min")
+    norm = Normalize(min(floor, 0.99), 1)
+    colours = ScalarMappable(norm, SEQUENTIAL)
+    for line, score in zip(every, scores, strict=True):
+        for axes, (expert, grid) in zip(line, grids.items(), strict=True):
+            name = TITLES.get(expert, expert) + (", control run" if score == "control_accuracy" else "")
+            _label(axes, grid, name, window, first=axes is line[0])
+            _fill(axes, grid, score, norm, floor, best)
+    bar = figure.colorbar(colours, ax=every.ravel().tolist(), fraction=0.035, pad=0.02, extend="min")
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.ax.tick_params(length=0, labelsize=8, labelcolor=QUIET)
-    bar.set_label("nearest-instruction accuracy", size=9, color=QUIET)
+    bar.set_label("accuracy of the nearest label", size=9, color=QUIET)
     head(figure, title, subtitle)
     return figure
+
+
+def _fill(axes: Axes, grid: _Grid, score: str, norm: Normalize, floor: float, best: Cell) -> None:
+    """One panel's colours and numbers; dots and the frame are of the policy's own cells."""
+    axes.imshow(grid.shares(score), cmap=SEQUENTIAL, norm=norm, origin="lower", aspect="auto")
+    for cell in grid.cells:
+        y, x = grid.place(cell)
+        value = cell[score]
+        if pd.isna(value):
+            axes.text(x, y, "-", ha="center", va="center", size=7.5, color=QUIET)
+            continue
+        share = f"{value:.2f}".lstrip("0") if value < 1 else "1"
+        dark = value > floor + 0.48 * (1 - floor)
+        weak = score == "accuracy" and not readable(cell, "p_value_best")
+        ink = "white" if dark else QUIET if weak else INK
+        axes.text(x, y, share, ha="center", va="center", size=7.5, color=ink)
+        if weak:
+            axes.plot(x + 0.38, y + 0.3, "o", ms=1.8, color=QUIET)
+        same = all(_same(cell[name], best[name]) for name in ("expert", "layer", "denoise_step", grid.across))
+        if same and score == "accuracy":
+            frame = Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, ec=ALERT, lw=2, zorder=5, clip_on=False)
+            axes.add_patch(frame)
 
 
 class _Grid:
@@ -85,9 +100,13 @@ class _Grid:
             self.columns: list[int | str | None] = list(dict.fromkeys(cell["window"] for cell in self.cells))
         else:
             self.columns = list(_sorted({_number(cell["denoise_step"]) for cell in self.cells}))
-        self.accuracy = np.full((len(self.layers), len(self.columns)), np.nan)
+
+    def shares(self, score: str) -> np.ndarray:
+        """A column of the cells by row and column, float64 [layers, columns]."""
+        found = np.full((len(self.layers), len(self.columns)), np.nan)
         for cell in self.cells:
-            self.accuracy[self.place(cell)] = cell["accuracy"]
+            found[self.place(cell)] = cell[score]
+        return found
 
     def place(self, cell: Cell) -> tuple[int, int]:
         """Row and column of a cell."""
