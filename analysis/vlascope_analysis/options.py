@@ -12,8 +12,11 @@ from typing import Literal
 
 from vlascope_analysis.errors import AnalysisError
 
-Expert = Literal["vlm", "action", "text_only"]
-"""Whose states: the vlm over every captured token, the action expert, or the vlm over the tokens of the prompt."""
+Expert = str
+"""Whose states: an expert of the policy's layout (of Pi0 `vlm` and `action`) over every captured token, or `text_only`: the vlm
+over the tokens of the prompt."""
+
+TEXT_ONLY = "text_only"
 
 Pool = Literal["mean", "last"]
 """`mean` or `last` over the valid tokens."""

@@ -51,10 +51,11 @@ def make_run(
     spec: CaptureSpec = SPEC, masks: bool = True, fingerprint: str = "f00d", noise: float = 1.0,
     metadata: Callable[[int, int], dict] = lambda task, episode: {}, statuses: Callable[[int, int], str] = lambda *_: "sealed",
     suite: str = "libero_goal", campaign: str = "", values: Callable[[Moment], dict] = lambda moment: {}, seed: int = 0,
+    layout: ModelLayout = LAYOUT,
 ) -> LatentStore:  # fmt: skip
     """Writes a run of noise that `fill` changes, and opens the folder of runs."""
-    plan = plan_capture(spec, LAYOUT)
-    with RunWriter.create(root, "tiny", LAYOUT, {"fingerprint": fingerprint}) as run:
+    plan = plan_capture(spec, layout)
+    with RunWriter.create(root, "tiny", layout, {"fingerprint": fingerprint}) as run:
         for task in range(tasks):
             for number in range(episodes):
                 named = {"suite": suite, "task_id": task, "task_name": f"task_{task}", "episode_index": number}

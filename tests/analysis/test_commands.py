@@ -16,7 +16,7 @@ from vlascope_analysis.analyses.sweep import compute as sweep_module
 from vlascope_analysis.commands import main
 from vlascope_analysis.errors import AnalysisError
 from vlascope_analysis.results import read_result
-from vlascope_latents import COMPONENTS, CaptureSpec
+from vlascope_latents import COMPONENTS, Blocks, CaptureSpec, ModelLayout, Span, transformer
 
 from tests.analysis.stores import INSTRUCTIONS, direction, make_run, task_at
 
@@ -118,6 +118,51 @@ def test_sweep_finds_the_cell_and_nothing_else(runs, tmp_path, capsys):
     check_picture(tmp_path / "heatmap_sweep_stepall.png")
     assert "best of many cells" in (tmp_path / "summary_sweep_stepall.txt").read_text()
     assert "action" in capsys.readouterr().out
+
+
+def test_experts_of_any_policy_are_probed_by_their_own_names(tmp_path, capsys):
+    reader = transformer("reader", Blocks(3, 20, 24, 2, 1, 8), (Span("words", 0, 5),))
+    layout = ModelLayout(
+        (reader, transformer("hand", Blocks(2, 8, 12, 2, 1, 4), (Span("slot", 0, 2),), sees=(reader,)))
+    )
+
+    def fill(path, array, moment):
+        if path == "reader/hidden_states":
+            array[1] += 2 * direction(1, moment.task, width=array.shape[-1])
+
+    make_run(tmp_path / "runs", fill, layout=layout, masks=False)
+    options = [
+        str(tmp_path / "runs"),
+        "--permutations",
+        "19",
+        "--encoder",
+        "onehot",
+        "--output-dir",
+        str(tmp_path / "out"),
+    ]
+    assert main(["sweep", *options]) == 0
+    cells = read_result(next((tmp_path / "out").glob("results_sweep_*.json"))).tables["cells"]
+    assert cells[["expert", "layer"]].values.tolist() == [
+        ["reader", 0],
+        ["reader", 1],
+        ["reader", 2],
+        ["hand", 0],
+        ["hand", 1],
+    ]
+    assert cells["accuracy"].idxmax() == 1
+    assert cells["accuracy"].max() > 0.9
+    assert main(["sweep", *options, "--experts", "hand"]) == 0
+    capsys.readouterr()
+    assert main(["sweep", *options, "--experts", "vlm"]) == 2
+    assert (
+        "vlm/hidden_states was not captured; captured: reader/hidden_states, hand/hidden_states"
+        in capsys.readouterr().err
+    )
+    assert main(["sweep", *options, "--component", "x_t"]) == 2
+    assert (
+        "x_t of no expert was captured; captured: reader/hidden_states, hand/hidden_states; choose"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_same_seed_gives_the_same_files(runs, tmp_path):

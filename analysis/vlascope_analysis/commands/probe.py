@@ -78,11 +78,10 @@ class Probe(ProbingOptions):
     def _slice(self, store: LatentStore, episodes: list[Numbered]) -> Slice:
         from vlascope_base.text import listed
 
-        from vlascope_analysis.data.features import Slice, captured_axes
+        from vlascope_analysis.data.features import Slice, captured_axes, stored_expert
         from vlascope_analysis.errors import AnalysisError
 
-        stored = "action" if self.expert == "action" else "vlm"
-        axes = captured_axes(store, episodes, stored, self.features.component)
+        axes = captured_axes(store, episodes, stored_expert(self.expert), self.features.component)
         if self.layer is None and "layer" in axes:
             raise AnalysisError(f"--layer: name one; captured: {listed(axes['layer'])}")
         steps = None if self.denoise_step is None else (self.denoise_step,)

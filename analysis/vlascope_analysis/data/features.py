@@ -19,10 +19,15 @@ from vlascope_latents.store.selection import FrameRef
 from vlascope_analysis.data.episodes import NO_TASK, Numbered
 from vlascope_analysis.data.pooling import TokenPool, disjoint_spans, pool_tokens
 from vlascope_analysis.errors import AnalysisError
-from vlascope_analysis.options import Expert, FramesOf, Pool
+from vlascope_analysis.options import TEXT_ONLY, Expert, FramesOf, Pool
 
 BATCH_BYTES = 256 << 20
 """float32 bytes of what is read at a time."""
+
+
+def stored_expert(expert: Expert) -> str:
+    """An expert as the store calls it."""
+    return "vlm" if expert == TEXT_ONLY else expert
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Slice:
     """Which part of each frame becomes its features.
 
     Attributes:
-        expert: `vlm`, `action`, or `text_only`: the vlm over the prompt's tokens.
+        expert: of the policy's layout, or `text_only`: the vlm over the prompt's tokens.
         component: for example `hidden_states`.
         layers: the model's layer numbers; all that were captured unless told.
         denoise_steps: the same for steps of the flow; the action expert's alone.
@@ -47,18 +52,18 @@ class Slice:
     pool: Pool = "mean"
 
     def __post_init__(self):
-        if self.expert == "text_only" and self.span not in (None, "text"):
+        if self.expert == TEXT_ONLY and self.span not in (None, "text"):
             raise AnalysisError(f"--span {self.span}: text_only is the vlm over its span text; use --expert vlm")
 
     @property
     def stored_expert(self) -> str:
-        """`vlm` or `action`."""
-        return "action" if self.expert == "action" else "vlm"
+        """As the store calls it."""
+        return stored_expert(self.expert)
 
     @property
     def stored_span(self) -> str | None:
         """The span as the store is asked for it."""
-        return "text" if self.expert == "text_only" else self.span
+        return "text" if self.expert == TEXT_ONLY else self.span
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,17 +13,26 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 from vlascope_base.progress import Progress, silent
-from vlascope_latents.store import LatentStore
+from vlascope_base.text import listed
+from vlascope_latents.store import LatentStore, NotCapturedError
 
 from vlascope_analysis.analyses.controls import NO_CONTROL, against_control, baselines, without_permutations
 from vlascope_analysis.data.control import ControlRun
 from vlascope_analysis.data.episodes import Numbered
-from vlascope_analysis.data.features import Features, Slice, captured_axes, fault, load_features, select_frames
+from vlascope_analysis.data.features import (
+    Features,
+    Slice,
+    captured_axes,
+    fault,
+    load_features,
+    select_frames,
+    stored_expert,
+)
 from vlascope_analysis.data.labels import Labels
 from vlascope_analysis.data.metadata_features import metadata_features
 from vlascope_analysis.data.windows import Window, gripper_closes, make_windows
 from vlascope_analysis.errors import AnalysisError
-from vlascope_analysis.options import EvaluationConfig, Expert, FeatureOptions, Windows
+from vlascope_analysis.options import TEXT_ONLY, EvaluationConfig, Expert, FeatureOptions, Windows
 from vlascope_analysis.probes.closed_form import ClosedForm, closed_form, crowded, time_tells
 from vlascope_analysis.results import Result
 from vlascope_analysis.statistics.evaluation import UNSCORED, Design, Scores, score_row
@@ -263,19 +272,27 @@ class _Sweep:
 
 
 def captured_experts(store: LatentStore, episodes: Sequence[Numbered], component: str) -> list[Expert]:
-    """The experts that the first episode holds a component of; `text_only` where the prompt's tokens are among them."""
-    tensors = episodes[0].episode.tensors()
+    """The experts that the first episode holds a component of, in the order in which they run; `text_only` behind the vlm where
+    the prompt's tokens are among what is held.
+
+    Raises:
+        NotCapturedError: there is none; lists what there is.
+    """
+    episode = episodes[0].episode
+    tensors = episode.tensors()
     found: list[Expert] = []
-    vlm = tensors.get(f"vlm/{component}")
-    if vlm is not None:
-        found.append("vlm")
-        names = [span if isinstance(span, str) else span["name"] for span in vlm.attributes.get("spans", [])]
-        if "text" in names:
-            found.append("text_only")
-    if f"action/{component}" in tensors:
-        found.append("action")
+    for expert in store.spans(episode.run):
+        tensor = tensors.get(f"{expert}/{component}")
+        if tensor is None:
+            continue
+        found.append(expert)
+        names = [span if isinstance(span, str) else span["name"] for span in tensor.attributes.get("spans", [])]
+        if expert == stored_expert(TEXT_ONLY) and "text" in names:
+            found.append(TEXT_ONLY)
     if not found:
-        captured_axes(store, episodes, "vlm", component)  # raises, with what there is
+        raise NotCapturedError(
+            f"{store.path}: {component} of no expert was captured; captured: {listed(tensors)}; choose with --component"
+        )
     return found
 
 
