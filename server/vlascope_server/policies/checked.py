@@ -27,10 +27,11 @@ from numpy.typing import ArrayLike, DTypeLike
 from vlascope_base import VlascopeError
 from vlascope_base.text import short
 from vlascope_latents import CapturePlan, ModelLayout, TensorPlan
+from vlascope_latents.layout import FRAME_NAMES
 from vlascope_latents.store.run_folder import check_name
 from vlascope_latents.tokens import prompt_of
 
-from vlascope_server.policies.contract import FRAME_NAMES, Outcome, Policy, PolicyFacts, Prepared, Program, RequestShape
+from vlascope_server.policies.contract import Outcome, Policy, PolicyFacts, Prepared, Program, RequestShape
 from vlascope_server.robots import RobotSpec
 
 

@@ -131,9 +131,6 @@ class Program:
     run: Callable[[Sequence[Any], Sequence[Any]], Outcome]
 
 
-FRAME_NAMES = frozenset({"actions", "state", "noise_seed", "timestep", "annotations", DECODED})
-"""What a store keeps beside a frame's tensors of its own: `Prepared.values` has other names, and no expert's."""
-
 P = TypeVar("P", bound=Prepared)
 
 

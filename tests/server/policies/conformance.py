@@ -329,10 +329,8 @@ def _selections(layout: ModelLayout) -> CaptureSpec:
     return CaptureSpec(sites=tuple(sites))
 
 
-def _valid(expert: ExpertLayout, prepared: Sequence[Any]) -> np.ndarray | None:
+def _valid(expert: ExpertLayout, prepared: Sequence[Any]) -> np.ndarray:
     """Which tokens of the expert are real: all of them, but for the prompt's padding."""
-    if not expert.spans:
-        return None
     valid, text = np.ones((len(prepared), expert.tokens), bool), prompt_of(expert)
     for row, seen in enumerate(prepared):
         if text is not None and "prompt_mask" in seen.values:
