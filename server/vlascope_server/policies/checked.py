@@ -68,7 +68,6 @@ class CheckedPolicy:
             raise PolicyFaultError(f"fingerprint: expected 8 to 128 hex digits, found {short(self.fingerprint)}")
         prompts = filter(None, map(prompt_of, self.layout.experts))
         self._text_tokens = next((stop - start for start, stop in prompts), None)
-        self._values: dict[str, tuple[np.dtype, tuple[int, ...]]] | None = None
         self.draw(0)
 
     def prepare(self, observation: Mapping[str, Any]) -> Prepared:
@@ -153,7 +152,7 @@ class CheckedPolicy:
         return executed
 
     def _check_values(self, values: Mapping[str, np.ndarray]) -> None:
-        """Raises `PolicyFaultError` where a store could not keep these beside a frame, and beside the frames before it."""
+        """Raises `PolicyFaultError` where a store could not keep these beside a frame."""
         if not isinstance(values, Mapping):
             raise PolicyFaultError(f"prepare, values: expected a map of arrays, found {short(values)}")
         for name, array in values.items():
@@ -169,14 +168,6 @@ class CheckedPolicy:
         if mask is not None and tokens is not None and (mask.shape != (tokens,) or mask.dtype != bool):
             raise PolicyFaultError(
                 f"prepare, values, prompt_mask: expected bool [{tokens}], one a token of the span text, found {short(mask)}"
-            )
-        kinds = {name: (array.dtype, array.shape) for name, array in values.items()}
-        if self._values is None:
-            self._values = kinds
-        elif kinds != self._values:
-            first, now = (", ".join(f"{n} {d} {list(s)}" for n, (d, s) in k.items()) for k in (self._values, kinds))
-            raise PolicyFaultError(
-                f"prepare, values: expected {first or 'none'} as of the first observation, found {now or 'none'}"
             )
 
     def _checked(self, outcome: Outcome, plan: CapturePlan | None, rows: int) -> Outcome:

@@ -102,6 +102,9 @@ class FaultyPolicy(LinearPolicy):
             raise SystemExit(3)
         elif prepared.prompt == "nothing prepared":
             return None
+        elif prepared.prompt == "values of its own":  # longer each time
+            self.asked = getattr(self, "asked", 0) + 1
+            return dataclasses.replace(prepared, values={"own": np.zeros(self.asked)})
         elif prepared.prompt == "a warning of two lines":
             return dataclasses.replace(prepared, warnings=("one\ntwo",))
         return prepared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from pathlib import Path
 
@@ -163,17 +164,14 @@ def test_counts_of_steps_that_are_none_are_refused(counts):
     assert "\n" not in str(refused.value)
 
 
-def test_values_are_the_same_for_every_observation():
-    policy = LinearPolicy()
-    prepare, sizes = policy.prepare, iter((3, 3, 4))
-    policy.prepare = lambda observation: dataclasses.replace(prepare(observation), values={"x": np.zeros(next(sizes))})
-    checked = CheckedPolicy(policy)
-    checked.prepare(seen(0))
-    checked.prepare(seen(1))
-    with pytest.raises(
-        PolicyFaultError, match=r"values: expected x float64 \[3\] as of the first .*, found x float64 \[4\]$"
-    ):
-        checked.prepare(seen(2))
+def test_values_of_one_observation_spoil_no_other(server, wire):
+    wire.ask(seen(0, prompt="values of its own"))
+    assert "actions" in wire.ask(seen(0))
+    begun = wire.ask(seen(0, collect_latents=True, episode={"id": "values"}, prompt="values of its own"))
+    changed = wire.ask(seen(0, collect_latents=True, episode={"id": "values"}, prompt="values of its own", seed=1))
+    assert (begun["latents"]["frame"], changed["code"]) == (0, "store_failed")
+    assert re.search(r"value own: expected .* as in the first frame, found ", changed["message"])
+    assert wire.ask({"request": "end_episode", "episode": "values"})["frames"] == 1
 
 
 @pytest.mark.parametrize(
