@@ -52,7 +52,7 @@ COMMANDS = {
 }
 ADDRESSES = ("ws://127.0.0.1:8000", "gpu-host:8000")
 """Of servers in Python blocks; replaced by that of the server that runs here."""
-NOT_RUN = {"docs/policies.md": ["it serves until a signal ends it"]}
+NOT_RUN = {"docs/policies.md": ["it serves until a signal ends it", "pytest runs it, from the root of the repository"]}
 """By document, the reasons that stand above the Python blocks that are not run."""
 _PRINTED = (ROOT / "README.md").read_text().partition("print(path, array.shape, array.dtype)  # ")[2].partition("\n")[0]
 """What README's last Python block says that it prints, but for the data types."""
@@ -123,7 +123,7 @@ def text_of(document: str) -> str:
 
 def blocks(document: str) -> list[Block]:
     text = text_of(document)
-    found = re.finditer(r"^(?:<!-- not run: (.+) -->\n)?^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    found = re.finditer(r"^(?:<!-- not run: ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [Block(m[2], m[3], text.count("\n", 0, m.start(3)), m[1]) for m in found]
 
 

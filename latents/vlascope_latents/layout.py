@@ -7,8 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args
+
+from vlascope_base import VlascopeError
+from vlascope_base.text import short
+
+from vlascope_latents.names import why_no_name
 
 Loop = Literal["once", "denoise", "decode"]
 """How often an expert runs in an inference: once, once a denoise step, or once a token that it decodes."""
@@ -21,6 +27,17 @@ Reach = Literal["always", "stream", "output"]
 `stream`: a block writes them. The next block reads them; after the last block, only tokens of `ExpertLayout.outputs` are read.
 `output`: they come after the last block: only tokens of `ExpertLayout.outputs` are read.
 """
+DType = Literal["spec", "float32", "int32"]
+"""What a component is stored in: `spec` is what the capture spec says."""
+FRAME_NAMES = frozenset({"frame", "timestep", "actions", "state", "noise_seed", "annotations", "decode_steps"})
+"""What a store keeps of every frame, beside the experts and whatever values a policy adds: none of these is called so."""
+_SPAN = re.compile(r"[A-Za-z0-9._-]{1,96}(/[A-Za-z0-9._-]{1,96})?")
+_TAKEN_AXES = frozenset({"frame", "span", "key_span", *STEP_AXES.values()})
+"""Axes that loops, frames and reductions give to a tensor."""
+
+
+class LayoutError(VlascopeError):
+    """A layout that contradicts itself, or that no store could keep; the message is one line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +74,22 @@ class Component:
 
     name: str
     axes: tuple[tuple[str, int], ...]
-    dtype: Literal["spec", "float32", "int32"] = "spec"
+    dtype: DType = "spec"
     reach: Reach = "always"
+
+    def __post_init__(self):
+        whose = f"component {short(self.name)}"
+        _check_name(whose, self.name)
+        _check_one_of(f"{whose}, dtype", self.dtype, get_args(DType))
+        _check_one_of(f"{whose}, reach", self.reach, get_args(Reach))
+        for axis, size in self.axes:
+            _check_name(f"{whose}, axis", axis)
+            _check_count(f"{whose}, axis {axis}", size)
+            if axis in _TAKEN_AXES:
+                raise LayoutError(
+                    f"{whose}: an axis {axis!r} is given to every tensor that has one: choose another name"
+                )
+        _check_differ(f"{whose}, axes", (axis for axis, _ in self.axes))
 
     def size(self, axis: str) -> int | None:
         """Size of an axis; None where there is none of that name."""
@@ -90,6 +121,55 @@ class ExpertLayout:
     sees: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
 
+    def __post_init__(self):
+        whose = f"expert {short(self.name)}"
+        _check_name(whose, self.name)
+        if self.name in FRAME_NAMES or self.name == "prompt_mask":
+            raise LayoutError(f"{whose}: a store keeps {self.name} of every frame: choose another name")
+        _check_one_of(f"{whose}, loop", self.loop, get_args(Loop))
+        for field in ("depth", "width", "steps"):
+            _check_count(f"{whose}, {field}", getattr(self, field))
+        if self.loop == "once" and self.steps != 1:
+            raise LayoutError(f"{whose}, steps: expected 1 where the loop is once, found {self.steps}")
+        self._check_spans(whose)
+        _check_differ(f"{whose}, components", (component.name for component in self.components))
+        for component in self.components:
+            self._check_component(f"{whose}, component {component.name}", component)
+
+    def _check_spans(self, whose: str) -> None:
+        """Raises `LayoutError` where the spans are none, or leave gaps, or overlap, or an output is none of them."""
+        if not self.spans:
+            raise LayoutError(f"{whose}, spans: expected at least one, found none")
+        at = 0
+        for span in self.spans:
+            if not isinstance(span.name, str) or not _SPAN.fullmatch(span.name):
+                raise LayoutError(
+                    f"{whose}, spans: {short(span.name)} is no name: expected a kind such as text, or image/<camera>"
+                )
+            if span.start != at or type(span.stop) is not int or span.stop <= at:
+                raise LayoutError(
+                    f"{whose}, span {span.name}: expected it to begin at {at}, where the one before ends, and not to be empty, "
+                    f"found {short(span.start)} to {short(span.stop)}"
+                )
+            at = span.stop
+        _check_differ(f"{whose}, spans", (span.name for span in self.spans))
+        for selector in self.outputs:
+            _check_one_of(f"{whose}, outputs", selector, self.selectors)
+
+    def _check_component(self, whose: str, component: Component) -> None:
+        """Raises `LayoutError` where a component does not fit its expert."""
+        if not component.axes and self.step_axis is None:
+            raise LayoutError(f"{whose}, axes: expected at least one, since the expert runs once")
+        if (layers := component.size("layer")) is not None and layers > self.depth:
+            raise LayoutError(f"{whose}, axis layer: expected at most {self.depth}, the expert's depth, found {layers}")
+        if (tokens := component.size("token")) not in (None, self.tokens):
+            raise LayoutError(f"{whose}, axis token: expected {self.tokens}, where the spans end, found {tokens}")
+        if component.reach == "stream" and layers is None:
+            raise LayoutError(f"{whose}, reach: expected an axis layer where it is stream")
+        for axis in {axis for c in self.components for axis, _ in c.axes}:
+            if component.name == axis or component.name.startswith(f"{axis}_"):
+                raise LayoutError(f"{whose}: is, or begins with, the name of an axis, {axis!r}: choose another")
+
     @functools.cached_property
     def tokens(self) -> int:
         """Length of the expert's sequence."""
@@ -120,6 +200,21 @@ class ModelLayout:
     """Everything that a capture plan needs to know of a model: its experts, in the order in which they first run."""
 
     experts: tuple[ExpertLayout, ...]
+
+    def __post_init__(self):
+        if not self.experts:
+            raise LayoutError("experts: expected at least one, found none")
+        _check_differ("experts", self.names)
+        for place, expert in enumerate(self.experts):
+            for name in expert.sees:
+                _check_one_of(f"expert {expert.name}, sees", name, self.names[:place])
+            keys = sum(self.expert(name).tokens for name in expert.sees) + expert.tokens
+            for component in expert.components:
+                if (size := component.size("key")) not in (None, keys):
+                    raise LayoutError(
+                        f"expert {expert.name}, component {component.name}, axis key: expected {keys}, the tokens of what "
+                        f"it sees and its own, found {size}"
+                    )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -256,6 +351,27 @@ def usual_component(name: str) -> Component | None:
     return transformer("any", Blocks(1, 1, 1, 1, 1, 1), (Span("any", 0, 1),), extra=extra).component(name)
 
 
+def _check_name(what: str, name: object) -> None:
+    if (why := why_no_name(name)) is not None:
+        raise LayoutError(f"{what}: {short(name)} {why}")
+
+
+def _check_count(what: str, count: object) -> None:
+    if type(count) is not int or count < 1:
+        raise LayoutError(f"{what}: expected a whole number of at least 1, found {short(count)}")
+
+
+def _check_one_of(what: str, value: object, allowed: Iterable[str]) -> None:
+    if value not in (known := list(allowed)):
+        raise LayoutError(f"{what}: expected one of {', '.join(known) or 'none'}, found {short(value)}")
+
+
+def _check_differ(what: str, names: Iterable[str]) -> None:
+    known = list(names)
+    if twice := [name for name in known if known.count(name) > 1]:
+        raise LayoutError(f"{what}: expected names that differ, found {twice[0]!r} twice")
+
+
 def _keys(experts: list[ExpertLayout]) -> Iterator[tuple[str, Span]]:
     offset = 0
     for expert in experts:
@@ -265,8 +381,6 @@ def _keys(experts: list[ExpertLayout]) -> Iterator[tuple[str, Span]]:
 
 
 def _expert_from_map(value: Mapping[str, Any]) -> ExpertLayout:
-    if value["loop"] not in get_args(Loop):
-        raise ValueError(f"loop: expected one of {', '.join(get_args(Loop))}, found {value['loop']!r}")
     spans = tuple(Span(**span) for span in value["spans"])
     components = tuple(
         Component(c["name"], tuple((str(axis), int(size)) for axis, size in c["axes"]), c["dtype"], c["reach"])

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from vlascope_base.text import counted
+from vlascope_base.text import counted, printable
 
 from vlascope_latents.layout import ModelLayout
 from vlascope_latents.store.budget import FrameBuffers
@@ -301,11 +301,11 @@ class EpisodeWriter:
             )
 
     def _failure(self, error: BaseException) -> StoreError:
-        what = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        what = printable(getattr(error, "strerror", None) or str(error) or type(error).__name__)
         done = counted(self.committed, "frame is committed", "frames are committed")
+        remedy = "make room or choose another folder, then start" if isinstance(error, OSError) else "start"
         return StoreError(
-            f"{self._run.path}: episode {self.folder} could not be written ({what}): {done}; "
-            "make room or choose another folder, then start a new attempt"
+            f"{self._run.path}: episode {self.folder} could not be written ({what}): {done}; {remedy} a new attempt"
         )
 
     def _check_decoded(self, encoded: Mapping[str, Any]) -> None:

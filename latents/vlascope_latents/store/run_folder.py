@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from vlascope_base.files import replace_file
 from vlascope_base.provenance import now, now_for_names, versions
 
 from vlascope_latents.layout import ModelLayout
+from vlascope_latents.names import why_no_name
 from vlascope_latents.store.errors import SchemaVersionError, StoreError
 
 SCHEMA_NAME = "vlascope-latents"
@@ -29,7 +29,6 @@ INDEX_FOLDER = "index"
 TABLE_FILE = "episodes.parquet"
 LOCK_FILE = "writer.lock"
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,96}")
 _ID_CHARACTERS = 128
 _PLUS = "+"
 NO_CAMPAIGN = "none"
@@ -49,10 +48,9 @@ def check_name(what: str, name: object) -> str:
     Raises:
         StoreError: it can't; `what` says whose name it is.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise StoreError(f"{what}: {name!r} is no name: expected 1 to 96 of the characters A-Z a-z 0-9 . _ -")
-    if not name.strip(".") or name.startswith("__") or name.endswith(".partial") or name == "zarr.json":
-        raise StoreError(f"{what}: {name!r} is reserved: use a name that is not dots, __…, ….partial or zarr.json")
+    if (why := why_no_name(name)) is not None:
+        raise StoreError(f"{what}: {name!r} {why}")
+    assert isinstance(name, str), "nothing else is a name"  # noqa: S101 (for the type checker)
     return name
 
 

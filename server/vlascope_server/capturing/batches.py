@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
+from vlascope_base.text import printable
 from vlascope_latents import CapturePlan
 from vlascope_latents.store import EpisodeWriter, RunWriter
 
@@ -89,7 +90,7 @@ def prepared_batches(
             for warning in prepared[-1].warnings:
                 if warning not in warned:
                     warned.add(warning)
-                    _log.warning("%s: %s", recording.place(episode, frame), warning)
+                    _log.warning("%s: %s", recording.place(episode, frame), printable(warning))
             annotations.append(dict(moment.annotations))
         seeds = [recording.episodes[episode].seeds[frame] for episode, frame in places]
         yield Batch(places, prepared, [policy.draw(seed) for seed in seeds], annotations)

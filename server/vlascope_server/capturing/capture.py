@@ -23,6 +23,7 @@ from vlascope_server.capturing.campaign_observations import CampaignObservations
 from vlascope_server.capturing.options import CaptureError, CaptureOptions
 from vlascope_server.capturing.recording import Recording, digest, digest_of
 from vlascope_server.capturing.runs import CAPTURE, check_same_capture, check_same_options, refuse_begun, saved_options
+from vlascope_server.policies.checked import CheckedPolicy
 from vlascope_server.policies.contract import Policy, RequestShape, plan_request, usual_spec
 from vlascope_server.policies.runs import describe_run
 
@@ -106,12 +107,12 @@ def prepare_capture(load: Callable[[], Policy[Any]], options: CaptureOptions, pr
         check_same_options(options, options.resume)
     if options.observations is not None:
         recording: Recording = CampaignObservations.open(options)
-        policy = load()
+        policy = CheckedPolicy(load())
     else:
         # what only datasets need is missed before the policy is loaded
         from vlascope_server.capturing.dataset_frames import DatasetFrames
 
-        policy = load()
+        policy = CheckedPolicy(load())
         recording = DatasetFrames.open(options, policy.facts.robot)
     plan = _plan(options, policy, recording)
     batch_size = options.batch_size or (_BATCH if policy.facts.accelerated else _BATCH_ON_CPU)

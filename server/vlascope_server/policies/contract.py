@@ -86,8 +86,9 @@ class Prepared:
     Attributes:
         prompt: the instruction that was used.
         robot_state: as the robot sent it, `robot.state_dim` numbers.
-        values: small arrays that a store keeps beside a frame's tensors, by name; the same names, shapes and dtypes for every
-            observation. `prompt_mask` says which of the tokens in the span `text` are no padding: analyses read it.
+        values: small arrays that a store keeps beside a frame's tensors, under names that are neither in `FRAME_NAMES` nor an
+            expert's. Names, shapes and dtypes are the same for every observation. `prompt_mask` says which of the tokens in the
+            span `text` are no padding: analyses read it.
         warnings: lines for the client, such as that the prompt was cut.
     """
 
@@ -121,7 +122,7 @@ class Program:
     """A policy, compiled for one request shape and batch size.
 
     Attributes:
-        size: observations in a batch, at most.
+        size: observations in a batch, at most; the size that was asked for.
         run: (prepared observations, what `draw` gave for each) -> outcome. Called on one thread at a time with 1 to `size`
             observations, which it pads as it likes. No row depends on the others but by rounding.
     """

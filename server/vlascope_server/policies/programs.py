@@ -205,7 +205,7 @@ class Programs:
         _log.info("compiling for a batch of %d, %s", size, shape)
         try:
             return self._policy.compile(shape, size)
-        except Exception:
+        except BaseException:
             _log.exception("compiling for a batch of %d, %s, failed", size, shape)
             raise
 

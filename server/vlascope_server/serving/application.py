@@ -21,6 +21,7 @@ from vlascope_latents import CapturePlan, CaptureSpecError
 from vlascope_latents.store import RunWriter, StoreError
 from vlascope_latents.store.run_folder import ReadableBy, make_missing_folder
 
+from vlascope_server.policies.checked import CheckedPolicy
 from vlascope_server.policies.contract import PLAIN, Policy, PolicyFacts, RequestShape, usual_spec
 from vlascope_server.policies.programs import Programs
 from vlascope_server.policies.runs import describe_run
@@ -141,7 +142,7 @@ def _assemble(
     load: Callable[[], Policy[Any]], options: ServeOptions, most_episodes: int
 ) -> tuple[Service, CapturePlan]:
     """The policy and everything that answers for it, and what it captures unless told otherwise."""
-    policy = load()
+    policy = CheckedPolicy(load())
     accelerated = policy.facts.accelerated
     max_batch = 1 if options.deterministic else options.max_batch or (8 if accelerated else 4)
     programs = Programs(policy, max_batch, pad=accelerated)

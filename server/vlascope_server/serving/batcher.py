@@ -171,7 +171,7 @@ class Batcher:
         while True:
             try:
                 work = self._next()
-            except Exception as error:  # whatever it is, the thread must live: nobody else answers
+            except BaseException as error:  # whatever it is, the thread must live: nobody else answers
                 _log.exception("no batch could be chosen")
                 self._fail_all(error)
                 continue
@@ -180,7 +180,7 @@ class Batcher:
             program, items, shape = work
             try:
                 self._compute(program, items)
-            except Exception as error:
+            except BaseException as error:
                 _log.exception("a batch of %d failed, %s", len(items), shape)
                 _fail(items, error)
 

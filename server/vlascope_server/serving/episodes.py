@@ -25,6 +25,7 @@ from vlascope_latents import CapturePlan
 from vlascope_latents.store import EpisodeWriter, RunWriter, StoreError
 from vlascope_latents.store.frame_slot import FrameSlot
 
+from vlascope_server.policies.checked import PolicyFaultError
 from vlascope_server.serving.errors import RequestError
 from vlascope_server.serving.messages import EpisodeInfo
 from vlascope_server.serving.options import EPISODES_OF_A_CLIENT
@@ -226,7 +227,7 @@ class Episodes:
             episode.instruction, episode.annotations = instruction, _shapes_of(annotations)
             slot = writer.reserve()
         except StoreError as error:
-            raise RequestError("store_failed", str(error)) from None
+            raise store_refusal(error) from None
         if slot is None:
             writer.drop(timestep)
         return slot
@@ -256,7 +257,7 @@ class Episodes:
                 with self._lock:
                     self._in_store -= 1
                 if isinstance(error, StoreError):
-                    raise RequestError("store_failed", str(error)) from None
+                    raise store_refusal(error) from None
                 raise
             episode.plan = plan
         return episode.writer
@@ -356,6 +357,12 @@ class Episodes:
             _log.error("%s", failure)
         status = "sealed" if error is None and writer.state == "sealed" else "interrupted"
         return Sealed(episode, status, writer.committed, writer.dropped, error)
+
+
+def store_refusal(error: StoreError) -> RequestError:
+    """What a client is told where the store takes a frame no more; `internal` where that is the policy's fault."""
+    code = "internal" if isinstance(error.__cause__, PolicyFaultError) else "store_failed"
+    return RequestError(code, str(error))
 
 
 def _shapes_of(annotations: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:

@@ -6,6 +6,7 @@ import dataclasses
 import time
 
 import numpy as np
+from vlascope_base.text import printable
 from vlascope_latents import CapturePlan
 from vlascope_latents.store import StoreError
 from vlascope_latents.store.frame_slot import FrameSlot
@@ -13,7 +14,7 @@ from vlascope_latents.store.frame_slot import FrameSlot
 from vlascope_server.policies.contract import RequestShape, frame_values
 from vlascope_server.robots import RobotInputError
 from vlascope_server.serving.batcher import Sample
-from vlascope_server.serving.episodes import OpenEpisode
+from vlascope_server.serving.episodes import OpenEpisode, store_refusal
 from vlascope_server.serving.errors import RequestError
 from vlascope_server.serving.messages import Infer
 from vlascope_server.serving.service import Service
@@ -103,7 +104,7 @@ class Inference:
         lines = self._service.typos.warnings(self._request.observation)
         if self._request.seed is not None and self._drawn is None:
             lines.append("seed: this policy draws nothing: its actions are the same for every seed")
-        return [*lines, *self.prepared.warnings]
+        return [*lines, *map(printable, self.prepared.warnings)]
 
     def _draw(self) -> tuple[np.ndarray | None, int | None]:
         """What is drawn for the observation, and the seed that it was drawn from; None where nothing was."""
@@ -142,7 +143,7 @@ class Inference:
             try:
                 frame = capture.slot.number(capture.timestep, self._values(sample, actions))
             except StoreError as error:
-                raise RequestError("store_failed", str(error)) from None
+                raise store_refusal(error) from None
             service.episodes.fill(capture.slot, sample.tensors, service.metrics.stages.labels("fill").observe)
             capture.slot = None  # it is another thread's now
         used, limit = service.episodes.run.queue if service.episodes.run else (0, 0)

@@ -183,7 +183,9 @@ class Session:
         return {"run": self._service.run, **status}
 
 
-def _fault_number(error: Exception) -> str:
-    """The same for the same fault: where it repeats, it is not logged each time."""
+def _fault_number(error: BaseException) -> str:
+    """The same for the same fault: where it repeats, it is not logged each time. A policy's fault is told by what caused it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{zlib.crc32(f'{type(error).__name__} {last.filename} {last.lineno}'.encode()):08x}"

@@ -12,6 +12,7 @@ from vlascope_latents import CaptureSpec
 from vlascope_latents.store import LatentStore, verify
 from vlascope_server.capturing.capture import capture, opened_run, prepare_capture
 from vlascope_server.capturing.options import CaptureOptions
+from vlascope_server.policies.checked import PolicyFaultError
 from vlascope_server.policies.contract import RequestShape, plan_request
 
 from tests.server.capturing.saved import INSTRUCTION, readings, save
@@ -30,6 +31,18 @@ def seen(tmp_path) -> Path:
         about["observation"] = {"image": "image", "state": "state"}
         np.savez_compressed(path, **{**arrays, "about": np.array(json.dumps(about))})
     return tmp_path / "seen"
+
+
+def test_what_breaks_the_contract_is_not_stored(seen, tmp_path):
+    policy, options = LinearPolicy(), CaptureOptions(checkpoint="mine", observations=seen, store=tmp_path, min_free=1)
+    policy.robot_actions = lambda actions, prepared: np.full(actions.shape, np.nan, np.float32)
+    prepared = prepare_capture(lambda: policy, options, silent)
+    with (
+        pytest.raises(PolicyFaultError, match=r"^policy, robot_actions: expected finite numbers, found 8 of 8 not$"),
+        opened_run(prepared) as run,
+    ):
+        capture(prepared, run, lambda *report: None)
+    assert sum(episode.frames for episode in LatentStore(tmp_path).episodes(attempts="all")) == 0
 
 
 @pytest.mark.parametrize("policy", [LinearPolicy(), DecodingPolicy()], ids=["linear", "decoding"])

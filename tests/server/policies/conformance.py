@@ -11,11 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
-from vlascope_latents import CaptureSpec, ModelLayout
+from vlascope_latents import CapturePlan, CaptureSpec, ExpertLayout, ModelLayout, Site
+from vlascope_latents.site_values import site_value
 from vlascope_latents.store.index import encode_values
 from vlascope_latents.store.run_folder import check_name
+from vlascope_latents.tokens import prompt_of
+from vlascope_server.policies.checked import CheckedPolicy
 from vlascope_server.policies.contract import (
     PLAIN,
     Outcome,
@@ -191,20 +195,43 @@ class PolicyConformance:
             for path, array in alone.latents.items():
                 assert_close(_numbers(arrays[path][row]), _numbers(np.asarray(array)[0]))
 
-    def test_a_layer_that_is_selected_is_that_of_all_layers(self, policy, program, prepared, drawn):
-        experts = policy.layout.experts
-        layered = [
-            (e, {"expert": e.name, "component": c.name}) for e in experts for c in e.components if c.size("layer")
-        ]
-        if not layered:
-            pytest.skip("this policy has no component with layers")
-        whole = CaptureSpec.from_map({"sites": [site for _, site in layered]})
-        last = CaptureSpec.from_map({"sites": [{**site, "layers": [expert.depth - 1]} for expert, site in layered]})
-        found, everything = (program(spec, 1).run(prepared[:1], drawn[:1]).latents for spec in (last, whole))
-        for tensor in plan_request(whole, policy.layout).tensors:
-            layers = _numbers(np.asarray(everything[tensor.path]))
-            expected = np.take(layers, [-1], axis=1 + tensor.dims.index("layer"))
-            assert_close(_numbers(np.asarray(found[tensor.path])), expected)
+    def test_what_is_selected_is_that_part_of_the_whole(self, policy, program, prepared, drawn):
+        """Layers, steps, heads, positions from both ends, exclusions, spans, keys, reductions: as `site_value` has them."""
+        spec = _selections(policy.layout)
+        whole = _captured(program(_everything(policy.layout), SIZE), prepared, drawn)
+        found = _captured(program(spec, SIZE), prepared, drawn)
+        for site in plan_request(spec, policy.layout).sites:
+            valid = _valid(policy.layout.expert(site.expert), prepared)
+            expected = site_value(site, whole[f"{site.expert}/{site.component}"], valid)
+            assert_close(found[site.path], _numbers(expected), site.path)
+
+    def test_steps_and_layers_differ(self, policy, program, prepared, drawn):
+        """A loop that kept its first step, or a stack that kept its first layer, in place of all would pass as a selection."""
+        everything = _everything(policy.layout)
+        whole = _captured(program(everything, SIZE), prepared, drawn)
+        for tensor in plan_request(everything, policy.layout).tensors:
+            for dim in {"denoise_step", "decode_step", "layer"} & set(tensor.dims):
+                entries = np.moveaxis(whole[tensor.path], 1 + tensor.dims.index(dim), 0)
+                assert len(entries) == 1 or (entries != entries[:1]).any(), f"{tensor.path}: every {dim} is the same"
+
+    def test_its_prompt_mask_has_an_entry_for_each_token_of_the_text(self, policy, prepared):
+        prompts = [prompt for prompt in map(prompt_of, policy.layout.experts) if prompt is not None]
+        for seen in prepared:
+            mask = seen.values.get("prompt_mask")
+            if mask is not None:
+                assert mask.dtype == bool
+                assert all(mask.shape == (stop - start,) for start, stop in prompts)
+
+    def test_it_keeps_the_contract_that_the_server_holds_it_to(self, policy, prepared, drawn):
+        checked = CheckedPolicy(policy)
+        seen = [checked.prepare(observation) for observation in self.observations()]
+        outcome = checked.compile(_shape(policy, self.specs[0]), SIZE).run(seen, drawn)
+        for array in (*outcome.latents.values(), *outcome.decode_steps.values()):
+            assert len(np.asarray(array)) >= SIZE
+        for row, actions in enumerate(np.asarray(outcome.actions)[:SIZE]):
+            np.testing.assert_array_equal(
+                checked.robot_actions(actions, seen[row]), policy.robot_actions(actions, prepared[row])
+            )
 
     def test_a_store_takes_what_it_keeps_beside_a_frame(self, policy, program, prepared, drawn):
         kept = []
@@ -235,16 +262,83 @@ def _actions(program: Program, prepared: Sequence[Any], drawn: Sequence[np.ndarr
     return np.asarray(program.run(prepared, drawn).actions)
 
 
-def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
-    """As close as bfloat16 is, of what was computed by another program."""
-    np.testing.assert_allclose(found, expected, rtol=2**-6, atol=2**-6 * np.nanmax(np.abs(expected)))
+def assert_close(found: np.ndarray, expected: np.ndarray, what: str = "") -> None:
+    """As close as bfloat16 is, of what was computed by another program; NaN where NaN is expected, and nowhere else."""
+    largest = np.max(np.abs(expected), initial=0, where=~np.isnan(expected))
+    np.testing.assert_allclose(found, expected, rtol=2**-6, atol=2**-6 * largest, err_msg=what)
 
 
 def _numbers(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float32)
+    """What an array holds, in float32: uint16 is the bits of bfloat16."""
+    return (array.view(ml_dtypes.bfloat16) if array.dtype == np.uint16 else array).astype(np.float32)
 
 
-def _assert_as_planned(outcome: Outcome, plan, size: int) -> None:
+def _captured(program: Program, prepared: Sequence[Any], drawn: Sequence[np.ndarray | None]) -> dict[str, np.ndarray]:
+    """By path, the numbers of the rows that are no padding."""
+    latents = program.run(prepared, drawn).latents
+    return {path: _numbers(np.asarray(array))[: len(prepared)] for path, array in latents.items()}
+
+
+def _everything(layout: ModelLayout) -> CaptureSpec:
+    """Every component of every expert, whole."""
+    sites = [
+        Site(
+            expert.name,
+            component.name,
+            reduction="none" if component.size("token") else None,
+            dtype="float32" if component.dtype == "spec" else "bfloat16",
+        )
+        for expert in layout.experts
+        for component in expert.components
+    ]
+    return CaptureSpec(sites=tuple(sites))
+
+
+def _selections(layout: ModelLayout) -> CaptureSpec:
+    """Of every component, two selections of rows; of tokens, positions, spans and their reductions in turns."""
+    sites, turns = [], itertools.cycle(("mean", "last"))
+    for expert in layout.experts:
+        for component in expert.components:
+            rows = {
+                "layers": component.size("layer"),
+                "heads": component.size("head"),
+                "steps": expert.step_axis and expert.steps,
+            }
+            last = {name: (size - 1,) for name, size in rows.items() if size}
+            pair = {name: tuple(sorted({max(0, size - 2), size - 1})) for name, size in rows.items() if size}
+            forms: dict[str, dict[str, Any]] = {"last": last, "pair": {**pair, "dtype": "float32"}}
+            if component.size("token"):
+                text = prompt_of(expert)
+                ends = (-1, text[0] - text[1]) if text else ()
+                forms["last"] |= {"tokens": (expert.spans[-1].name,), "reduction": "none"}
+                forms["pair"] |= {
+                    "tokens": ("all", *ends),
+                    "exclude": (0,) if expert.tokens > 1 else (),
+                    "reduction": "none",
+                }
+                forms["reduced"] = {
+                    **last,
+                    "tokens": (*(s.name for s in expert.spans), "all", *ends),
+                    "reduction": next(turns),
+                }
+            if component.size("key"):
+                forms["last"] |= {"keys": (layout.keys(expert)[0][1].name,)}
+            sites += [
+                Site(expert.name, component.name, name=f"{form}_{component.name}", **fields) for form, fields in forms.items()
+            ]  # fmt: skip
+    return CaptureSpec(sites=tuple(sites))
+
+
+def _valid(expert: ExpertLayout, prepared: Sequence[Any]) -> np.ndarray:
+    """Which tokens of the expert are real: all of them, but for the prompt's padding."""
+    valid, text = np.ones((len(prepared), expert.tokens), bool), prompt_of(expert)
+    for row, seen in enumerate(prepared):
+        if text is not None and "prompt_mask" in seen.values:
+            valid[row, slice(*text)] = seen.values["prompt_mask"]
+    return valid
+
+
+def _assert_as_planned(outcome: Outcome, plan: CapturePlan, size: int) -> None:
     assert sorted(outcome.latents) == sorted(tensor.path for tensor in plan.tensors)
     for tensor in plan.tensors:
         array = np.asarray(outcome.latents[tensor.path])
@@ -252,5 +346,4 @@ def _assert_as_planned(outcome: Outcome, plan, size: int) -> None:
         assert len(array) >= size
         allowed = ("bfloat16", "uint16") if tensor.dtype == "bfloat16" else (tensor.dtype,)
         assert array.dtype.name in allowed, tensor.path
-        if array.dtype.name != "uint16":
-            assert (np.nan_to_num(_numbers(array)) != 0).any(), tensor.path
+        assert (np.nan_to_num(_numbers(array)) != 0).any(), tensor.path

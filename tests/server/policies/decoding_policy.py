@@ -3,6 +3,7 @@
 import numpy as np
 from vlascope_latents import ModelLayout
 from vlascope_latents.layout import Component, ExpertLayout, Span
+from vlascope_latents.site_values import site_value
 from vlascope_server.policies.contract import Outcome, Program
 
 from tests.server.policies.linear_policy import HORIZON, ROBOT, WIDTH, LinearPolicy
@@ -50,7 +51,7 @@ class DecodingPolicy(LinearPolicy):
                     state = np.tanh(state + self.vocabulary[token])
                     counts[row] += 1
             sites = shape.capture.sites if shape.capture else ()
-            kept = {site.path: values[site.component][:, list(site.steps)] for site in sites}
+            kept = {site.path: site_value(site, values[site.component]) for site in sites}
             return Outcome(actions, kept, {"decoder": counts} if sites else {})
 
         return Program(size, run)

@@ -6,6 +6,7 @@ import hashlib
 import numpy as np
 from vlascope_latents import ModelLayout
 from vlascope_latents.layout import Component, ExpertLayout, Span
+from vlascope_latents.site_values import site_value
 from vlascope_server.policies.contract import Outcome, PolicyFacts, Prepared, Program
 from vlascope_server.robots import RobotSpec
 from vlascope_server.robots.fields import take_image, take_prompt, take_vector
@@ -57,7 +58,7 @@ class LinearPolicy:
             moments = np.stack([hidden.mean(axis=-1), np.square(hidden).mean(axis=-1)], axis=-1)
             values = {"hidden_states": hidden, "moments": moments}
             sites = shape.capture.sites if shape.capture else ()
-            kept = {site.path: values[site.component][:, list(site.layers)].astype(np.float32) for site in sites}
+            kept = {site.path: site_value(site, values[site.component]) for site in sites}
             return Outcome((second @ self.weights[2]).reshape(-1, HORIZON, ROBOT.action_dim), kept)
 
         return Program(size, run)

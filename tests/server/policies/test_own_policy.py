@@ -50,37 +50,30 @@ def seen(number: int = 0, **fields: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class TestLinearPolicy(PolicyConformance):
-    specs = (CaptureSpec(components="all"), CaptureSpec(layers=(1,)))
-    row_tolerance = 1e-12
-    """Numpy sums in another order where there are more rows."""
-
-    make = LinearPolicy
+class TestDecodingPolicy(PolicyConformance):
+    specs = (
+        CaptureSpec(experts=("decoder",), components="all"),
+        CaptureSpec.from_map({"sites": [{"expert": "decoder", "component": "logits", "steps": [0, 3]}]}),
+    )
+    make = DecodingPolicy
 
     @staticmethod
     def observations() -> list[dict[str, Any]]:
         return [seen(seed) for seed in range(3)]
 
 
-class TestDecodingPolicy(TestLinearPolicy):
-    specs = (
-        CaptureSpec(experts=("decoder",), components="all"),
-        CaptureSpec.from_map({"sites": [{"expert": "decoder", "component": "logits", "steps": [0, 3]}]}),
-    )
-    row_tolerance = 0.0
-
-    make = DecodingPolicy
-
-
 @contextlib.contextmanager
-def served(policy: type[LinearPolicy], store: Path) -> Iterator[LiveServer]:
-    """A policy on a websocket, in a process that is found to have imported neither JAX nor torch when it ends."""
+def served(policy: type[LinearPolicy], store: Path, *, faulty: bool = False) -> Iterator[LiveServer]:
+    """A policy on a websocket, in a process that is found to have imported neither JAX nor torch when it ends.
+
+    One that is `faulty` may leave tracebacks in the server's log.
+    """
     program = SERVE.format(root=str(ROOT), module=policy.__module__, name=policy.__name__)
     with run_server([sys.executable, "-c", program, str(store)]) as server:
         yield server
         assert server.stop() == 0, server.output
         assert server.output.rstrip().endswith("imported []"), server.output
-        assert "Traceback" not in server.output
+        assert faulty or "Traceback" not in server.output
 
 
 def computed(policy: LinearPolicy, message: dict[str, Any], spec: CaptureSpec, drawn: Any = None) -> Any:
@@ -168,5 +161,6 @@ def test_one_that_decodes_is_stored_with_how_far_it_came(tmp_path):
 
 
 def test_the_documentation_shows_this_policy():
-    """The page's Python block is the file that is tested here."""
-    assert (ROOT / "tests/server/policies/linear_policy.py").read_text() in (ROOT / "docs/policies.md").read_text()
+    """The page's Python blocks are the files that are tested here, and that test it."""
+    for name in ("linear_policy.py", "test_linear_policy.py"):
+        assert (ROOT / "tests/server/policies" / name).read_text() in (ROOT / "docs/policies.md").read_text()
