@@ -6,7 +6,7 @@ They are a control for probes: what is found in them, training did not put there
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -52,6 +52,17 @@ def drawn_seed(location: str, like: str | None) -> int | None:
             "name that checkpoint with <like>",
         )
     return int(text)
+
+
+def likes_of(locations: Sequence[str], like: str | None) -> list[str | None]:
+    """For each of several checkpoints, the one that its weights are drawn like.
+
+    Args:
+        locations: of the checkpoints.
+        like: what was said of them all: it is for those that are drawn. Where none is, each gets it, and opening it says so.
+    """
+    drawn = [is_drawn(location) for location in locations]
+    return [like if here or not any(drawn) else None for here in drawn]
 
 
 class DrawnWeights:

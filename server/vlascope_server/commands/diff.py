@@ -33,6 +33,9 @@ class Diff(DifferenceOptions, CommandOptions):
     """A step folder, its params/, a safetensors file, a URL (downloaded to the cache first), or a preset's name."""
     b: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="B")]
     """The other one; differences are A - B."""
+    like: str | None = None
+    """Where A or B is drawn:SEED: the checkpoint that it takes everything but its weights from; the other of the two unless
+    given."""
     output_dir: Path = Path("model_difference")
     """Folder to write to; the files of an earlier comparison in it are replaced."""
 
@@ -46,8 +49,11 @@ class Diff(DifferenceOptions, CommandOptions):
         from vlascope_server.checkpoints import opened
         from vlascope_server.checkpoints.difference import compare
         from vlascope_server.checkpoints.difference.report import insights
+        from vlascope_server.checkpoints.drawn import is_drawn, likes_of
 
-        with opened(self.a) as a, opened(self.b) as b, _bar() as progress:
+        read = [location for location in (self.a, self.b) if not is_drawn(location)]
+        likes = likes_of((self.a, self.b), self.like or (read[0] if len(read) == 1 else None))
+        with opened(self.a, like=likes[0]) as a, opened(self.b, like=likes[1]) as b, _bar() as progress:
             make_folders(self.output_dir)
             found = compare(a, b, self, self.output_dir, locations=(self.a, self.b), progress=progress)
         files = write_difference(found, self.output_dir, record_of(self))

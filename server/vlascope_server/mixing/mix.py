@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from vlascope_base.progress import Progress, silent
 
 from vlascope_server.checkpoints import Source, opened
-from vlascope_server.checkpoints.drawn import is_drawn
+from vlascope_server.checkpoints.drawn import likes_of
 from vlascope_server.checkpoints.files import BESIDE
 from vlascope_server.checkpoints.load import load_statistics
 from vlascope_server.checkpoints.record import asked_for
@@ -92,13 +92,6 @@ class Mixed:
         return next((judged for judged in self.judged_mixes if judged.name == self.method), None)
 
 
-def _likes(locations: Sequence[str], options: MixOptions) -> list[str | None]:
-    """For each checkpoint, the one that its weights are drawn like: the option is of those alone that are drawn."""
-    if not any(is_drawn(location) for location in locations):
-        return [options.like] * len(locations)
-    return [options.like if is_drawn(location) else None for location in locations]
-
-
 def mix(options: MixOptions, progress: Progress = silent) -> Mixed:
     """Mixes as the options say, in memory.
 
@@ -110,7 +103,7 @@ def mix(options: MixOptions, progress: Progress = silent) -> Mixed:
     with contextlib.ExitStack() as stack:
         sources = [
             stack.enter_context(opened(location, options.named_preset, like)).asked(asked_for(options))
-            for location, like in zip(locations, _likes(locations, options), strict=True)
+            for location, like in zip(locations, likes_of(locations, options.like), strict=True)
         ]
         inputs = gather(locations, sources, delta=options.lora == "delta")
         kind_of(inputs, options.to)

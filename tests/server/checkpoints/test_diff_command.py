@@ -132,6 +132,21 @@ def test_a_checkpoint_against_itself(tmp_path, capsys):
     assert {file.name for file in tmp_path.iterdir()} == FILES
 
 
+def test_weights_that_are_drawn_anew_are_like_the_other_side(tmp_path, capsys):
+    out = ["--output-dir", str(tmp_path / "out")]
+    assert main(["diff", "tiny", "drawn:3", *out]) == 0
+    found = json.loads((tmp_path / "out" / "differences.json").read_text())
+    assert not found["only_in_a"]
+    assert not found["only_in_b"]
+    assert found["overall"]["changed"] > 0.99 * found["overall"]["count"]
+    assert main(["diff", "drawn:2", "drawn:3", "--like", "tiny", *out]) == 0
+    capsys.readouterr()
+    assert main(["diff", "drawn:2", "drawn:3", *out]) == 2
+    assert "name that checkpoint with --like" in capsys.readouterr().err
+    assert main(["diff", "tiny", "tiny-lora", "--like", "tiny", *out]) == 2
+    assert "tiny: is read with its own weights, and tiny was given to draw others like it" in capsys.readouterr().err
+
+
 def test_drawn_weights_and_formats_mixed(tmp_path, capsys):
     assert main(["convert", "tiny", str(tmp_path / "lerobot"), "--to", "lerobot"]) == 0
     assert main(["diff", "tiny", str(tmp_path / "lerobot"), "--output-dir", str(tmp_path / "same")]) == 0
