@@ -86,6 +86,7 @@ DIFF = {
     "--common-only": "False",
     "--spectral": "False",
     "--output-dir": "model_difference",
+    "--like": "None",
 }
 TRAIN = {
     "--dataset": "",

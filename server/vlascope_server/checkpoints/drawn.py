@@ -59,7 +59,7 @@ def likes_of(locations: Sequence[str], like: str | None) -> list[str | None]:
 
     Args:
         locations: of the checkpoints.
-        like: what was said of them all: it is for those that are drawn. Where none is, each gets it, and opening it says so.
+        like: what was said of all of them, for those that are drawn. Where none is, each gets it, and opening it says so.
     """
     drawn = [is_drawn(location) for location in locations]
     return [like if here or not any(drawn) else None for here in drawn]
