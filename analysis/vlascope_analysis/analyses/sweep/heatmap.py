@@ -51,7 +51,7 @@ def heatmap_figure(table: pd.DataFrame, title: str, subtitle: str = "", window: 
     colours = ScalarMappable(norm, SEQUENTIAL)
     for line, score in zip(every, scores, strict=True):
         for axes, (expert, grid) in zip(line, grids.items(), strict=True):
-            name = TITLES.get(expert, expert) + (", control run" if score == "control_accuracy" else "")
+            name = TITLES.get(expert, expert) + (",\ncontrol run" if score == "control_accuracy" else "")
             _label(axes, grid, name, window, first=axes is line[0])
             _fill(axes, grid, score, norm, floor, best)
     bar = figure.colorbar(colours, ax=every.ravel().tolist(), fraction=0.035, pad=0.02, extend="min")
