@@ -22,7 +22,14 @@ from vlascope_server.capturing.batches import EpisodeStorer, batches_of, capture
 from vlascope_server.capturing.campaign_observations import CampaignObservations
 from vlascope_server.capturing.options import CaptureError, CaptureOptions
 from vlascope_server.capturing.recording import Recording, digest, digest_of
-from vlascope_server.capturing.runs import CAPTURE, check_same_capture, check_same_options, refuse_begun, saved_options
+from vlascope_server.capturing.runs import (
+    CAPTURE,
+    check_same_capture,
+    check_same_options,
+    claimed,
+    refuse_begun,
+    saved_options,
+)
 from vlascope_server.policies.contract import Policy, RequestShape, plan_request, usual_spec
 from vlascope_server.policies.runs import describe_run
 
@@ -138,15 +145,19 @@ def opened_run(prepared: PreparedCapture) -> Iterator[RunWriter]:
     """The run to capture into: a new one, or the one to go on with, without what was not sealed of it.
 
     Raises:
+        CaptureError: another process has begun the same capture since this one was prepared.
         StoreError: it cannot be written, or another process writes it.
     """
     options, facts = prepared.options, prepared.policy.facts
     if options.resume is None:
-        model = describe_run(prepared.policy, saved_options(options), options.noise_seed) | {CAPTURE: prepared.said}
-        run = RunWriter.create(
-            options.store, facts.name, prepared.policy.layout, model, readable_by=options.readable_by,
-            memory_bytes=options.queue_bytes, workers=options.writers,
-        )  # fmt: skip
+        model = describe_run(prepared.policy, saved_options(options), options.origin_of_seeds) | {
+            CAPTURE: prepared.said
+        }
+        with claimed(options.store, prepared.campaign, options.readable_by):
+            run = RunWriter.create(
+                options.store, facts.name, prepared.policy.layout, model, readable_by=options.readable_by,
+                memory_bytes=options.queue_bytes, workers=options.writers,
+            )  # fmt: skip
     else:
         run = RunWriter.open(options.resume, memory_bytes=options.queue_bytes, workers=options.writers)
     with run:
@@ -222,7 +233,7 @@ def _said(
         "capture_spec": plan.spec.to_map(),
         "batch_size": batch_size,
         "prompt": options.prompt,
-        "noise_seed": options.noise_seed,
+        "noise_seed": options.origin_of_seeds,
     }
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from vlascope_server.capturing.options import CaptureError
 from vlascope_server.capturing.recording import digest
+from vlascope_server.robots.arithmetic import held_by_float32
 
 VERSION = 2
 _ANNOTATIONS = "annotations/"
@@ -64,6 +65,8 @@ class ObservationFile:
         """
         with _reading(path) as archive:
             infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if len(infos) < len(archive.infolist()):
+                raise ValueError("an array is there twice")
             _check_version(path, archive, set(infos))
             about = json.loads(str(_read(archive, "about")))
             _check_about(about)
@@ -83,6 +86,7 @@ class ObservationFile:
                 if shape[:1] != (count,) or dtype.kind not in "biuf":
                     raise ValueError(f"{name}: expected numbers of {count} inferences, found {dtype} {shape}")
                 shapes[name] = (shape[1:], dtype.str)
+            _check_arrays(archive, about, set(infos))
             content = digest([[name, infos[name].CRC, infos[name].file_size] for name in sorted(infos)])
         return cls(path, about, columns["timestep"], columns["seed"], columns["captured"], shapes, content)
 
@@ -103,8 +107,8 @@ class ObservationFile:
             for name, array in arrays.items():
                 if (array.shape[1:], array.dtype.str) != self.shapes[name]:
                     raise ValueError("it was replaced while it was read")
-                if array.dtype.kind == "f" and name in self.keys() and not np.isfinite(array).all():
-                    raise ValueError(f"{name}: holds a value that is no finite number")
+                if name in self.keys() and not held_by_float32(array).all():
+                    raise ValueError(f"{name}: holds a value that is no finite number in float32")
         return arrays
 
     def keys(self) -> Mapping[str, str]:
@@ -162,6 +166,19 @@ def _check_about(about: Any) -> None:
             raise ValueError(f"about: ended: {name}: expected {kind.__name__}")
     if not about["observation"] or not all(isinstance(key, str) for key in about["observation"].values()):
         raise ValueError("about: observation: expected the key of each array")
+
+
+def _check_arrays(archive: zipfile.ZipFile, about: Mapping[str, Any], names: set[str]) -> None:
+    """The directory of a zip archive has no checksum: a name that is damaged there is an array that is not there."""
+    if "arrays" not in about:
+        return  # the list came after the first files of this version
+    said: Mapping[str, Any] = about["arrays"]
+    if differing := sorted(names.symmetric_difference({*said, "about"})):
+        raise ValueError(f"{differing[0]}: is {'missing' if differing[0] in said else 'not in the list of arrays'}")
+    for name, (dtype, shape) in said.items():
+        found = _header(archive, name)
+        if (found[1].str, list(found[0])) != (dtype, shape):
+            raise ValueError(f"{name}: expected {dtype} {shape}, found {found[1].str} {list(found[0])}")
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:

@@ -57,6 +57,11 @@ class CaptureOptions(WhichPolicy, StoreOptions, EpisodeOptions, CommandOptions):
     dry_run: bool = False
     """Check everything, say how many frames and bytes would be stored, and stop."""
 
+    @property
+    def origin_of_seeds(self) -> int | None:
+        """From which the seeds of inferences follow: `noise_seed` or its default; None where each has the one that it had."""
+        return 0 if self.noise_seed is None and self.dataset is not None else self.noise_seed
+
     def __post_init__(self):
         """Raises `CaptureError` that names the first option out of its range."""
         if (self.dataset is None) == (self.observations is None):

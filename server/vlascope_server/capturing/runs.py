@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from vlascope_base import OptionError
 from vlascope_base.options import read_fields, record_of
 from vlascope_base.text import listed
 from vlascope_latents.store import StoreError
-from vlascope_latents.store.run_folder import RUN_FILE, find_runs, read_run
+from vlascope_latents.store.run_folder import RUN_FILE, ReadableBy, find_runs, make_missing_folder, read_run
 
 from vlascope_server.capturing.options import MAY_DIFFER, CaptureError, CaptureOptions
 from vlascope_server.policies.options import PolicyOptions
@@ -53,8 +56,11 @@ def saved_options(options: CaptureOptions) -> dict[str, Any]:
     )
     checkpoint = _located(options.checkpoint)
     return record_of(
-        dataclasses.replace(options, **absolute, policy=policy, checkpoint=checkpoint, resume=None, dry_run=False)
-    )
+        dataclasses.replace(
+            options, **absolute, policy=policy, checkpoint=checkpoint, noise_seed=options.origin_of_seeds,
+            resume=None, dry_run=False,
+        )
+    )  # fmt: skip
 
 
 def check_same_options(options: CaptureOptions, run: Path) -> None:
@@ -127,6 +133,28 @@ def refuse_begun(store: Path, campaign: str) -> None:
                 f"store: {run} holds this capture already: go on with --resume {run} where it was not finished,"
                 " remove it, or give another folder"
             )
+
+
+@contextlib.contextmanager
+def claimed(store: Path, campaign: str, readable_by: ReadableBy) -> Iterator[None]:
+    """While a run of this campaign is made, no other capture makes one in the same folder of runs.
+
+    Raises:
+        CaptureError: as `refuse_begun`; of two captures that begin at once the later one gets it.
+    """
+    try:
+        make_missing_folder(store, readable_by)
+        folder = os.open(store, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise CaptureError(f"store: {store}: {error.strerror}; give a folder elsewhere") from error
+    try:
+        # a file system without locks of folders keeps the check, and loses only what happens in the same moment
+        with contextlib.suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        refuse_begun(store, campaign)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _located(checkpoint: str) -> str:

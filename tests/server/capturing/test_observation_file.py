@@ -56,7 +56,8 @@ def test_every_array_reads_without_pickles_and_comes_back(tmp_path):
     assert json.loads(str(arrays["about"]))["prompt"] == INSTRUCTION
     assert arrays["actions"].shape == (5, 7)
     file = ObservationFile.open(path)
-    assert {**file.about} == {**about(4), "observation": observations._KEYS}
+    held = {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items() if name != "about"}
+    assert {**file.about} == {**about(4), "observation": observations._KEYS, "arrays": held}
     assert file.timestep.tolist() == [0, 5, 10, 15, 20]
     assert file.seed.tolist() == [4000, 4001, 4002, 4003, 4004]
     assert file.captured.tolist() == [True, False, True, False, True]
@@ -157,6 +158,21 @@ def test_a_damaged_byte_in_an_image_shows_when_it_is_read(tmp_path):
     refused(lambda: recording.moments(0, 0, 1), str(path), "damaged or cut short")
 
 
+def test_a_damaged_name_in_the_archives_directory_loses_no_array(tmp_path):
+    """The directory has no checksum: `annotations/goal_distance` would be another array, and no annotation any more."""
+    path = save(tmp_path, 0)
+    content = path.read_bytes()
+    name = b"annotations/goal_distance.npy"
+    assert content.count(name) == 2
+    for place, other in ((content.rindex(name), b"!"), (content.rindex(name) + 14, b"o")):
+        path.write_bytes(content[:place] + other + content[place + 1 :])
+        refused(lambda: opened(tmp_path), str(path), "damaged or cut short")
+    path.write_bytes(
+        content.replace(name, b"elsewhere:0/goal_distance.npy")
+    )  # whole, by both names that the archive has
+    refused(lambda: opened(tmp_path), str(path), "annotations/goal_distance: is missing")
+
+
 def test_no_archive_at_all(tmp_path):
     path = save(tmp_path, 0)
     path.write_bytes(b"\x80\x04K\x01.")
@@ -222,6 +238,13 @@ def test_a_state_that_is_no_number_shows_when_it_is_read(tmp_path):
     rewritten(path, spoil)
     recording = opened(tmp_path)
     refused(lambda: recording.moments(0, 0, 1), str(path), "state: holds a value that is no finite number")
+
+
+def test_a_state_that_float32_cannot_hold(tmp_path):
+    path = save(tmp_path, 0)
+    rewritten(path, lambda arrays: arrays.update(state=arrays["state"] * 1e300))
+    recording = opened(tmp_path)
+    refused(lambda: recording.moments(0, 0, 1), str(path), "state: holds a value that is no finite number in float32")
 
 
 def test_pickles_are_never_read(tmp_path):
