@@ -18,7 +18,13 @@ from vlascope_latents import CampaignCost, CapturePlan, CaptureSpecError
 from vlascope_latents.store import LatentStore, RunWriter
 from vlascope_latents.store.run_folder import check_episode_id
 
-from vlascope_server.capturing.batches import EpisodeStorer, batches_of, capture_batches, prepared_batches
+from vlascope_server.capturing.batches import (
+    EpisodeStorer,
+    FrameWarnings,
+    batches_of,
+    capture_batches,
+    prepared_batches,
+)
 from vlascope_server.capturing.campaign_observations import CampaignObservations
 from vlascope_server.capturing.options import CaptureError, CaptureOptions
 from vlascope_server.capturing.recording import Recording, digest, digest_of
@@ -121,7 +127,8 @@ def prepare_capture(load: Callable[[], Policy[Any]], options: CaptureOptions, pr
         policy = load()
         recording = DatasetFrames.open(options, policy.facts.robot)
     plan = _plan(options, policy, recording)
-    batch_size = options.batch_size or (_BATCH if policy.facts.accelerated else _BATCH_ON_CPU)
+    frames = sum(map(len, recording.episodes))
+    batch_size = min(options.batch_size or (_BATCH if policy.facts.accelerated else _BATCH_ON_CPU), frames)
     said = _said(options, policy, recording, plan, batch_size)
     # where the recording lies makes no other capture of it
     decides = {name: value for name, value in said.items() if name != "recording"}
@@ -191,7 +198,9 @@ def capture(prepared: PreparedCapture, run: RunWriter, progress: Callable[[int, 
         run, prepared.plan, policy, recording, prepared.ids, done,
         lambda stored: progress(stored, total, time.perf_counter() - begun),
     )  # fmt: skip
-    capture_batches(program, prepared_batches(policy, recording, batches), storer.store)
+    warnings = FrameWarnings()
+    capture_batches(program, prepared_batches(policy, recording, batches, warnings), storer.store)
+    warnings.log(sum(map(len, batches)))
     return Captured(run.path, len(recording.episodes) - len(done), total, time.perf_counter() - begun)
 
 
@@ -281,7 +290,9 @@ def _check_observations(prepared: PreparedCapture, progress: Progress) -> None:
     recording, policy = prepared.recording, prepared.policy
     missing = [place for place in range(len(recording.episodes)) if place not in prepared.done]
     recording.check(policy.facts.robot)
-    telling = recording.telling(missing)
+    telling, warnings = recording.telling(missing), FrameWarnings()
     for done, place in enumerate(telling):
         progress("checking observations", done, len(telling))
-        next(prepared_batches(policy, recording, [((place, 0),)]))
+        next(prepared_batches(policy, recording, [((place, 0),)], warnings))
+    if prepared.options.dry_run:  # a capture says it of all frames
+        warnings.log(len(telling))

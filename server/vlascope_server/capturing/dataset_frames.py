@@ -9,7 +9,7 @@ from vlascope_datasets import LeRobotDataset
 from vlascope_datasets.checksums import pictures_checksum
 from vlascope_latents import CaptureSpec
 
-from vlascope_server.capturing.options import CaptureError, CaptureOptions
+from vlascope_server.capturing.options import CaptureError, CaptureOptions, check_prompt
 from vlascope_server.capturing.recording import Moment, RecordedEpisode, digest, noise_seeds, told_otherwise
 from vlascope_server.robots import RobotSpec
 from vlascope_server.robots.arithmetic import held_by_float32
@@ -65,8 +65,11 @@ class DatasetFrames:
         """Nothing that `open` has not looked at."""
 
     def telling(self, episodes: Sequence[int]) -> Sequence[int]:
-        """One: the frames of a dataset have the same features."""
-        return episodes[:1]
+        """The first of each instruction: beside that, the frames of a dataset have the same features."""
+        first: dict[str, int] = {}
+        for episode in episodes:
+            first.setdefault(self.episodes[episode].instruction, episode)
+        return list(first.values())
 
     def moments(self, episode: int, first: int, stop: int) -> list[Moment]:
         """Frames `first` to `stop` of those that are to be captured of an episode."""
@@ -120,6 +123,7 @@ def _recorded(dataset: LeRobotDataset, columns: Columns, number: int, options: C
             " --episodes, or choose frames of one with --stride"
         )
     task = int(told[0])
+    check_prompt(f"{where}: instruction", dataset.tasks[task])
     name, timesteps, seed = f"episode-{number:06d}", tuple(rows.tolist()), options.origin_of_seeds
     assert seed is not None, "a dataset's inferences had no seeds"  # noqa: S101
     metadata = {

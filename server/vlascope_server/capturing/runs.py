@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -69,8 +70,8 @@ def check_same_options(options: CaptureOptions, run: Path) -> None:
     Raises:
         CaptureError: an option that decides about what is stored is another; names it, and both values.
     """
-    saved = _flat(saved_options(CaptureOptions(**options_of(run))))
-    asked = _flat(saved_options(options))
+    saved = _flat(CaptureOptions(**options_of(run)))
+    asked = _flat(options)
     differing = [
         f"--{name.replace('_', '-')} {_shown(asked[name])} (the run has {_shown(saved[name])})"
         for name in asked
@@ -176,14 +177,17 @@ def _model(run: Path) -> Mapping[str, Any]:
         raise CaptureError(f"resume: {error}") from None
 
 
-def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
-    nested = options["policy"]
-    return {**{name: value for name, value in options.items() if name != "policy"}, **nested}
+def _flat(options: CaptureOptions) -> dict[str, Any]:
+    kept, spec = saved_options(options), options.capture
+    nested = kept.pop("policy")
+    return {**kept, **nested, "capture": None if spec is None else spec.to_map()}
 
 
 def _shown(value: object) -> str:
     if value is None:
         return "none"
+    if isinstance(value, dict):
+        return json.dumps(value)
     if isinstance(value, tuple | list):
         return listed(value).replace(", ", ",")
     return repr(value) if isinstance(value, str) and (not value or " " in value) else str(value)

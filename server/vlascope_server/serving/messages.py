@@ -26,8 +26,8 @@ _EPISODE_TEXT = ("suite", "task_name", "task_instruction")
 _EPISODE_NUMBERS = ("task_id", "episode_index", "init_state", "seed")
 _TEXT_CHARACTERS = 4096
 _METADATA_BYTES = 16 << 10
-_ANNOTATIONS = 64
-_ANNOTATION_NUMBERS = 4096
+ANNOTATIONS = 64
+ANNOTATION_NUMBERS = 4096
 _SPEC_ARRAY_BYTES = 4096
 _LARGEST = 2**63 - 1
 
@@ -319,8 +319,8 @@ def _annotations(value: object) -> dict[str, np.ndarray]:
         return {}
     if not isinstance(value, Mapping):
         _refuse("annotations", f"expected a map, found {type(value).__name__}")
-    if len(value) > _ANNOTATIONS:
-        _refuse("annotations", f"{len(value)} names; expected at most {_ANNOTATIONS}")
+    if len(value) > ANNOTATIONS:
+        _refuse("annotations", f"{len(value)} names; expected at most {ANNOTATIONS}")
     arrays: dict[str, np.ndarray] = {}
     for name, item in value.items():
         if not _is_name(name):
@@ -330,8 +330,8 @@ def _annotations(value: object) -> dict[str, np.ndarray]:
             _refuse(f"annotations.{name}", f"expected a number or a regular array of numbers, found {short(item)}")
         arrays[name] = array
     count = sum(array.size for array in arrays.values())
-    if count > _ANNOTATION_NUMBERS:
-        _refuse("annotations", f"{count} numbers; expected at most {_ANNOTATION_NUMBERS} in all")
+    if count > ANNOTATION_NUMBERS:
+        _refuse("annotations", f"{count} numbers; expected at most {ANNOTATION_NUMBERS} in all")
     return {name: _float32(f"annotations.{name}", array) for name, array in arrays.items()}
 
 

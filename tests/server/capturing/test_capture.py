@@ -449,6 +449,35 @@ def test_the_default_of_noise_seed_is_the_same_capture(capture, refused, dataset
     assert capture("--dataset", dataset, "--stride", "11", "--capture", SPEC, "--noise-seed", "1")[0] == 0
 
 
+def test_options_that_no_capture_can_have(capture, refused, seen, tmp_path):
+    assert "prompt: 4097 characters; expected at most 4096" in refused("--observations", seen, "--prompt", "x" * 4097)
+    assert "found '\\udcff' at character 2; write it in UTF-8" in refused(
+        "--observations", seen, "--prompt", "a\udcffb"
+    )
+    assert "batch_size: expected at most 4096" in refused("--observations", seen, "--batch-size", "100000000")
+    for option in ("--store", "--observations", "--dataset"):
+        assert f"{option}: expected a path, found nothing" in refused(option, "")
+    assert "checkpoint: expected a path" in refused("--observations", seen, "--checkpoint", "")
+    code, out, _ = capture("--observations", seen, "--episodes", "0", "--batch-size", "4096", "--dry-run")
+    assert (code, "batches of 3\n" in out) == (0, True)
+
+
+def test_one_warning_of_all_prompts_that_are_too_long(capture, seen, tmp_path, caplog):
+    for options, said in (((), "12 of 12 frames"), (("--dry-run",), "4 of 4 frames")):
+        caplog.clear()
+        assert capture("--observations", seen, "--max-token-len", "8", *options, store=tmp_path / said)[0] == 0
+        (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert said in record.getMessage()
+        assert "tokens did not fit into 8" in record.getMessage()
+
+
+def test_a_run_keeps_its_spec_and_its_readers(capture, refused, seen, tmp_path):
+    assert capture("--observations", seen, "--capture", SPEC)[0] == 0
+    run = only_run(tmp_path / "runs")
+    assert "--readable-by everyone (the run has owner)" in refused("--resume", run, "--readable-by", "everyone")
+    assert '--capture {"' in refused("--resume", run, "--capture", '{"layers": [1]}')
+
+
 def test_of_two_that_begin_at_once_one_makes_the_run(seen, tmp_path):
     """Both were prepared while there was none."""
     options = CaptureOptions(
