@@ -9,7 +9,6 @@ from pathlib import Path
 from vlascope_base import VlascopeError
 from vlascope_base.options import CommandOptions
 from vlascope_base.text import short, why_unkept
-from vlascope_client.protocol import PROMPT_CHARACTERS
 
 from vlascope_server.options import Capture, EpisodeOptions, StoreOptions
 from vlascope_server.policies.options import WhichPolicy
@@ -28,6 +27,8 @@ class CaptureError(VlascopeError):
 
 def check_prompt(where: str, prompt: str) -> None:
     """Raises `CaptureError` where a policy server would not take an instruction; the message begins with `where`."""
+    from vlascope_client.protocol import PROMPT_CHARACTERS  # not wanted by those who ask for help
+
     if len(prompt) > PROMPT_CHARACTERS:
         raise CaptureError(f"{where}: {len(prompt)} characters; expected at most {PROMPT_CHARACTERS}")
     if why := why_unkept(prompt):
