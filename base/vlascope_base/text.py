@@ -25,6 +25,9 @@ _UNITS = {
 }
 
 
+_UNKEPT = re.compile("[\0\ud800-\udfff]")
+
+
 def printable(text: object) -> str:
     r"""One line of `text` that a terminal only shows, and never obeys.
 
@@ -32,6 +35,15 @@ def printable(text: object) -> str:
     its escape in Python (`\x1b`).
     """
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in str(text))
+
+
+def why_unkept(text: str) -> str | None:
+    """What keeps text from being kept: NUL, which ends it in many formats, or what UTF-8 cannot write; None where nothing does.
+
+    Bytes of a command line that are no text come as lone surrogates.
+    """
+    found = _UNKEPT.search(text)
+    return f"found {found[0]!r} at character {found.start() + 1}" if found else None
 
 
 class _Short(reprlib.Repr):

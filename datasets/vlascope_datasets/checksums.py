@@ -8,14 +8,14 @@ the parts of a dataset add up to its own.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
 from vlascope_datasets.errors import DamagedError
 from vlascope_datasets.features import INDEX_FEATURES
 from vlascope_datasets.files import inside
-from vlascope_datasets.images import content
+from vlascope_datasets.images import check, content
 from vlascope_datasets.reader import LeRobotDataset
 from vlascope_datasets.video import update_checksum
 
@@ -66,6 +66,37 @@ def episode_checksum(dataset: LeRobotDataset, number: int, *, videos: bool = Tru
             if episode.length:
                 update_checksum(digest, inside(dataset.root, span.file), *dataset.video_times(number, key))
     return int.from_bytes(digest.digest(), "big")
+
+
+def pictures_checksum(dataset: LeRobotDataset, number: int, cameras: Iterable[str], frames: Sequence[int]) -> str:
+    """Of what cameras saw in an episode, as it is stored: nothing is decoded.
+
+    Args:
+        dataset: that has it.
+        number: of the episode.
+        cameras: their columns.
+        frames: whose images count, where they are images in the table; of a video all of the episode's do.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Raises:
+        DatasetError: a file is missing.
+        DamagedError: a file is not what it should be, or an image in the table is none.
+    """
+    digest, episode = hashlib.blake2b(digest_size=16), dataset.episode(number)
+    for key in sorted(cameras):
+        digest.update(f"\0{key}\0".encode())
+        if key in episode.videos:
+            update_checksum(digest, inside(dataset.root, episode.videos[key].file), *dataset.video_times(number, key))
+            continue
+        cells = dataset.table(number, [key])[key].take(pa.array(frames, pa.int64())).to_pylist()
+        for frame, cell in zip(frames, cells, strict=True):
+            where = f"{dataset.root / episode.file}: episode {number}, frame {frame}, {key}"
+            image = content(cell, dataset.root, where)
+            check(image, where)
+            digest.update(hashlib.blake2b(image, digest_size=16).digest())
+    return digest.hexdigest()
 
 
 def task_names(dataset: LeRobotDataset, number: int, table: pa.Table) -> list[str]:

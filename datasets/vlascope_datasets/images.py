@@ -65,6 +65,19 @@ def decode(content: bytes, where: str) -> np.ndarray:
     )
 
 
+def check(content: bytes, where: str) -> None:
+    """Refuses what is no image, and a PNG that its own checksums contradict; decodes nothing.
+
+    Raises:
+        DamagedError: it is none; the message starts with `where`.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.verify()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DamagedError(f"{where}: no image ({error})") from error
+
+
 def _mode(image: Image.Image) -> str:
     """Pillow's mode of an image; one whose transparency hides nothing is what it is without."""
     if image.mode not in ("RGBA", "LA") and "transparency" not in image.info:

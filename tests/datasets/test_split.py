@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from vlascope_datasets import DamagedError, DatasetError, DatasetWriter, LeRobotDataset, video
-from vlascope_datasets.checksums import add, as_text, episode_checksum
+from vlascope_datasets.checksums import add, as_text, episode_checksum, pictures_checksum
 from vlascope_datasets.commands import main
 from vlascope_datasets.copying import copy_episodes
 from vlascope_datasets.splitting import choose_episodes, split_dataset
@@ -120,6 +120,18 @@ def test_the_shuffle_follows_the_seed():
     assert sorted(itertools.chain(*parts)) == list(range(101))
     assert all(part == sorted(part) for part in parts)
     assert parts[0] != list(range(26))
+
+
+@pytest.mark.parametrize(("version", "video"), KINDS)
+def test_what_a_camera_saw_has_a_checksum_of_its_own(tmp_path, version, video):
+    source = LeRobotDataset.open(write(tmp_path / "it", version, video=video, episodes=2))
+    copy_episodes(source, range(2), tmp_path / "copy", "v2.1")
+    copy = LeRobotDataset.open(tmp_path / "copy")
+    seen = [pictures_checksum(source, episode, ["image"], [0, 2]) for episode in range(2)]
+    assert len(set(seen)) == 2
+    assert seen == [pictures_checksum(copy, episode, ["image"], [0, 2]) for episode in range(2)]
+    if not video:
+        assert pictures_checksum(source, 0, ["image"], [0, 1]) != seen[0]
 
 
 def test_checksums_see_every_change(tmp_path):

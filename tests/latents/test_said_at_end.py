@@ -6,7 +6,9 @@ import json
 
 import numpy as np
 import pytest
+import xarray
 from vlascope_latents.store import LatentStore, RunWriter, StoreError, verify
+from vlascope_latents.store.exports import export_netcdf
 from vlascope_latents.store.labels import _KINDS
 from vlascope_latents.store.run_folder import TABLE_FILE
 from vlascope_latents.store.sealing import RESERVED
@@ -62,6 +64,9 @@ def test_a_recovery_finds_it_in_the_seal(run, episode):
         ({"moved": float("nan")}, ["expected JSON"]),
         ({"moved": np.float32(1)}, ["expected JSON", "float32"]),
         ({3: "x"}, ["names of text", "3"]),
+        ({"": 1}, ["names of text, at least one character"]),
+        ({"told": {"by": ["a\0b"]}}, ["without NUL", "at character 2"]),
+        ({"told": "\udcff"}, ["text that UTF-8 can write"]),
     ],
 )
 def test_what_cannot_be_kept_leaves_the_episode_open(run, episode, said, parts):
@@ -74,6 +79,30 @@ def test_what_cannot_be_kept_leaves_the_episode_open(run, episode, said, parts):
     assert episode.seal(False, 9, {"lifted_first": None}) == 3
     kept = LatentStore(run.path).episode("a")
     assert (kept.status, kept.success, kept.metadata) == ("sealed", False, {**BEGUN, "lifted_first": None})
+
+
+@pytest.mark.parametrize("begun", [{"": 1}, {"told": "a\0b"}, {"moved": float("nan")}])
+def test_what_cannot_be_kept_opens_no_episode(run, begun):
+    with pytest.raises(StoreError, match="episode c\\+b, metadata"):
+        run.open_episode("c+b", begun, plan())
+    assert not list((run.path / "latents.zarr").rglob("c+b*"))
+
+
+def test_an_export_survives_what_an_older_store_kept(run, episode, tmp_path):
+    """NetCDF takes neither names without a character nor text with NUL, nor numbers beyond 64 bits."""
+    episode.seal(True, 9, SAID)
+    kept = LatentStore(run.path).episode("a")
+    said = kept.folder / "zarr.json"
+    content = json.loads(said.read_text())
+    content["attributes"]["metadata"] |= {"": 1, "odd": "a\0b", "great": 2**70}
+    said.write_text(json.dumps(content))
+    run.close()
+    (run.path / TABLE_FILE).unlink()
+    RunWriter.recover(run.path)
+    store = LatentStore(run.path)
+    export_netcdf(store, store.episode("a"), tmp_path / "a.nc")
+    with xarray.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as found:
+        assert (found.attrs["(no name)"], found.attrs["odd"], found.attrs["great"]) == (1, "a\\x00b", str(2**70))
 
 
 def test_every_name_that_the_store_has_for_itself_is_reserved():

@@ -24,11 +24,17 @@ from vlascope_base.text import counted, printable
 from vlascope_latents.layout import ModelLayout
 from vlascope_latents.store.budget import FrameBuffers
 from vlascope_latents.store.durable import BlockingStore
-from vlascope_latents.store.errors import StoreError
+from vlascope_latents.store.errors import StoreError, remedy
 from vlascope_latents.store.frame_slot import FrameSlot, check_tensors
 from vlascope_latents.store.index import DECODED, FrameLine, IndexWriter, encode_values
 from vlascope_latents.store.run_folder import split_folder
-from vlascope_latents.store.sealing import EPISODES, check_said_at_end, read_attributes, seal_episode
+from vlascope_latents.store.sealing import (
+    EPISODES,
+    check_metadata,
+    check_said_at_end,
+    read_attributes,
+    seal_episode,
+)
 from vlascope_latents.store.table import EpisodeRow
 from vlascope_latents.store.tensors import StoredTensor, group_metadata
 
@@ -147,8 +153,9 @@ class EpisodeWriter:
         """Replaces what is kept of the episode: what only its first frame tells, where it was begun before that.
 
         Raises:
-            StoreError: the episode is closed, or the disk is full.
+            StoreError: `metadata` cannot be kept, the episode is closed, or the disk is full.
         """
+        check_metadata(metadata)
         with self._appending:
             self._check_open()
             key = f"{EPISODES}/{self.folder}"
@@ -303,9 +310,9 @@ class EpisodeWriter:
     def _failure(self, error: BaseException) -> StoreError:
         what = printable(getattr(error, "strerror", None) or str(error) or type(error).__name__)
         done = counted(self.committed, "frame is committed", "frames are committed")
-        remedy = "make room or choose another folder, then start" if isinstance(error, OSError) else "start"
+        advice = f"{remedy(error)}, then " if isinstance(error, OSError) else ""
         return StoreError(
-            f"{self._run.path}: episode {self.folder} could not be written ({what}): {done}; {remedy} a new attempt"
+            f"{self._run.path}: episode {self.folder} could not be written ({what}): {done}; {advice}start a new attempt"
         )
 
     def _check_decoded(self, encoded: Mapping[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from vlascope_base import VlascopeError
 
 
@@ -19,3 +21,12 @@ class SchemaVersionError(StoreError):
 
 class NotCapturedError(StoreError):
     """A slice that asks for something the episodes do not hold; the message lists what they do."""
+
+
+def remedy(error: BaseException) -> str:
+    """What to do where a run cannot be written on: words for the end of a message."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "was the run moved or removed? choose another folder"
+    if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "allow it to be written, or choose another folder"
+    return "make room or choose another folder"

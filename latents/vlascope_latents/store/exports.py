@@ -38,9 +38,20 @@ def export_netcdf(store: LatentStore, episode: Episode, path: Path) -> None:
             flat = name.replace("/", "_")
             dims = ["frame", *(f"{flat}_{axis}" for axis in range(1, column.ndim))]
             variables[flat] = (dims, column.astype(np.uint8) if column.dtype == bool else column)
-    # NetCDF has no bool among its attributes
-    attributes = {name: int(v) if isinstance(v, bool) else v for name, v in plain_attributes(episode).items()}
+    attributes = {_netcdf(name) or "(no name)": _netcdf(value) for name, value in plain_attributes(episode).items()}
     xarray.Dataset(variables, attrs=attributes).to_netcdf(path, engine="h5netcdf")
+
+
+def _netcdf(value: Any) -> Any:
+    """A value as NetCDF takes it for an attribute, which has neither bools nor great numbers, and whose text has no NUL.
+
+    Stores of an older vlascope, and those that something else wrote, may hold such.
+    """
+    if isinstance(value, str):
+        return value.replace("\0", "\\x00")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)
+    return int(value) if isinstance(value, bool) else value
 
 
 def plain_attributes(episode: Episode) -> dict[str, str | bool | int | float]:

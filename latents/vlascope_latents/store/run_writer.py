@@ -21,7 +21,7 @@ from vlascope_latents.plan import CapturePlan
 from vlascope_latents.store.budget import FrameBuffers
 from vlascope_latents.store.durable import BlockingStore, DurableStore
 from vlascope_latents.store.episode_writer import EpisodeWriter, RunResources
-from vlascope_latents.store.errors import StoreError
+from vlascope_latents.store.errors import StoreError, remedy
 from vlascope_latents.store.index import IndexWriter
 from vlascope_latents.store.recovery import Recovery, discard_episode, recover_run
 from vlascope_latents.store.run_folder import (
@@ -38,7 +38,7 @@ from vlascope_latents.store.run_folder import (
     split_folder,
     split_id,
 )
-from vlascope_latents.store.sealing import EPISODES
+from vlascope_latents.store.sealing import EPISODES, check_metadata
 from vlascope_latents.store.table import EpisodeRow, read_table, write_table
 from vlascope_latents.store.tensors import StoredTensor, group_metadata, stored_tensors
 
@@ -178,7 +178,8 @@ class RunWriter:
             plan: what its frames hold.
 
         Raises:
-            StoreError: the id is no name or is open already, a frame does not fit in memory, or the disk is full. A refused
+            StoreError: the id is no name or is open already, `metadata` cannot be kept (`check_metadata`), a frame does not
+                fit in memory, or the disk is full. A refused
                 opening leaves nothing: neither files nor, where those could be removed, a used attempt number.
         """
         episode_id = f"episode-{uuid.uuid4().hex[:12]}" if episode_id is None else check_episode_id(episode_id)
@@ -270,9 +271,10 @@ class RunWriter:
                       "metadata": dict(metadata or {}), "experts": list(self.info.layout.names),
                       "capture_spec": plan.spec.to_map()}  # fmt: skip
         try:
-            content = group_metadata(attributes)
-        except TypeError as error:
-            raise StoreError(f"episode {episode_id}, metadata: expected JSON ({error})") from error
+            check_metadata(attributes["metadata"])
+        except StoreError as error:
+            raise StoreError(f"episode {episode_id}, {error}") from error
+        content = group_metadata(attributes)
         index = None
         try:
             for group in dict.fromkeys(tensor.path.split("/")[0] for tensor in tensors):
@@ -288,7 +290,7 @@ class RunWriter:
             if not isinstance(error, OSError):
                 raise
             raise StoreError(
-                f"{self.path}: cannot open episode {folder} ({error.strerror}): make room or choose another folder"
+                f"{self.path}: cannot open episode {folder} ({error.strerror}): {remedy(error)}"
             ) from error
         return EpisodeWriter(self._resources, folder, tensors, index, self._sealed)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from vlascope_base.provenance import now
+from vlascope_base.text import short, why_unkept
 
 from vlascope_latents.store.durable import BlockingStore
 from vlascope_latents.store.errors import StoreError
@@ -107,18 +108,37 @@ def check_said_at_end(metadata: Mapping[str, object], begun: Mapping[str, object
         begun: said at the beginning.
 
     Raises:
-        StoreError: a name is the store's own or was said at the beginning, or a value is no JSON.
+        StoreError: a name is the store's own or was said at the beginning, or as `check_metadata`.
     """
+    check_metadata(metadata)
     for name in metadata:
-        if not isinstance(name, str):
-            raise StoreError(f"metadata: expected names of text, found {name!r}")
         if name in begun or name in RESERVED:
             whose = "the episode began with one" if name in begun else "the store has one of its own"
             raise StoreError(f"metadata: {name!r} is taken: {whose}; expected another name")
+
+
+def check_metadata(metadata: Mapping[str, object]) -> None:
+    """Refuses what the store, or an export of it, cannot keep of an episode.
+
+    Raises:
+        StoreError: a name is empty or no text, a value is no JSON, or a text in it holds NUL or what UTF-8 cannot write.
+    """
+    for name in metadata:
+        if not isinstance(name, str) or not name:
+            raise StoreError(f"metadata: expected names of text, at least one character each, found {name!r}")
     try:
         json.dumps(dict(metadata), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"metadata: expected JSON ({error})") from error
+    rest: list[object] = [metadata]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, Mapping):
+            rest += [*value, *value.values()]
+        elif isinstance(value, list | tuple):
+            rest += value
+        elif isinstance(value, str) and (why := why_unkept(value)):
+            raise StoreError(f"metadata: {short(value)}: expected text that UTF-8 can write, without NUL, {why}")
 
 
 def read_attributes(store: BlockingStore, key: str) -> dict[str, Any] | None:

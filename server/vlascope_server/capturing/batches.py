@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
-from vlascope_base.text import printable
+from vlascope_base.text import counted, printable
 from vlascope_latents import CapturePlan
 from vlascope_latents.store import EpisodeWriter, RunWriter
 
@@ -57,6 +57,24 @@ class Batch:
     annotations: Sequence[dict[str, np.ndarray]]
 
 
+class FrameWarnings:
+    """Gathers what a policy warns of, such as a prompt that is too long, for one line about all frames."""
+
+    def __init__(self):
+        self._frames, self._first = 0, ""
+
+    def add(self, place: str, warnings: Sequence[str]) -> None:
+        """Warnings of one frame."""
+        if warnings:
+            self._frames += 1
+            self._first = self._first or f"{place}: {printable('; '.join(warnings))}"
+
+    def log(self, frames: int) -> None:
+        """One warning, where there was any among so many frames."""
+        if self._frames:
+            _log.warning("%d of %s, the first %s", self._frames, counted(frames, "frame"), self._first)
+
+
 def batches_of(lengths: Sequence[int], size: int, done: Collection[int]) -> list[tuple[Place, ...]]:
     """The batches in which something is to be captured.
 
@@ -71,26 +89,26 @@ def batches_of(lengths: Sequence[int], size: int, done: Collection[int]) -> list
 
 
 def prepared_batches(
-    policy: Policy[Any], recording: Recording, batches: Sequence[tuple[Place, ...]]
+    policy: Policy[Any], recording: Recording, batches: Sequence[tuple[Place, ...]], warnings: FrameWarnings
 ) -> Iterator[Batch]:
-    """Reads and prepares batches, one after the other.
+    """Reads and prepares batches, one after the other; adds what the policy warns of to `warnings`.
 
     Raises:
         CaptureError: an observation is not the robot's; names where it was recorded.
         VlascopeError: a file is missing or damaged.
     """
-    moments, warned = _moments(recording, [place for batch in batches for place in batch]), set()
+    moments = _moments(recording, [place for batch in batches for place in batch])
     for places in batches:
         prepared, annotations = [], []
         for (episode, frame), moment in zip(places, moments, strict=False):
             try:
                 prepared.append(policy.prepare(moment.observation))
             except RobotInputError as error:
-                raise CaptureError(f"{recording.place(episode, frame)}: {error}") from None
-            for warning in prepared[-1].warnings:
-                if warning not in warned:
-                    warned.add(warning)
-                    _log.warning("%s: %s", recording.place(episode, frame), printable(warning))
+                raise CaptureError(
+                    f"{recording.place(episode, frame)}: {error}; give the --checkpoint of a policy that reads this, or leave"
+                    " the episode out with --episodes"
+                ) from None
+            warnings.add(recording.place(episode, frame), prepared[-1].warnings)
             annotations.append(dict(moment.annotations))
         seeds = [recording.episodes[episode].seeds[frame] for episode, frame in places]
         yield Batch(places, prepared, [policy.draw(seed) for seed in seeds], annotations)

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from vlascope_base.text import listed
 from vlascope_latents import CaptureSpec, CaptureSpecError
+from vlascope_latents.store import StoreError
 from vlascope_latents.store.run_folder import split_id
+from vlascope_latents.store.sealing import check_said_at_end
 
 from vlascope_server.capturing.observation_file import ObservationFile
 from vlascope_server.capturing.options import CaptureError, CaptureOptions
@@ -130,20 +132,28 @@ class CampaignObservations:
         return f"{self._files[episode].path}: timestep {self.episodes[episode].timesteps[frame]}"
 
 
+def _check_stride(stride: int, file: ObservationFile) -> None:
+    """A rollout infers every few steps, and refuses such a stride too."""
+    apart = int(np.gcd.reduce(file.timestep))
+    if apart and stride % apart:
+        below = stride // apart * apart
+        nearest = f"{below} or {below + apart}" if below else f"{apart}"
+        raise CaptureError(
+            f"stride {stride}: {file.path} has an inference every {apart} steps; the nearest that work: {nearest}"
+        )
+
+
 def _recorded(file: ObservationFile, options: CaptureOptions) -> RecordedEpisode:
     about = file.about
     sent: Mapping[str, Any] = about["episode"]
     chosen = file.captured if file.captured.any() else np.ones(len(file.timestep), bool)
     if options.stride is not None:
+        _check_stride(options.stride, file)
         chosen = file.timestep % options.stride == 0
     rows = np.flatnonzero(chosen)
     timesteps = tuple(file.timestep[rows].tolist())
     campaign, name = split_id(sent["id"])
-    # as a policy server keeps it: the fields beside what else was said
-    metadata = {
-        **(sent.get("metadata") or {}),
-        **{key: value for key, value in sent.items() if key not in ("id", "metadata") and value is not None},
-    }
+    metadata = dict(file.begun)
     seeds = tuple(file.seed[rows].tolist())
     if options.noise_seed is not None:
         seeds, metadata = noise_seeds(options.noise_seed, name, timesteps), {**metadata, "seed": options.noise_seed}
@@ -155,10 +165,15 @@ def _recorded(file: ObservationFile, options: CaptureOptions) -> RecordedEpisode
     if options.prompt is not None:
         instruction, metadata = options.prompt, told_otherwise(metadata)
     ended: Mapping[str, Any] = about["ended"]
+    metadata["captured_from"] = source
+    try:
+        check_said_at_end(ended.get("metadata") or {}, {**metadata, "instruction": instruction})
+    except StoreError as error:
+        raise CaptureError(f"{file.path}: about: ended: {error}; move it away to capture the other episodes") from None
     return RecordedEpisode(
         name=name,
         instruction=instruction,
-        metadata={**metadata, "captured_from": source},
+        metadata=metadata,
         success=ended.get("success"),
         total_steps=ended.get("total_steps"),
         ended=ended.get("metadata") or {},

@@ -18,11 +18,24 @@ from vlascope_latents import CampaignCost, CapturePlan, CaptureSpecError
 from vlascope_latents.store import LatentStore, RunWriter
 from vlascope_latents.store.run_folder import check_episode_id
 
-from vlascope_server.capturing.batches import EpisodeStorer, batches_of, capture_batches, prepared_batches
+from vlascope_server.capturing.batches import (
+    EpisodeStorer,
+    FrameWarnings,
+    batches_of,
+    capture_batches,
+    prepared_batches,
+)
 from vlascope_server.capturing.campaign_observations import CampaignObservations
 from vlascope_server.capturing.options import CaptureError, CaptureOptions
 from vlascope_server.capturing.recording import Recording, digest, digest_of
-from vlascope_server.capturing.runs import CAPTURE, check_same_capture, check_same_options, refuse_begun, saved_options
+from vlascope_server.capturing.runs import (
+    CAPTURE,
+    check_same_capture,
+    check_same_options,
+    claimed,
+    refuse_begun,
+    saved_options,
+)
 from vlascope_server.policies.checked import CheckedPolicy
 from vlascope_server.policies.contract import Policy, RequestShape, plan_request, usual_spec
 from vlascope_server.policies.runs import describe_run
@@ -115,7 +128,8 @@ def prepare_capture(load: Callable[[], Policy[Any]], options: CaptureOptions, pr
         policy = CheckedPolicy(load())
         recording = DatasetFrames.open(options, policy.facts.robot)
     plan = _plan(options, policy, recording)
-    batch_size = options.batch_size or (_BATCH if policy.facts.accelerated else _BATCH_ON_CPU)
+    frames = sum(map(len, recording.episodes))
+    batch_size = min(options.batch_size or (_BATCH if policy.facts.accelerated else _BATCH_ON_CPU), frames)
     said = _said(options, policy, recording, plan, batch_size)
     # where the recording lies makes no other capture of it
     decides = {name: value for name, value in said.items() if name != "recording"}
@@ -139,15 +153,19 @@ def opened_run(prepared: PreparedCapture) -> Iterator[RunWriter]:
     """The run to capture into: a new one, or the one to go on with, without what was not sealed of it.
 
     Raises:
+        CaptureError: another process has begun the same capture since this one was prepared.
         StoreError: it cannot be written, or another process writes it.
     """
     options, facts = prepared.options, prepared.policy.facts
     if options.resume is None:
-        model = describe_run(prepared.policy, saved_options(options), options.noise_seed) | {CAPTURE: prepared.said}
-        run = RunWriter.create(
-            options.store, facts.name, prepared.policy.layout, model, readable_by=options.readable_by,
-            memory_bytes=options.queue_bytes, workers=options.writers,
-        )  # fmt: skip
+        model = describe_run(prepared.policy, saved_options(options), options.origin_of_seeds) | {
+            CAPTURE: prepared.said
+        }
+        with claimed(options.store, prepared.campaign, options.readable_by):
+            run = RunWriter.create(
+                options.store, facts.name, prepared.policy.layout, model, readable_by=options.readable_by,
+                memory_bytes=options.queue_bytes, workers=options.writers,
+            )  # fmt: skip
     else:
         run = RunWriter.open(options.resume, memory_bytes=options.queue_bytes, workers=options.writers)
     with run:
@@ -181,7 +199,9 @@ def capture(prepared: PreparedCapture, run: RunWriter, progress: Callable[[int, 
         run, prepared.plan, policy, recording, prepared.ids, done,
         lambda stored: progress(stored, total, time.perf_counter() - begun),
     )  # fmt: skip
-    capture_batches(program, prepared_batches(policy, recording, batches), storer.store)
+    warnings = FrameWarnings()
+    capture_batches(program, prepared_batches(policy, recording, batches, warnings), storer.store)
+    warnings.log(sum(map(len, batches)))
     return Captured(run.path, len(recording.episodes) - len(done), total, time.perf_counter() - begun)
 
 
@@ -223,7 +243,7 @@ def _said(
         "capture_spec": plan.spec.to_map(),
         "batch_size": batch_size,
         "prompt": options.prompt,
-        "noise_seed": options.noise_seed,
+        "noise_seed": options.origin_of_seeds,
     }
 
 
@@ -271,7 +291,9 @@ def _check_observations(prepared: PreparedCapture, progress: Progress) -> None:
     recording, policy = prepared.recording, prepared.policy
     missing = [place for place in range(len(recording.episodes)) if place not in prepared.done]
     recording.check(policy.facts.robot)
-    telling = recording.telling(missing)
+    telling, warnings = recording.telling(missing), FrameWarnings()
     for done, place in enumerate(telling):
         progress("checking observations", done, len(telling))
-        next(prepared_batches(policy, recording, [((place, 0),)]))
+        next(prepared_batches(policy, recording, [((place, 0),)], warnings))
+    if prepared.options.dry_run:  # a capture says it of all frames
+        warnings.log(len(telling))

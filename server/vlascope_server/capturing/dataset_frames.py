@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from vlascope_datasets import LeRobotDataset
+from vlascope_datasets.checksums import pictures_checksum
 from vlascope_latents import CaptureSpec
 
-from vlascope_server.capturing.options import CaptureError, CaptureOptions
+from vlascope_server.capturing.options import CaptureError, CaptureOptions, check_prompt
 from vlascope_server.capturing.recording import Moment, RecordedEpisode, digest, noise_seeds, told_otherwise
 from vlascope_server.robots import RobotSpec
+from vlascope_server.robots.arithmetic import held_by_float32
 from vlascope_server.training.columns import Columns, find_columns
 from vlascope_server.training.frames import find_episodes
 
@@ -43,12 +45,12 @@ class DatasetFrames:
 
     @classmethod
     def open(cls, options: CaptureOptions, robot: RobotSpec) -> DatasetFrames:
-        """Opens a dataset and reads the numbers of the episodes that are asked for; decodes no image.
+        """Opens a dataset and reads the frames of the episodes that are asked for; decodes no image.
 
         Raises:
-            DatasetError: it cannot be read.
+            DatasetError: it cannot be read, or an image in its tables is none.
             TrainingError: it lacks what the robot sends, or an episode that is asked for.
-            CaptureError: an episode has frames of several instructions, or a state that is no number.
+            CaptureError: an episode has frames of several instructions, or a state that float32 cannot hold.
         """
         path = options.dataset
         assert path is not None, "chosen by the options"  # noqa: S101
@@ -63,8 +65,11 @@ class DatasetFrames:
         """Nothing that `open` has not looked at."""
 
     def telling(self, episodes: Sequence[int]) -> Sequence[int]:
-        """One: the frames of a dataset have the same features."""
-        return episodes[:1]
+        """The first of each instruction: beside that, the frames of a dataset have the same features."""
+        first: dict[str, int] = {}
+        for episode in episodes:
+            first.setdefault(self.episodes[episode].instruction, episode)
+        return list(first.values())
 
     def moments(self, episode: int, first: int, stop: int) -> list[Moment]:
         """Frames `first` to `stop` of those that are to be captured of an episode."""
@@ -99,11 +104,12 @@ def _recorded(dataset: LeRobotDataset, columns: Columns, number: int, options: C
     rows = np.arange(0, length, options.stride or 1)
     states = {key: table[column][rows] for key, column in columns.state.items()}
     for key, values in states.items():
-        if not np.isfinite(values).all():
-            frame = rows[np.flatnonzero(~np.isfinite(values).reshape(len(rows), -1).all(axis=1))[0]]
+        held = held_by_float32(values)
+        if not held.all():
+            frame = rows[np.flatnonzero(~held.reshape(len(rows), -1).all(axis=1))[0]]
             raise CaptureError(
-                f"{where}, frame {frame}: {columns.state[key]}: holds a value that is no finite number; repair the dataset, or"
-                " leave the episode out with --episodes"
+                f"{where}, frame {frame}: {columns.state[key]}: holds a value that is no finite number in float32; repair the"
+                " dataset, or leave the episode out with --episodes"
             )
     told = np.unique(table["task_index"].reshape(-1)[rows])
     if unknown := [int(task) for task in told if int(task) not in dataset.tasks]:
@@ -117,7 +123,9 @@ def _recorded(dataset: LeRobotDataset, columns: Columns, number: int, options: C
             " --episodes, or choose frames of one with --stride"
         )
     task = int(told[0])
-    name, timesteps, seed = f"episode-{number:06d}", tuple(rows.tolist()), options.noise_seed or 0
+    check_prompt(f"{where}: instruction", dataset.tasks[task])
+    name, timesteps, seed = f"episode-{number:06d}", tuple(rows.tolist()), options.origin_of_seeds
+    assert seed is not None, "a dataset's inferences had no seeds"  # noqa: S101
     metadata = {
         "task_id": task,
         "task_instruction": dataset.tasks[task],
@@ -137,6 +145,9 @@ def _recorded(dataset: LeRobotDataset, columns: Columns, number: int, options: C
         timesteps=timesteps,
         seeds=noise_seeds(seed, name, timesteps),
         content=digest(
-            {key: [values.dtype.str, values.shape, values.tobytes().hex()] for key, values in states.items()}
+            {
+                "states": {key: [v.dtype.str, v.shape, v.tobytes().hex()] for key, v in states.items()},
+                "pictures": pictures_checksum(dataset, number, columns.cameras.values(), timesteps),
+            }
         ),
     )

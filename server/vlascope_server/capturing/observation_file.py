@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import lzma
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from vlascope_base.maps import each_once
+from vlascope_client.codec import MessageError, pack
+from vlascope_latents.store.run_folder import check_name
 
-from vlascope_server.capturing.options import CaptureError
+from vlascope_server.capturing.options import CaptureError, check_prompt
 from vlascope_server.capturing.recording import digest
+from vlascope_server.robots.arithmetic import held_by_float32
+from vlascope_server.serving.errors import RequestError
+from vlascope_server.serving.messages import ANNOTATION_NUMBERS, ANNOTATIONS, BeginEpisode, read_request
 
 VERSION = 2
 _ANNOTATIONS = "annotations/"
@@ -30,7 +38,12 @@ _FIELDS: Mapping[str, type] = {
     "observation": dict,
     "policy": dict,
 }
-_UNREADABLE = (ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+_ABOUT_BYTES = 4 << 20
+_UNREADABLE = (
+    ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+    RuntimeError, SyntaxError, tokenize.TokenError, MemoryError, OverflowError,
+)  # fmt: skip
+"""What zipfile and numpy raise where bits have changed; an archive that claims to be encrypted is a RuntimeError."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,6 +53,7 @@ class ObservationFile:
     Attributes:
         path: of the file.
         about: what was told and sent beside the observations, and how the episode ended.
+        begun: what a policy server keeps of the episode from its beginning.
         timestep: int64 [n], environment step of each inference.
         seed: int64 [n], of its noise.
         captured: bool [n], whether the server was asked to keep hidden states of it.
@@ -49,6 +63,7 @@ class ObservationFile:
 
     path: Path
     about: Mapping[str, Any]
+    begun: Mapping[str, object]
     timestep: np.ndarray
     seed: np.ndarray
     captured: np.ndarray
@@ -64,9 +79,17 @@ class ObservationFile:
         """
         with _reading(path) as archive:
             infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if len(infos) < len(archive.infolist()):
+                raise ValueError("an array is there twice")
             _check_version(path, archive, set(infos))
-            about = json.loads(str(_read(archive, "about")))
+            if infos["about"].file_size > _ABOUT_BYTES:
+                raise ValueError(f"about: {infos['about'].file_size} bytes; expected at most {_ABOUT_BYTES}")
+            about = json.loads(
+                str(_read(archive, "about")), object_pairs_hook=each_once, parse_constant=_refuse_constant
+            )
             _check_about(about)
+            check_prompt(f"{path}: prompt", about["prompt"])
+            begun = _said(about)
             columns = {name: _read(archive, name) for name in ("timestep", "seed", "captured")}
             count = len(columns["timestep"])
             for name, kind in (("timestep", "i"), ("seed", "i"), ("captured", "b")):
@@ -76,6 +99,8 @@ class ObservationFile:
                     )
             if not count or columns["seed"].min() < 0 or columns["timestep"].min() < 0:
                 raise ValueError("expected at least one inference, and no negative timestep or seed")
+            if (np.diff(columns["timestep"]) <= 0).any():
+                raise ValueError("timestep: expected each to be later than the one before")
             rows = [*about["observation"], *(name for name in infos if name.startswith(_ANNOTATIONS))]
             shapes = {}
             for name in rows:
@@ -83,8 +108,12 @@ class ObservationFile:
                 if shape[:1] != (count,) or dtype.kind not in "biuf":
                     raise ValueError(f"{name}: expected numbers of {count} inferences, found {dtype} {shape}")
                 shapes[name] = (shape[1:], dtype.str)
+            _check_annotations(
+                {n.removeprefix(_ANNOTATIONS): s for n, (s, _) in shapes.items() if n.startswith(_ANNOTATIONS)}
+            )
+            _check_arrays(archive, about, set(infos))
             content = digest([[name, infos[name].CRC, infos[name].file_size] for name in sorted(infos)])
-        return cls(path, about, columns["timestep"], columns["seed"], columns["captured"], shapes, content)
+        return cls(path, about, begun, columns["timestep"], columns["seed"], columns["captured"], shapes, content)
 
     @property
     def nbytes(self) -> int:
@@ -103,8 +132,10 @@ class ObservationFile:
             for name, array in arrays.items():
                 if (array.shape[1:], array.dtype.str) != self.shapes[name]:
                     raise ValueError("it was replaced while it was read")
-                if array.dtype.kind == "f" and name in self.keys() and not np.isfinite(array).all():
-                    raise ValueError(f"{name}: holds a value that is no finite number")
+                if name in self.keys() and not held_by_float32(array).all():
+                    raise ValueError(f"{name}: holds a value that is no finite number in float32")
+                if not (held_by_float32(array) | ~np.isfinite(array)).all():
+                    raise ValueError(f"{name}: holds a number that float32 cannot hold")
         return arrays
 
     def keys(self) -> Mapping[str, str]:
@@ -145,7 +176,12 @@ def _check_version(path: Path, archive: zipfile.ZipFile, names: set[str]) -> Non
         raise ValueError(f"version: expected a whole number, found {version.dtype} {version.shape}")
     if version != VERSION:
         raise CaptureError(
-            f"{path}: has version {version} of its format, and this vlascope reads {VERSION}: upgrade vlascope"
+            f"{path}: has version {version} of its format, and this vlascope reads {VERSION}: "
+            + (
+                "upgrade vlascope"
+                if version > VERSION
+                else "an older one made it; run the campaign again with --save-observations"
+            )
         )
 
 
@@ -164,7 +200,50 @@ def _check_about(about: Any) -> None:
         raise ValueError("about: observation: expected the key of each array")
 
 
+def _check_arrays(archive: zipfile.ZipFile, about: Mapping[str, Any], names: set[str]) -> None:
+    """The directory of a zip archive has no checksum: a name that is damaged there is an array that is not there."""
+    if "arrays" not in about:
+        return  # the list came after the first files of this version
+    said: Mapping[str, Any] = about["arrays"]
+    if differing := sorted(names.symmetric_difference({*said, "about"})):
+        raise ValueError(f"{differing[0]}: is {'missing' if differing[0] in said else 'not in the list of arrays'}")
+    for name, (dtype, shape) in said.items():
+        found = _header(archive, name)
+        if (found[1].str, list(found[0])) != (dtype, shape):
+            raise ValueError(f"{name}: expected {dtype} {shape}, found {found[1].str} {list(found[0])}")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"about: expected finite numbers, found {name}")
+
+
+def _said(about: Mapping[str, Any]) -> Mapping[str, object]:
+    """What a policy server keeps of the episode's beginning; the same checks as when it was sent there."""
+    try:
+        begin = read_request(pack({"request": "begin_episode", "episode": about["episode"]}))
+        read_request(pack({"request": "end_episode", "episode": about["episode"]["id"], **about["ended"]}))
+    except (RequestError, MessageError) as error:
+        raise ValueError(f"about: {error}") from None
+    assert isinstance(begin, BeginEpisode)  # noqa: S101 as it was packed
+    return begin.episode.metadata
+
+
+def _check_annotations(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """The checks of a policy server: names, and how many numbers."""
+    for name in shapes:
+        check_name("annotation", name)
+    count = sum(map(math.prod, shapes.values()))
+    if len(shapes) > ANNOTATIONS or count > ANNOTATION_NUMBERS:
+        raise ValueError(
+            f"annotations: {len(shapes)} names with {count} numbers; expected at most {ANNOTATIONS} and {ANNOTATION_NUMBERS}"
+        )
+
+
 def _read(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """An array; memory is taken for as many bytes as the archive says that it has."""
+    shape, dtype = _header(archive, name)
+    if math.prod(shape) * dtype.itemsize > archive.getinfo(f"{name}.npy").file_size:
+        raise ValueError(f"{name}: {dtype} {list(shape)} does not fit its bytes")
     with archive.open(f"{name}.npy") as member:
         return np.lib.format.read_array(member, allow_pickle=False)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
+import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,7 @@ from vlascope_base import OptionError
 from vlascope_base.options import read_fields, record_of
 from vlascope_base.text import listed
 from vlascope_latents.store import StoreError
-from vlascope_latents.store.run_folder import RUN_FILE, find_runs, read_run
+from vlascope_latents.store.run_folder import RUN_FILE, ReadableBy, find_runs, make_missing_folder, read_run
 
 from vlascope_server.capturing.options import MAY_DIFFER, CaptureError, CaptureOptions
 from vlascope_server.policies.options import PolicyOptions
@@ -53,8 +57,11 @@ def saved_options(options: CaptureOptions) -> dict[str, Any]:
     )
     checkpoint = _located(options.checkpoint)
     return record_of(
-        dataclasses.replace(options, **absolute, policy=policy, checkpoint=checkpoint, resume=None, dry_run=False)
-    )
+        dataclasses.replace(
+            options, **absolute, policy=policy, checkpoint=checkpoint, noise_seed=options.origin_of_seeds,
+            resume=None, dry_run=False,
+        )
+    )  # fmt: skip
 
 
 def check_same_options(options: CaptureOptions, run: Path) -> None:
@@ -63,8 +70,8 @@ def check_same_options(options: CaptureOptions, run: Path) -> None:
     Raises:
         CaptureError: an option that decides about what is stored is another; names it, and both values.
     """
-    saved = _flat(saved_options(CaptureOptions(**options_of(run))))
-    asked = _flat(saved_options(options))
+    saved = _flat(CaptureOptions(**options_of(run)))
+    asked = _flat(options)
     differing = [
         f"--{name.replace('_', '-')} {_shown(asked[name])} (the run has {_shown(saved[name])})"
         for name in asked
@@ -129,6 +136,28 @@ def refuse_begun(store: Path, campaign: str) -> None:
             )
 
 
+@contextlib.contextmanager
+def claimed(store: Path, campaign: str, readable_by: ReadableBy) -> Iterator[None]:
+    """While a run of this campaign is made, no other capture makes one in the same folder of runs.
+
+    Raises:
+        CaptureError: as `refuse_begun`; of two captures that begin at once the later one gets it.
+    """
+    try:
+        make_missing_folder(store, readable_by)
+        folder = os.open(store, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise CaptureError(f"store: {store}: {error.strerror}; give a folder elsewhere") from error
+    try:
+        # a file system without locks of folders keeps the check, and loses only what happens in the same moment
+        with contextlib.suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        refuse_begun(store, campaign)
+        yield
+    finally:
+        os.close(folder)
+
+
 def _located(checkpoint: str) -> str:
     """The same checkpoint, wherever a capture goes on."""
     return str(Path(checkpoint).absolute()) if Path(checkpoint).exists() else checkpoint
@@ -148,14 +177,17 @@ def _model(run: Path) -> Mapping[str, Any]:
         raise CaptureError(f"resume: {error}") from None
 
 
-def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
-    nested = options["policy"]
-    return {**{name: value for name, value in options.items() if name != "policy"}, **nested}
+def _flat(options: CaptureOptions) -> dict[str, Any]:
+    kept, spec = saved_options(options), options.capture
+    nested = kept.pop("policy")
+    return {**kept, **nested, "capture": None if spec is None else spec.to_map()}
 
 
 def _shown(value: object) -> str:
     if value is None:
         return "none"
+    if isinstance(value, dict):
+        return json.dumps(value)
     if isinstance(value, tuple | list):
         return listed(value).replace(", ", ",")
     return repr(value) if isinstance(value, str) and (not value or " " in value) else str(value)

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vlascope_base import VlascopeError
-from vlascope_base.options import file_of
+from vlascope_base.options import file_of, word_of
 from vlascope_base.text import counted, readable_bytes, wrapped
 
-from vlascope_server.capturing.options import CaptureOptions
+from vlascope_server.capturing.options import CaptureError, CaptureOptions
 from vlascope_server.commands.train import INSTALL
 
 if TYPE_CHECKING:
@@ -32,8 +32,11 @@ class Capture(CaptureOptions):
         """The options of the run that the command line goes on with; None where it begins a new one.
 
         Raises:
-            CaptureError: there is no such run, or it is of something else.
+            CaptureError: there is no such run, it is of something else, or a path is empty.
         """
+        for option in ("--store", "--dataset", "--observations", "--tokenizer", "--like"):
+            if word_of(option, args) == "":
+                raise CaptureError(f"{option}: expected a path, found nothing")
         run = file_of("--resume", args)
         if run is None:
             return None

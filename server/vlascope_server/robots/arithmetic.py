@@ -63,6 +63,12 @@ def pad(x: Float[np.ndarray, "*lead d"], width: int) -> Float[np.ndarray, "*lead
     return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
 
 
+def held_by_float32(values: np.ndarray) -> np.ndarray:
+    """Which numbers are finite in float32, in which policies compute and stores keep them; bool, of the same shape."""
+    with np.errstate(over="ignore"):
+        return np.isfinite(values.astype(np.float32))
+
+
 def normalise(x: Float[np.ndarray, "*lead d"], stats: NormStats, kind: Normalisation) -> Float[np.ndarray, "*lead d"]:
     """Z-score: (x - mean) / deviation. Quantile: the 1 % and 99 % quantiles go to -1 and 1, and nothing is clipped.
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from vlascope_server.robots.arithmetic import (
+    held_by_float32,
     needs_quantiles,
     normalise,
     pad,
@@ -88,10 +89,18 @@ class RobotPipeline:
         """What the model sees of one observation as a client sends it; the observation stays as it is.
 
         Raises:
-            RobotInputError: it is not what the robot's `read` expects.
+            RobotInputError: it is not what the robot's `read` expects, or float32 cannot hold its state.
         """
         reading = self.robot.read(observation)
         state = normalise(reading.state, self.stats["state"], self.conventions.normalisation)
+        held = held_by_float32(reading.state) & held_by_float32(state)
+        if not held.all():
+            number = int(np.argmin(held))
+            raise RobotInputError(
+                "state",
+                f"number {number} is {reading.state[number]:.7g}; expected numbers that float32 holds, also once they are"
+                " normalised",
+            )
         return NormalisedReading(
             images={slot: resize_with_pad(image, self.image_size) for slot, image in reading.images.items()},
             state=pad(state, self.action_dim),

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
+from vlascope_base.text import why_unkept
 from vlascope_client.codec import MessageError, unpack
 from vlascope_client.protocol import OWN_FIELDS, PROMPT_CHARACTERS
 from vlascope_client.wording import short
 from vlascope_latents import CaptureSpec, CaptureSpecError
 from vlascope_latents.store.errors import StoreError
 from vlascope_latents.store.run_folder import check_episode_id, check_name
-from vlascope_latents.store.sealing import RESERVED
+from vlascope_latents.store.sealing import RESERVED, check_metadata
 
 from vlascope_server.serving.errors import RequestError
 
@@ -25,8 +26,8 @@ _EPISODE_TEXT = ("suite", "task_name", "task_instruction")
 _EPISODE_NUMBERS = ("task_id", "episode_index", "init_state", "seed")
 _TEXT_CHARACTERS = 4096
 _METADATA_BYTES = 16 << 10
-_ANNOTATIONS = 64
-_ANNOTATION_NUMBERS = 4096
+ANNOTATIONS = 64
+ANNOTATION_NUMBERS = 4096
 _SPEC_ARRAY_BYTES = 4096
 _LARGEST = 2**63 - 1
 
@@ -151,6 +152,8 @@ def _infer(message: Mapping[str, Any]) -> Infer:
         raise RequestError(
             "invalid_observation", f"prompt: {len(prompt)} characters; expected at most {PROMPT_CHARACTERS}", "prompt"
         )
+    if isinstance(prompt, str) and (why := why_unkept(prompt)):
+        raise RequestError("invalid_observation", f"prompt: expected text without NUL, {why}", "prompt")
     observation = {key: value for key, value in message.items() if key not in OWN_FIELDS}
     for key, value in observation.items():
         _check_robot_value(key, value)
@@ -265,8 +268,10 @@ def _episode(value: object) -> EpisodeInfo:
         text = _plain(value.get(key))
         if text is None:
             continue
-        if not isinstance(text, str) or len(text) > _TEXT_CHARACTERS:
-            _refuse(f"episode.{key}", f"expected up to {_TEXT_CHARACTERS} characters, found {short(text)}")
+        if not isinstance(text, str) or len(text) > _TEXT_CHARACTERS or why_unkept(text):
+            _refuse(
+                f"episode.{key}", f"expected up to {_TEXT_CHARACTERS} characters, none of them NUL, found {short(text)}"
+            )
         metadata[key] = text
     for key in _EPISODE_NUMBERS:
         number = _optional_int(value, key, f"episode.{key}")
@@ -284,21 +289,26 @@ def _is_name(value: object, check: Callable[[Any], str] = lambda value: check_na
         return False
 
 
-def _more(value: object, reserved: Container[str], field: str) -> dict[str, object]:
+def _more(value: object, reserved: Collection[str], field: str) -> dict[str, object]:
     """Whatever else a client wants kept with its episode."""
     if value is None:
         return {}
     if not isinstance(value, dict):
         _refuse(field, f"expected a map, found {type(value).__name__}")
     for key in value:
-        if not isinstance(key, str) or key in reserved:
-            _refuse(f"{field}.{_key(key)}", "expected a name that is no field of an episode")
+        if not isinstance(key, str):
+            _refuse(f"{field}.{_key(key)}", f"expected names of text, found {type(key).__name__}")
+        if key in reserved:
+            _refuse(f"{field}.{_key(key)}", f"is taken; expected another name than {', '.join(sorted(reserved))}")
     size = 0
     try:
         for part in json.JSONEncoder(allow_nan=False).iterencode(value):
             size += len(part)
             if size > _METADATA_BYTES:
                 _refuse(field, f"more than {_METADATA_BYTES} bytes of JSON; expected at most that")
+        check_metadata(value)
+    except StoreError as error:
+        _refuse(field, str(error).removeprefix("metadata: "))
     except (TypeError, ValueError):
         _refuse(field, "expected JSON: text, finite numbers, booleans, lists and maps")
     return value
@@ -309,8 +319,8 @@ def _annotations(value: object) -> dict[str, np.ndarray]:
         return {}
     if not isinstance(value, Mapping):
         _refuse("annotations", f"expected a map, found {type(value).__name__}")
-    if len(value) > _ANNOTATIONS:
-        _refuse("annotations", f"{len(value)} names; expected at most {_ANNOTATIONS}")
+    if len(value) > ANNOTATIONS:
+        _refuse("annotations", f"{len(value)} names; expected at most {ANNOTATIONS}")
     arrays: dict[str, np.ndarray] = {}
     for name, item in value.items():
         if not _is_name(name):
@@ -320,8 +330,8 @@ def _annotations(value: object) -> dict[str, np.ndarray]:
             _refuse(f"annotations.{name}", f"expected a number or a regular array of numbers, found {short(item)}")
         arrays[name] = array
     count = sum(array.size for array in arrays.values())
-    if count > _ANNOTATION_NUMBERS:
-        _refuse("annotations", f"{count} numbers; expected at most {_ANNOTATION_NUMBERS} in all")
+    if count > ANNOTATION_NUMBERS:
+        _refuse("annotations", f"{count} numbers; expected at most {ANNOTATION_NUMBERS} in all")
     return {name: _float32(f"annotations.{name}", array) for name, array in arrays.items()}
 
 

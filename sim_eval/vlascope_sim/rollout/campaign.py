@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlascope_base.provenance import now_for_names
+from vlascope_base.text import why_unkept
 
 from vlascope_sim.environment.cameras import RenderMode
 from vlascope_sim.environment.libero import SETTLE_STEPS
@@ -286,14 +287,11 @@ def _at_least(least: int, name: str, value: int) -> None:
 
 
 def _check_text(what: str, text: str) -> None:
-    """Bytes of a command line that are no text come as lone surrogates, which neither results nor a server can keep."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
+    """Refuses text that neither results nor a server can keep."""
+    if why := why_unkept(text):
         raise RolloutError(
-            f"{what}: {text!r}: expected text that UTF-8 can write, found {text[error.start]!r} at character "
-            f"{error.start + 1}; write it in UTF-8"
-        ) from None
+            f"{what}: {text!r}: expected text that UTF-8 can write, without NUL, {why}; write it in UTF-8"
+        )
 
 
 def _perturbation(campaign: Campaign, seed: int) -> Perturbation:

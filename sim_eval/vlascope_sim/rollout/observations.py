@@ -75,7 +75,6 @@ class ObservationsFile:
         """
         arrays: dict[str, Any] = {
             "version": np.int64(VERSION),
-            "about": np.array(json.dumps({**about, "observation": _KEYS})),
             "timestep": np.array([inference.timestep for inference in self._inferences], np.int64),
             "seed": np.array([inference.seed for inference in self._inferences], np.int64),
             "captured": np.array([inference.captured for inference in self._inferences], bool),
@@ -84,5 +83,8 @@ class ObservationsFile:
         arrays |= {name: np.stack([np.asarray(getattr(seen, name)) for seen in self._seen]) for name in _KEYS}
         for name in self._annotations[0]:
             arrays[f"annotations/{name}"] = np.stack([annotations[name] for annotations in self._annotations])
+        # a name that is damaged in the archive's directory would be an array less
+        held = {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items()}
+        arrays["about"] = np.array(json.dumps({**about, "observation": _KEYS, "arrays": held}))
         with replacing(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **arrays)

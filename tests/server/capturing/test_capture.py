@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from vlascope_latents.store import LatentStore, RunWriter, verify
 from vlascope_server.capturing.batches import batches_of
+from vlascope_server.capturing.capture import opened_run, prepare_capture
+from vlascope_server.capturing.options import CaptureError, CaptureOptions
 from vlascope_server.checkpoints import load_checkpoint
 from vlascope_server.policies.contract import PLAIN
 from vlascope_server.policies.loading import load_policy
@@ -361,11 +366,40 @@ def test_an_episode_of_two_instructions(capture, refused, dataset, tmp_path):
     assert capture("--dataset", tmp_path / "two", "--stride", "6", "--capture", SPEC)[0] == 0
 
 
-def test_a_damaged_image_of_a_dataset_keeps_what_was_sealed(capture, dataset, tmp_path):
-    """It shows when it is decoded; the run goes on once it is repaired."""
+def test_a_state_of_a_dataset_that_float32_cannot_hold(refused, tmp_path):
+    from tests.server.training.conftest import write_dataset
+
+    def grow(number, columns):
+        if number == 3:
+            columns["state"][0, 2] = 3e38
+
+    data = write_dataset(tmp_path / "huge", grow)
+    line = refused("--dataset", data, "--episodes", "3", "--stride", "7")
+    assert "episode 3, frame 0: state: number 2 is 3e+38; expected numbers that float32 holds" in line
+
+
+def test_a_damaged_image_of_a_dataset_is_found_before_anything_is_stored(refused, dataset, tmp_path):
+    def damage(rows):
+        content = bytearray(rows[-1]["bytes"])
+        content[len(content) // 2] ^= 0xFF
+        rows[-1] = {**rows[-1], "bytes": bytes(content)}
+
+    _rewritten(dataset, tmp_path / "broken", "image", damage)
+    line = refused("--dataset", tmp_path / "broken", "--stride", "11", "--capture", SPEC)
+    assert "episode 7, frame 11, image: no image" in line
+
+
+def _as_jpeg(content: bytes) -> bytes:
+    out = io.BytesIO()
+    Image.open(io.BytesIO(content)).save(out, "JPEG")
+    return out.getvalue()
+
+
+def test_an_image_that_cannot_be_decoded_keeps_what_was_sealed(capture, dataset, tmp_path):
+    """One without checksums of its own shows when it is decoded; the run goes on once it is what it was begun with."""
 
     def damage(rows):
-        rows[-1] = {**rows[-1], "bytes": b"no picture"}
+        rows[-1] = {**rows[-1], "bytes": _as_jpeg(rows[-1]["bytes"])[:-4]}
 
     file, whole = _rewritten(dataset, tmp_path / "broken", "image", damage)
     code, _, lines = capture("--dataset", tmp_path / "broken", "--stride", "11", "--capture", SPEC)
@@ -376,12 +410,100 @@ def test_a_damaged_image_of_a_dataset_keeps_what_was_sealed(capture, dataset, tm
     sealed = [e.id for e in LatentStore(run).episodes() if e.status == "sealed"]
     assert 0 < len(sealed) < EPISODES
     shutil.copyfile(whole, file)
-    code, out, _ = capture("--resume", run)
-    assert code == 0
-    assert f"of {EPISODES - len(sealed)} episode" in out.splitlines()[-1]
-    assert [(e.status, e.frames, e.row.attempt) for e in LatentStore(run).episodes(attempts="all")] == [
-        ("sealed", 2, 1)
-    ] * EPISODES
+    code, _, lines = capture("--resume", run)
+    assert code == 2
+    assert "the frames of the recording" in lines[-1]
+    assert [e.id for e in LatentStore(run).episodes() if e.status == "sealed"] == sealed
+
+
+def test_other_pixels_are_another_recording(capture, refused, dataset, tmp_path):
+    """States, instructions and lengths alone do not say which frames these are."""
+    assert capture("--dataset", dataset, "--stride", "11", "--capture", SPEC)[0] == 0
+    run = only_run(tmp_path / "runs")
+
+    def swap(rows):
+        rows[-1] = {**rows[-1], "bytes": rows[-2]["bytes"]}
+
+    _rewritten(dataset, tmp_path / "other", "wrist_image", swap)
+    code, _, _ = capture("--dataset", tmp_path / "other", "--stride", "11", "--capture", SPEC)
+    assert code == 0  # no capture that is there already
+    campaigns = {e.campaign for e in LatentStore(tmp_path / "runs").episodes()}
+    assert len(campaigns) == 2
+    # the run's own dataset becomes the other
+    place = tmp_path / "mine"
+    shutil.copytree(dataset, place)
+    assert capture("--dataset", place, "--stride", "11", "--capture", SPEC, store=tmp_path / "mixed")[0] == 0
+    shutil.rmtree(place)
+    shutil.copytree(tmp_path / "other", place)
+    line = refused("--resume", only_run(tmp_path / "mixed"))
+    assert "the frames of the recording" in line
+    assert run.is_dir()
+
+
+def test_the_default_of_noise_seed_is_the_same_capture(capture, refused, dataset, tmp_path):
+    assert capture("--dataset", dataset, "--stride", "11", "--capture", SPEC)[0] == 0
+    run = only_run(tmp_path / "runs")
+    line = refused("--dataset", dataset, "--stride", "11", "--capture", SPEC, "--noise-seed", "0")
+    assert f"{run} holds this capture already" in line
+    assert capture("--resume", run, "--noise-seed", "0")[0] == 0
+    assert capture("--dataset", dataset, "--stride", "11", "--capture", SPEC, "--noise-seed", "1")[0] == 0
+
+
+def test_options_that_no_capture_can_have(capture, refused, seen, tmp_path):
+    assert "prompt: 4097 characters; expected at most 4096" in refused("--observations", seen, "--prompt", "x" * 4097)
+    assert "found '\\udcff' at character 2; write it in UTF-8" in refused(
+        "--observations", seen, "--prompt", "a\udcffb"
+    )
+    assert "batch_size: expected at most 4096" in refused("--observations", seen, "--batch-size", "100000000")
+    for option in ("--store", "--observations", "--dataset"):
+        assert f"{option}: expected a path, found nothing" in refused(option, "")
+    assert "checkpoint: expected a path" in refused("--observations", seen, "--checkpoint", "")
+    code, out, _ = capture("--observations", seen, "--episodes", "0", "--batch-size", "4096", "--dry-run")
+    assert (code, "batches of 3\n" in out) == (0, True)
+
+
+def test_one_warning_of_all_prompts_that_are_too_long(capture, seen, tmp_path, caplog):
+    for options, said in (((), "12 of 12 frames"), (("--dry-run",), "4 of 4 frames")):
+        caplog.clear()
+        assert capture("--observations", seen, "--max-token-len", "8", *options, store=tmp_path / said)[0] == 0
+        (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert said in record.getMessage()
+        assert "tokens did not fit into 8" in record.getMessage()
+
+
+def test_a_run_keeps_its_spec_and_its_readers(capture, refused, seen, tmp_path):
+    assert capture("--observations", seen, "--capture", SPEC)[0] == 0
+    run = only_run(tmp_path / "runs")
+    assert "--readable-by everyone (the run has owner)" in refused("--resume", run, "--readable-by", "everyone")
+    assert '--capture {"' in refused("--resume", run, "--capture", '{"layers": [1]}')
+
+
+def test_of_two_that_begin_at_once_one_makes_the_run(seen, tmp_path):
+    """Both were prepared while there was none."""
+    options = CaptureOptions(
+        checkpoint="tiny", store=tmp_path / "runs", observations=seen, min_free=10**6, episodes=(0,)
+    )
+    policy = load_policy("tiny")
+    first, second = (prepare_capture(lambda: policy, options, lambda *_: None) for _ in range(2))
+    made, refusals = [], []
+    ready = threading.Barrier(2)
+
+    def begin(prepared):
+        ready.wait()
+        try:
+            with opened_run(prepared) as run:
+                made.append(run.path)
+        except CaptureError as error:
+            refusals.append(str(error))
+
+    threads = [threading.Thread(target=begin, args=(prepared,)) for prepared in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list((tmp_path / "runs").iterdir()) == made
+    (refusal,) = refusals
+    assert f"{made[0]} holds this capture already" in refusal
 
 
 def test_batches_follow_from_the_frames_alone():

@@ -56,7 +56,8 @@ def test_every_array_reads_without_pickles_and_comes_back(tmp_path):
     assert json.loads(str(arrays["about"]))["prompt"] == INSTRUCTION
     assert arrays["actions"].shape == (5, 7)
     file = ObservationFile.open(path)
-    assert {**file.about} == {**about(4), "observation": observations._KEYS}
+    held = {name: [array.dtype.str, list(array.shape)] for name, array in arrays.items() if name != "about"}
+    assert {**file.about} == {**about(4), "observation": observations._KEYS, "arrays": held}
     assert file.timestep.tolist() == [0, 5, 10, 15, 20]
     assert file.seed.tolist() == [4000, 4001, 4002, 4003, 4004]
     assert file.captured.tolist() == [True, False, True, False, True]
@@ -157,6 +158,21 @@ def test_a_damaged_byte_in_an_image_shows_when_it_is_read(tmp_path):
     refused(lambda: recording.moments(0, 0, 1), str(path), "damaged or cut short")
 
 
+def test_a_damaged_name_in_the_archives_directory_loses_no_array(tmp_path):
+    """The directory has no checksum: `annotations/goal_distance` would be another array, and no annotation any more."""
+    path = save(tmp_path, 0)
+    content = path.read_bytes()
+    name = b"annotations/goal_distance.npy"
+    assert content.count(name) == 2
+    for place, other in ((content.rindex(name), b"!"), (content.rindex(name) + 14, b"o")):
+        path.write_bytes(content[:place] + other + content[place + 1 :])
+        refused(lambda: opened(tmp_path), str(path), "damaged or cut short")
+    path.write_bytes(
+        content.replace(name, b"elsewhere:0/goal_distance.npy")
+    )  # whole, by both names that the archive has
+    refused(lambda: opened(tmp_path), str(path), "annotations/goal_distance: is missing")
+
+
 def test_no_archive_at_all(tmp_path):
     path = save(tmp_path, 0)
     path.write_bytes(b"\x80\x04K\x01.")
@@ -183,6 +199,94 @@ def test_a_newer_version_says_what_to_do(tmp_path):
     path = save(tmp_path, 0)
     rewritten(path, lambda arrays: arrays.update(version=np.int64(3)))
     refused(lambda: opened(tmp_path), str(path), "version 3", "reads 2", "upgrade")
+    rewritten(path, lambda arrays: arrays.update(version=np.int64(1)))
+    refused(lambda: opened(tmp_path), str(path), "version 1", "run the campaign again with --save-observations")
+
+
+def _about_with(**changed):
+    """What is said, other than a rollout says it; a map is changed where there is one."""
+
+    def change(arrays):
+        said = json.loads(str(arrays["about"]))
+        for name, value in changed.items():
+            said[name] = {**said[name], **value} if isinstance(said.get(name), dict) else value
+        said.pop("arrays")
+        arrays["about"] = np.array(json.dumps(said))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"ended": {"metadata": {"success": True}}}, "metadata.success: is taken"),
+        ({"ended": {"metadata": {"prompt_mode": "x"}}}, "'prompt_mode' is taken"),
+        ({"ended": {"metadata": {"moved": float("nan")}}}, "expected finite numbers, found NaN"),
+        ({"ended": {"metadata": {"long": "y" * 17000}}}, "more than 16384 bytes"),
+        ({"ended": {"total_steps": -1}}, "total_steps: expected a whole number from 0 to 2^63-1"),
+        ({"ended": {"total_steps": 10**30}}, "about"),
+        ({"episode": {"episode_index": [1]}}, "episode.episode_index: expected a whole number"),
+        ({"episode": {"id": "../../x"}}, "episode.id"),
+        ({"episode": {"task_id": "zero"}}, "episode.task_id"),
+        ({"episode": {"metadata": {"instruction": "lie"}}}, "episode.metadata.instruction: is taken"),
+        ({"episode": {"metadata": {"torn": "\udcff"}}}, "about"),
+        ({"prompt": "x" * 4097}, "4097 characters; expected at most 4096"),
+        ({"prompt": "a\0b"}, "without NUL"),
+    ],
+)
+def test_what_no_server_would_have_taken(tmp_path, changed, said):
+    path = save(tmp_path, 0)
+    rewritten(path, _about_with(**changed))
+    refused(lambda: opened(tmp_path), str(path), said)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda a: a.update({"annotations/a b": np.zeros((5, 1))}), "'a b' is no name"),
+        (lambda a: a.update({"annotations/great": np.zeros((5, 5000))}), "expected at most 64 and 4096"),
+        (lambda a: a.update(timestep=np.zeros(5, int)), "timestep: expected each to be later"),
+        (lambda a: a.update(about=np.array("[" * 100_000)), "damaged"),
+    ],
+)
+def test_arrays_that_no_store_would_take(tmp_path, change, said):
+    path = save(tmp_path, 0)
+
+    def without_list(arrays):
+        _about_with()(arrays)
+        change(arrays)
+
+    rewritten(path, without_list)
+    refused(lambda: opened(tmp_path), str(path), said)
+
+
+def test_an_archive_that_claims_to_be_encrypted(tmp_path):
+    path = save(tmp_path, 0)
+    content = bytearray(path.read_bytes())
+    for mark, flags in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        place = content.find(mark)
+        while place >= 0:
+            content[place + flags] |= 1
+            place = content.find(mark, place + 4)
+    path.write_bytes(content)
+    refused(lambda: opened(tmp_path), str(path), "damaged", "encrypted")
+
+
+def test_an_array_that_claims_more_than_its_bytes(tmp_path):
+    path = save(tmp_path, 0)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    claimed = io.BytesIO()
+    np.lib.format.write_array_header_1_0(claimed, {"descr": "<i8", "fortran_order": False, "shape": (10**15,)})
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, member in {**members, "seed.npy": claimed.getvalue()}.items():
+            archive.writestr(name, member)
+    refused(lambda: opened(tmp_path), str(path), "does not fit its bytes")
+
+
+def test_a_stride_that_meets_no_inference(tmp_path):
+    path = save(tmp_path, 0)
+    refused(lambda: opened(tmp_path, stride=7), "stride 7:", str(path), "every 5 steps", "5 or 10")
 
 
 def _about_without(name):
@@ -222,6 +326,13 @@ def test_a_state_that_is_no_number_shows_when_it_is_read(tmp_path):
     rewritten(path, spoil)
     recording = opened(tmp_path)
     refused(lambda: recording.moments(0, 0, 1), str(path), "state: holds a value that is no finite number")
+
+
+def test_a_state_that_float32_cannot_hold(tmp_path):
+    path = save(tmp_path, 0)
+    rewritten(path, lambda arrays: arrays.update(state=arrays["state"] * 1e300))
+    recording = opened(tmp_path)
+    refused(lambda: recording.moments(0, 0, 1), str(path), "state: holds a value that is no finite number in float32")
 
 
 def test_pickles_are_never_read(tmp_path):

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from vlascope_server.robots import (
@@ -44,6 +46,15 @@ def test_the_chain_equals_the_reference(golden, stats, family, pi05):
     found = pipeline.training_actions(actions, inputs.robot_state)
     np.testing.assert_array_equal(found, golden[f"chain/{family}/actions"])
     np.testing.assert_array_equal(actions, golden["libero_inputs/actions_in"])
+
+
+@pytest.mark.parametrize(
+    ("state", "found"), [([1e300] * 8, "number 0 is 1e+300"), ([0] * 7 + [-3e38], "number 7 is -3e+38")]
+)
+def test_a_state_that_float32_cannot_hold(golden, stats, state, found):
+    small = {**stats, "state": NormStats(*(1e-3 * stats["state"].std[:8] for _ in range(4)))}
+    with pytest.raises(RobotInputError, match=re.escape(f"state: {found}; expected numbers that float32 holds")):
+        _pipeline(small, False).read(_observation(golden, state=np.array(state, np.float64)))
 
 
 @pytest.mark.parametrize(("family", "pi05"), FAMILIES)
