@@ -22,7 +22,7 @@ import numpy as np
 from common import Results, options_of, report, verdict
 from models import device, served_size, usual_size
 from vlascope_base.progress import silent
-from vlascope_server.capturing.batches import batches_of, prepared_batches
+from vlascope_server.capturing.batches import FrameWarnings, batches_of, prepared_batches
 from vlascope_server.capturing.capture import PreparedCapture, capture, opened_run, prepare_capture
 from vlascope_server.capturing.options import CaptureOptions
 from vlascope_server.policies.contract import Policy, RequestShape
@@ -75,7 +75,9 @@ def record(folder: Path, frames: int) -> None:
 def bare_seconds(prepared: PreparedCapture, policy: Policy[Any]) -> float:
     """Seconds that the program takes for all batches, whose inputs are prepared before."""
     lengths = [len(episode) for episode in prepared.recording.episodes]
-    batches = list(prepared_batches(policy, prepared.recording, batches_of(lengths, prepared.batch_size, ())))
+    batches = list(
+        prepared_batches(policy, prepared.recording, batches_of(lengths, prepared.batch_size, ()), FrameWarnings())
+    )
     program = policy.compile(RequestShape(prepared.plan), prepared.batch_size)
     np.asarray(program.run(batches[0].prepared, batches[0].drawn).actions)
     begun = time.perf_counter()

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import ml_dtypes
 import numpy as np
-from jaxtyping import Bool, Shaped
 from numpy.typing import ArrayLike
 
 from vlascope_latents.layout import STEP_AXES
@@ -23,9 +22,7 @@ _WHOLE = {"span": "token", "key_span": "key"}
 _DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32), "int32": np.dtype(np.int32)}
 
 
-def site_value(
-    site: SitePlan, whole: ArrayLike, valid: Bool[np.ndarray, "B T"] | None = None
-) -> Shaped[np.ndarray, "B ..."]:
+def site_value(site: SitePlan, whole: ArrayLike, valid: np.ndarray | None = None) -> np.ndarray:
     """What `site` keeps of its component.
 
     1. Steps, layers and heads are those that the plan numbers.
@@ -39,7 +36,7 @@ def site_value(
         site: of a plan.
         whole: [B, ...], the whole component of every observation: the expert's steps first, where it has a loop, then the
             component's axes as the layout has them.
-        valid: which tokens of the expert's sequence are no padding; all of them unless given.
+        valid: bool [B, T], which tokens of the expert's sequence are no padding; all of them unless given.
 
     Returns:
         [B, *site.tensor.shape] in the tensor's dtype; bfloat16 is that of ml_dtypes. A token that is missing is 0 in int32.

@@ -19,14 +19,11 @@ from typing import Any
 
 import numpy as np
 from vlascope_base.maps import each_once
-from vlascope_client.codec import MessageError, pack
 from vlascope_latents.store.run_folder import check_name
 
 from vlascope_server.capturing.options import CaptureError, check_prompt
 from vlascope_server.capturing.recording import digest
 from vlascope_server.robots.arithmetic import held_by_float32
-from vlascope_server.serving.errors import RequestError
-from vlascope_server.serving.messages import ANNOTATION_NUMBERS, ANNOTATIONS, BeginEpisode, read_request
 
 VERSION = 2
 _ANNOTATIONS = "annotations/"
@@ -218,7 +215,15 @@ def _refuse_constant(name: str) -> None:
 
 
 def _said(about: Mapping[str, Any]) -> Mapping[str, object]:
-    """What a policy server keeps of the episode's beginning; the same checks as when it was sent there."""
+    """What a policy server keeps of the episode's beginning; the same checks as when it was sent there.
+
+    Needs the extra `serve`.
+    """
+    from vlascope_client.codec import MessageError, pack
+
+    from vlascope_server.serving.errors import RequestError
+    from vlascope_server.serving.messages import BeginEpisode, read_request
+
     try:
         begin = read_request(pack({"request": "begin_episode", "episode": about["episode"]}))
         read_request(pack({"request": "end_episode", "episode": about["episode"]["id"], **about["ended"]}))
@@ -229,7 +234,9 @@ def _said(about: Mapping[str, Any]) -> Mapping[str, object]:
 
 
 def _check_annotations(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """The checks of a policy server: names, and how many numbers."""
+    """The checks of a policy server: names, and how many numbers. Needs the extra `serve`."""
+    from vlascope_server.serving.messages import ANNOTATION_NUMBERS, ANNOTATIONS
+
     for name in shapes:
         check_name("annotation", name)
     count = sum(map(math.prod, shapes.values()))
