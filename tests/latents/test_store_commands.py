@@ -160,7 +160,7 @@ def test_ls_as_json(tmp_path, capsys):
 
 
 def test_what_others_stored_never_reaches_the_terminal_as_it_is(tmp_path, capsys):
-    told = "\x1b[31mred\u202eback\0\n[bold]end"
+    told = "\x1b[31mred\u202eback\x07\n[bold]end"
     with RunWriter.create(tmp_path / "runs", "tiny", LAYOUT) as writer:
         episode = writer.open_episode("ep", {"instruction": told, "task_instruction": "\x9b2J"}, plan())
         episode.append(frame(plan(), 0), timestep=0)
@@ -169,7 +169,7 @@ def test_what_others_stored_never_reaches_the_terminal_as_it_is(tmp_path, capsys
     out = capsys.readouterr().out
     assert all(char.isprintable() or char == "\n" for char in out)
     assert "\\x1b" in out
-    assert printable(told) == r"\x1b[31mred\u202eback\x00\n[bold]end"
+    assert printable(told) == r"\x1b[31mred\u202eback\x07\n[bold]end"
     assert printable("put “it” – déjà 置く") == "put “it” – déjà 置く"
 
 
