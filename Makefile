@@ -7,7 +7,7 @@ BESIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # third of the time, to slower programs of the same numbers within rounding. That capture moves no bit is a promise about programs
 # that are compiled as users compile, and so are its tests (NEUTRAL); `make test-all` compiles everything so.
 QUICK := XLA_FLAGS="--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-NEUTRAL := tests/server/test_taps.py
+NEUTRAL := tests/server/test_taps.py tests/server/test_components.py
 # Where Python may not keep its bytecode, every process that a test starts compiles what it imports anew: seconds each.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -46,7 +46,7 @@ setup-cuda: setup
 
 test: setup
 	$(RUN) pytest -m "not slow" --numprocesses 2 $(NEUTRAL)
-	$(QUICK) $(RUN) pytest -m "not slow" $(BESIDE) --ignore $(NEUTRAL)
+	$(QUICK) $(RUN) pytest -m "not slow" $(BESIDE) $(NEUTRAL:%=--ignore %)
 
 test-all: setup
 	$(RUN) pytest $(BESIDE)
