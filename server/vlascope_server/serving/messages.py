@@ -299,7 +299,7 @@ def _more(value: object, reserved: Collection[str], field: str) -> dict[str, obj
         if not isinstance(key, str):
             _refuse(f"{field}.{_key(key)}", f"expected names of text, found {type(key).__name__}")
         if key in reserved:
-            _refuse(f"{field}.{_key(key)}", f"is taken; expected another name than {', '.join(sorted(reserved))}")
+            _refuse(f"{field}.{_key(key)}", f"is taken; so are {', '.join(sorted({*reserved} - {key}))}")
     size = 0
     try:
         for part in json.JSONEncoder(allow_nan=False).iterencode(value):

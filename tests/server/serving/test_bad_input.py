@@ -313,7 +313,7 @@ def test_an_end_that_is_refused_leaves_the_episode_open(wire, server, metadata, 
     attempt = wire.ask(observation(**kept))["latents"]["attempt"]
     error = wire.ask({"request": "end_episode", "episode": "refused-end", "success": True, "metadata": metadata})
     assert (error["code"], error["field"]) == ("invalid_field", field)
-    assert len(error["message"]) < 400
+    assert len(error["message"]) < 300
     assert "\n" not in error["message"]
     assert wire.ask(observation(**kept))["latents"]["frame"] == 1
     receipt = wire.ask({"request": "end_episode", "episode": "refused-end", "metadata": {"lifted_first": None}})

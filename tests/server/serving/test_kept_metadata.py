@@ -14,7 +14,7 @@ from vlascope_server.serving.messages import read_request
         ({"request": "end_episode", "episode": "a", "metadata": {"": 1}}, "metadata: expected names of text, at least one"),
         ({"request": "end_episode", "episode": "a", "metadata": {"told": "a\0b"}}, "without NUL"),
         ({"request": "end_episode", "episode": "a", "metadata": {b"told": 1}}, "expected names of text, found bytes"),
-        ({"request": "end_episode", "episode": "a", "metadata": {"success": 1}}, "is taken; expected another name than "),
+        ({"request": "end_episode", "episode": "a", "metadata": {"success": 1}}, "is taken; so are "),
         ({"request": "begin_episode", "episode": {"id": "a", "metadata": {"told": ["\0"]}}}, "episode.metadata: "),
         ({"request": "begin_episode", "episode": {"id": "a", "task_name": "a\0b"}}, "episode.task_name: "),
         ({"prompt": "a\0b"}, "prompt: expected text without NUL, found '\\x00' at character 2"),
